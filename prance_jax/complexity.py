@@ -1,0 +1,129 @@
+"""Multiply-accumulates, parameters and token counts of a structure: everything that runs, counted once.
+
+The same functions serve a static structure (Python integers, exact) and a per-image one (float32 [B], inside jit).
+Conventions of METHODS section 4: MACs are what the papers print as FLOPs; attention runs at the token count before a
+reduction and the MLP at the count after it; softmax, norms and GELU are not multiply-accumulates.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from prance_jax.space import Size, Structure
+from prance_jax.spec import ModelSpec
+from prance_jax.tokens import kept_count
+
+Amount = int | jax.Array
+
+
+class Macs(NamedTuple):
+    """Multiply-accumulates of one image by where they are spent; ints or float32 [B]."""
+
+    patch_embedding: Amount
+    attention: Amount
+    mlp: Amount
+    residual_maps: Amount
+    token_optimization: Amount
+    selector: Amount
+    classifier: Amount
+
+    @property
+    def total(self) -> Amount:
+        return sum(self)
+
+
+class TokenCounts(NamedTuple):
+    """Tokens (CLS counted) that the attention and the MLP of each layer see; ints or int32 [B]."""
+
+    attention: tuple[Size, ...]
+    mlp: tuple[Size, ...]
+
+
+def token_counts(spec: ModelSpec, structure: Structure) -> TokenCounts:
+    """Token counts per layer of a structure."""
+    attention, mlp, count = [], [], spec.tokens
+    for group in structure.groups:
+        for layer in range(len(group.widths)):
+            attention.append(count)
+            if layer == 0:
+                for rate in group.keep:
+                    count = kept_count(count, rate, spec.token_floor)
+            mlp.append(count)
+    return TokenCounts(tuple(attention), tuple(mlp))
+
+
+def macs(spec: ModelSpec, structure: Structure, selector: int = 0) -> Macs:
+    """Multiply-accumulates of one image under a structure.
+
+    selector: MACs of one decision; it is taken once at every decision point.
+    """
+    space = spec.space
+    counts = token_counts(spec, structure)
+    widths, hidden = [_number(size) for size in structure.widths], [_number(size) for size in structure.hidden]
+    before, after = [_number(size) for size in counts.attention], [_number(size) for size in counts.mlp]
+    inner = space.attention_width
+    attention = mlp = residual_maps = 0
+    for layer in range(space.depth):
+        last_of_group = layer + 1 in space.first_layers
+        opens_group = layer in space.first_layers[1:]
+        reads = space.widest if spec.enter_at_widest and opens_group else widths[layer]
+        if layer + 1 == space.depth:
+            writes = widths[layer]
+        else:
+            writes = space.widest if spec.enter_at_widest and last_of_group else widths[layer + 1]
+        attention += before[layer] * inner * (3 * reads + widths[layer]) + 2 * before[layer] * before[layer] * inner
+        mlp += after[layer] * hidden[layer] * (widths[layer] + writes)
+        if last_of_group:
+            residual_maps += after[layer] * widths[layer] * writes
+    return Macs(
+        patch_embedding=spec.patches * spec.patch_values * widths[0],
+        attention=attention,
+        mlp=mlp,
+        residual_maps=residual_maps,
+        token_optimization=_merging(spec, structure, widths, before),
+        selector=selector * (space.groups - 1),
+        classifier=widths[-1] * spec.num_classes,
+    )
+
+
+def parameters(spec: ModelSpec, structure: Structure) -> Amount:
+    """Parameters of the network that a structure touches (the selector's are not included)."""
+    space, inner = spec.space, spec.space.attention_width
+    widths, hidden = [_number(size) for size in structure.widths], [_number(size) for size in structure.hidden]
+    total = widths[0] * (spec.patch_values + 1) + widths[0] * (1 + spec.tokens)
+    for layer in range(space.depth):
+        width = widths[layer]
+        last_of_group = layer + 1 in space.first_layers
+        opens_group = layer in space.first_layers[1:]
+        reads = space.widest if spec.enter_at_widest and opens_group else width
+        following = width if layer + 1 == space.depth else widths[layer + 1]
+        writes = space.widest if spec.enter_at_widest and last_of_group else following
+        total = total + 2 * reads + (reads + 1) * 3 * inner + (inner + 1) * width
+        total = total + 2 * width + (width + 1) * hidden[layer] + (hidden[layer] + 1) * writes
+        if last_of_group:
+            total = total + (width + 1) * writes
+    return total + 2 * widths[-1] + (widths[-1] + 1) * spec.num_classes
+
+
+def _merging(spec: ModelSpec, structure: Structure, widths: list, before: list) -> Amount:
+    """Similarities, the gathering product, and the two small ones that add up weights and sizes."""
+    index = spec.method.merges
+    total = 0
+    if index is None:
+        return total
+    for first, group in zip(spec.space.first_layers[1:], structure.groups[1:]):
+        count = before[first] if isinstance(before[first], int) else before[first].astype(jnp.int32)
+        for rate in group.keep[:index]:
+            count = kept_count(count, rate, spec.token_floor)
+        kept = kept_count(count, group.keep[index], spec.token_floor)
+        count, kept = _number(count), _number(kept)
+        total += (count - kept) * kept * (2 * widths[first] + 2)
+    return total
+
+
+def _number(size: Size) -> Amount:
+    """Integers stay exact; arrays become float32, since a per-image total leaves the range of int32."""
+    return size if isinstance(size, int) else jnp.asarray(size, jnp.float32)

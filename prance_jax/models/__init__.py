@@ -1,0 +1,1 @@
+"""The Flax modules: elastic layers, attention, block, ViT, and the one walk through them."""

@@ -1,0 +1,38 @@
+"""Multi-head attention over a token set, and what it tells the token methods."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from prance_jax.tokens import AttentionSignals, TokenSet
+
+
+def key_bias(tokens: TokenSet) -> jax.Array | None:
+    """Additive logits per key, float32 [B, N]: log(token size) (proportional attention), -inf for invalid tokens."""
+    if tokens.valid is None and tokens.size is None:
+        return None
+    size = jnp.ones(tokens.features.shape[:2], jnp.float32) if tokens.size is None else tokens.size
+    if tokens.valid is None:
+        return jnp.log(size)
+    return jnp.where(tokens.valid, jnp.log(jnp.where(tokens.valid, size, 1.0)), -jnp.inf)
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """softmax(q k^T / sqrt(D) + bias) v, softmax in float32. q, k, v: [B, H, N, D]; bias: [B, N] over keys."""
+    logits = jnp.einsum("bhnd,bhmd->bhnm", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
+    if bias is not None:
+        logits = logits + bias[:, None, None, :]
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    return jnp.einsum("bhnm,bhmd->bhnd", weights, v)
+
+
+def signals(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None) -> AttentionSignals:
+    """CLS attention, mean keys and value norms. One query row of its own, so that `attend` may be any fused kernel."""
+    q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
+    logits = jnp.einsum("bhd,bhmd->bhm", q[:, :, 0] * q.shape[-1] ** -0.5, k)
+    if bias is not None:
+        logits = logits + bias[:, None, :]
+    cls_attention = jax.nn.softmax(logits, axis=-1).mean(axis=1)
+    values = jnp.sqrt(jnp.sum(v * v, axis=(1, 3)))
+    return AttentionSignals(cls_attention, k.mean(axis=1), values)

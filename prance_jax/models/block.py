@@ -1,0 +1,98 @@
+"""One elastic transformer layer, in two halves: decisions are taken between attention and MLP."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from prance_jax.models import attention
+from prance_jax.models.elastic import dense, fit, layer_norm, spread
+from prance_jax.space import Size
+from prance_jax.spec import ModelSpec
+from prance_jax.tokens import AttentionSignals, TokenSet
+
+
+def identity_init(key: jax.Array, shape: tuple[int, int], dtype=jnp.float32) -> jax.Array:
+    """The residual map starts as the plain residual."""
+    return jnp.eye(*shape, dtype=dtype)
+
+
+class Affine(nn.Module):
+    """Weights of an affine map, stored whole: kernel [inputs, outputs], bias [outputs]."""
+
+    inputs: int
+    outputs: int
+    kernel_init: nn.initializers.Initializer = nn.initializers.truncated_normal(0.02)
+
+    @nn.compact
+    def __call__(self) -> tuple[jax.Array, jax.Array]:
+        kernel = self.param("kernel", self.kernel_init, (self.inputs, self.outputs))
+        return kernel, self.param("bias", nn.initializers.zeros, (self.outputs,))
+
+
+class Norm(nn.Module):
+    """Weights of a LayerNorm, stored whole: scale and bias [channels]."""
+
+    channels: int
+
+    @nn.compact
+    def __call__(self) -> tuple[jax.Array, jax.Array]:
+        scale = self.param("scale", nn.initializers.ones, (self.channels,))
+        return scale, self.param("bias", nn.initializers.zeros, (self.channels,))
+
+
+def norm(spec: ModelSpec, weights: Norm, x: jax.Array, reads: Size, width: Size) -> jax.Array:
+    """LayerNorm over the `reads` channels that arrive; official deployment scales it by the chosen `width`."""
+    share = spread(width, x.ndim) / spec.space.super_width if spec.scale_norm else None
+    return layer_norm(x, *weights(), reads, spec.norm_epsilon, share)
+
+
+class Block(nn.Module):
+    """Pre-norm layer: `attend`, then `feed`. `maps_residual`: the layer closes a group that is not the last one."""
+
+    spec: ModelSpec
+    maps_residual: bool
+
+    def setup(self):
+        space = self.spec.space
+        inner = space.attention_width
+        hidden = space.hidden_units(space.super_width, space.super_ratio)
+        self.norm1 = Norm(space.super_width)
+        self.qkv = Affine(space.super_width, 3 * inner)
+        self.proj = Affine(inner, space.super_width)
+        self.norm2 = Norm(space.super_width)
+        self.fc1 = Affine(space.super_width, hidden)
+        self.fc2 = Affine(hidden, space.super_width)
+        if self.maps_residual:
+            self.residual_map = Affine(space.super_width, space.super_width, identity_init)
+
+    def attend(self, tokens: TokenSet, reads: Size, width: Size) -> tuple[TokenSet, AttentionSignals]:
+        """Attention and its residual.
+
+        reads: width at which tokens arrive. width: width that is written; the same, but for official deployment.
+        """
+        space = self.spec.space
+        x = norm(self.spec, self.norm1, tokens.features, reads, width)
+        inner = space.attention_width
+        qkv = dense(x, *self.qkv(), reads, 3 * inner, 3 * inner)
+        batch, slots, _ = qkv.shape
+        q, k, v = qkv.reshape(batch, slots, 3, space.heads, space.head_dim).transpose(2, 0, 3, 1, 4)
+        bias = attention.key_bias(tokens)
+        mixed = attention.attend(q, k, v, bias).swapaxes(1, 2).reshape(batch, slots, inner)
+        x = fit(tokens.features, reads, width, space.widest) + dense(mixed, *self.proj(), inner, width, space.widest)
+        return tokens._replace(features=x), attention.signals(q, k, v, bias)
+
+    def feed(self, tokens: TokenSet, width: Size, hidden: Size, target: Size) -> TokenSet:
+        """MLP and its residual, from `width` to `target` channels through `hidden` units."""
+        space = self.spec.space
+        x = tokens.features
+        h = norm(self.spec, self.norm2, x, width, width)
+        h = dense(h, *self.fc1(), width, hidden, space.most_hidden)
+        # active(gelu(0)) is 0, so inactive hidden units stay silent.
+        h = dense(nn.gelu(h, approximate=False), *self.fc2(), hidden, target, space.widest)
+        if self.maps_residual:
+            residual = dense(x, *self.residual_map(), width, target, space.widest)
+        else:
+            residual = fit(x, width, target, space.widest)
+        return tokens._replace(features=residual + h)

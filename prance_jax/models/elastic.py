@@ -1,0 +1,75 @@
+"""Elastic widths: one piece of code for both executions.
+
+A width is an int (compact: the array is sliced, inactive channels do not exist) or int32 [B] (masked: the array keeps
+its full extent and inactive channels read as zero, whatever they hold). A narrow width is always the leading slice.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from prance_jax.space import Size
+
+
+def extent(width: Size, full: int) -> int:
+    """Channels that an array of this width really has."""
+    return width if isinstance(width, int) else full
+
+
+def spread(width: Size, ndim: int) -> jax.Array:
+    """A width as float32 [B, 1, ...] (all ones for an int or a scalar), broadcastable to an array of `ndim` axes."""
+    width = jnp.asarray(width, jnp.float32)
+    return width.reshape(width.shape + (1,) * (ndim - width.ndim))
+
+
+def active(x: jax.Array, width: Size) -> jax.Array:
+    """The leading `width` channels of the last axis: sliced, or zeros behind them. x: [B, ..., C]."""
+    if isinstance(width, int):
+        return x[..., :width]
+    return jnp.where(jnp.arange(x.shape[-1]) < spread(width, x.ndim), x, jnp.zeros((), x.dtype))
+
+
+def fit(x: jax.Array, width: Size, target: Size, full: int) -> jax.Array:
+    """Truncates or zero-pads from `width` to `target` channels. full: extent of a masked array."""
+    x = active(x, width)
+    missing = extent(target, full) - x.shape[-1]
+    if missing > 0:
+        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
+    return active(x[..., : extent(target, full)], target)
+
+
+def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array, width: Size, target: Size, full: int) -> jax.Array:
+    """An affine map from `width` to `target` channels with the leading slice of its weights.
+
+    x: [B, N, >= width]; kernel: [super in, super out]; full: extent of a masked result. Computes in x's dtype, as a
+    product of two matrices (twice as fast on CPU as the batched one).
+    """
+    x = active(x, width)
+    outputs = extent(target, full)
+    y = x.reshape(-1, x.shape[-1]) @ kernel[: x.shape[-1], :outputs].astype(x.dtype)
+    y = y + bias[:outputs].astype(x.dtype)
+    return active(y.reshape(*x.shape[:-1], outputs), target)
+
+
+def layer_norm(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, width: Size, epsilon: float, share: jax.Array | None = None
+) -> jax.Array:
+    """LayerNorm over the active channels; inactive ones are 0 afterwards. Statistics in float32, result in x's dtype.
+
+    share: when given, normalised values are multiplied by its square root (official deployment), see `width_share`.
+    """
+    dtype = x.dtype
+    x = active(x.astype(jnp.float32), width)
+    if isinstance(width, int):
+        centred = x - x.mean(-1, keepdims=True)
+        variance = jnp.mean(centred * centred, -1, keepdims=True)
+    else:
+        number = spread(width, x.ndim)
+        centred = active(x - x.sum(-1, keepdims=True) / number, width)
+        variance = jnp.sum(centred * centred, -1, keepdims=True) / number
+    y = centred * jax.lax.rsqrt(variance + epsilon)
+    if share is not None:
+        y = y * jnp.sqrt(share)
+    y = y * scale[: x.shape[-1]] + bias[: x.shape[-1]]
+    return active(y, width).astype(dtype)

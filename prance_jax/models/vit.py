@@ -1,0 +1,121 @@
+"""The meta-network: a Vision Transformer that holds every structure of its search space (PRANCE, section 3.1).
+
+The network is cut where decisions are taken. A decision needs the keys of the layer before it, so a group ends after
+that layer's attention; its MLP runs with the next group, at the width that the decision chose:
+
+    begin    embedding, group 0 up to the attention of its last layer
+    advance  MLP of the layer before, then group g up to the attention of its last layer    (g = 1, 2, ...)
+    finish   MLP of the last layer, norm, classifier
+
+Nothing runs at a width that was not chosen, and what precedes a decision does not depend on it.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from prance_jax.models.block import Affine, Block, Norm, norm
+from prance_jax.models.elastic import active, dense
+from prance_jax.space import GroupChoice, Size, Structure
+from prance_jax.spec import ModelSpec
+from prance_jax.tokens import AttentionSignals, TokenSet, initial_tokens
+
+
+class Midway(NamedTuple):
+    """The state of inference between two groups: after the attention of a group's last layer, before its MLP.
+
+    tokens: at `width` channels. signals: of that attention. width, hidden: of the MLP still to run.
+    """
+
+    tokens: TokenSet
+    signals: AttentionSignals
+    width: Size
+    hidden: Size
+
+
+class ViT(nn.Module):
+    """Elastic ViT: pre-norm, class token, learned absolute positions, exact GELU.
+
+    `structure` in `__call__` is static (compact execution) or per image (masked execution).
+    """
+
+    spec: ModelSpec
+
+    def setup(self):
+        spec, space = self.spec, self.spec.space
+        width = space.super_width
+        self.patch_embed = Affine(spec.patch_values, width, nn.initializers.lecun_normal())
+        self.cls_token = self.param("cls_token", nn.initializers.truncated_normal(0.02), (width,))
+        self.pos_embed = self.param("pos_embed", nn.initializers.truncated_normal(0.02), (spec.tokens, width))
+        self.blocks = [
+            Block(spec, maps_residual=layer + 1 in space.first_layers, name=f"block_{layer}") for layer in range(space.depth)
+        ]
+        self.norm = Norm(width)
+        self.head = Affine(width, spec.num_classes)
+
+    def __call__(self, images: jax.Array, structure: Structure) -> jax.Array:
+        """Logits [B, num_classes], float32, of images [B, S, S, channels] under a structure known beforehand."""
+        midway = self.begin(images, structure.groups[0])
+        for group in range(1, self.spec.space.groups):
+            midway = self.advance(midway, structure.groups[group], group)
+        return self.finish(midway)
+
+    def begin(self, images: jax.Array, choice: GroupChoice) -> Midway:
+        """Embeds images [B, S, S, channels] and runs group 0; `choice` has no keep rates."""
+        tokens = initial_tokens(self.embed(images, choice.widths[0]))
+        tokens, signals = self.blocks[0].attend(tokens, choice.widths[0], choice.widths[0])
+        return self._rest_of_group(tokens, signals, choice, 0)
+
+    def advance(self, midway: Midway, choice: GroupChoice, group: int) -> Midway:
+        """Runs group `group` (1, 2, ...) under the decision taken at its opening."""
+        layer = self.spec.space.first_layers[group]
+        width = choice.widths[0]
+        reads = self.spec.space.widest if self.spec.enter_at_widest else width
+        tokens = self.blocks[layer - 1].feed(midway.tokens, midway.width, midway.hidden, reads)
+        tokens, signals = self.blocks[layer].attend(tokens, reads, width)
+        tokens = self.reduce(tokens, signals, choice.keep)
+        return self._rest_of_group(tokens, signals, choice, group)
+
+    def finish(self, midway: Midway) -> jax.Array:
+        """Logits [B, num_classes], float32."""
+        tokens = self.blocks[-1].feed(midway.tokens, midway.width, midway.hidden, midway.width)
+        return self.classify(tokens.features[:, :1], midway.width)[:, 0]
+
+    def embed(self, images: jax.Array, width: Size) -> jax.Array:
+        """Patches, CLS and positions: [B, S, S, channels] -> [B, tokens, width]."""
+        spec = self.spec
+        batch, side, size = images.shape[0], spec.image_size // spec.patch_size, spec.patch_size
+        patches = images.astype(spec.dtype).reshape(batch, side, size, side, size, spec.channels)
+        patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch, side * side, spec.patch_values)
+        x = dense(patches, *self.patch_embed(), spec.patch_values, width, spec.space.widest)
+        channels = x.shape[-1]
+        cls_token = jnp.broadcast_to(self.cls_token[:channels].astype(x.dtype), (batch, 1, channels))
+        x = jnp.concatenate([cls_token, x], axis=1) + self.pos_embed[:, :channels].astype(x.dtype)
+        return active(x, width)
+
+    def reduce(self, tokens: TokenSet, signals: AttentionSignals, rates: tuple) -> TokenSet:
+        """Token optimization at a decision point."""
+        method = self.spec.method.reduce
+        if self.spec.weighted_merge and self.spec.method.merges is not None:
+            method = functools.partial(method, weighted=True)
+        return method(tokens, signals, rates, self.spec.token_floor)
+
+    def classify(self, features: jax.Array, width: Size) -> jax.Array:
+        """Final norm and classifier on any tokens: [B, N, C] -> [B, N, num_classes], float32."""
+        classes = self.spec.num_classes
+        x = norm(self.spec, self.norm, features, width, width).astype(jnp.float32)
+        return dense(x, *self.head(), width, classes, classes)
+
+    def _rest_of_group(self, tokens: TokenSet, signals: AttentionSignals, choice: GroupChoice, group: int) -> Midway:
+        """From the MLP of a group's first layer to the attention of its last one."""
+        layer = self.spec.space.first_layers[group]
+        for index in range(1, len(choice.widths)):
+            width, target = choice.widths[index - 1], choice.widths[index]
+            tokens = self.blocks[layer + index - 1].feed(tokens, width, choice.hidden[index - 1], target)
+            tokens, signals = self.blocks[layer + index].attend(tokens, target, target)
+        return Midway(tokens, signals, choice.widths[-1], choice.hidden[-1])

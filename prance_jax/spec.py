@@ -1,0 +1,82 @@
+"""The specification of one network: everything that decides shapes and semantics, nothing that is learned."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from prance_jax.errors import UserError
+from prance_jax.space import SearchSpace
+from prance_jax.tokens import TokenMethod, get_method
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A meta-network.
+
+    image_size, patch_size: pixels; square images. channels: of the image. num_classes: outputs.
+    token_optimization: 'prune', 'merge' or 'prune_merge', at every decision point.
+    weighted_merge: merge by size-weighted mean in place of the paper's plain mean.
+    norm_epsilon: of LayerNorm; 1e-6 in timm and DeiT files, 1e-5 in the official ones.
+    dtype: of the computation, 'float32' or 'bfloat16'; parameters, norms, softmax and logits stay float32.
+
+    The last three switches reproduce the released inference code of PRANCE, see `official`:
+    enter_at_widest: the layer before a decision point writes the widest choice, and the attention at the decision
+      point reads it; the residual is cut afterwards. Native: nothing runs at a width that was not chosen.
+    scale_norm: normalised values are multiplied by sqrt(width / super width).
+    token_floor: fewest tokens that a reduction leaves (native: CLS and one patch token).
+    """
+
+    space: SearchSpace
+    image_size: int
+    patch_size: int
+    num_classes: int
+    channels: int = 3
+    token_optimization: str = "prune"
+    weighted_merge: bool = False
+    norm_epsilon: float = 1e-6
+    dtype: str = "float32"
+    enter_at_widest: bool = False
+    scale_norm: bool = False
+    token_floor: int = 2
+
+    def __post_init__(self):
+        get_method(self.token_optimization)
+        if self.image_size <= 0 or self.patch_size <= 0 or self.image_size % self.patch_size:
+            raise UserError(f"image size {self.image_size} is not a positive multiple of patch size {self.patch_size}")
+        if self.num_classes < 1 or self.channels < 1:
+            raise UserError(f"num_classes={self.num_classes} and channels={self.channels} must be positive")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise UserError(f"dtype {self.dtype!r} is not supported; say 'float32' or 'bfloat16'")
+
+    def official(self) -> ModelSpec:
+        """The same network with the semantics of the released inference code, for official checkpoints."""
+        return dataclasses.replace(self, enter_at_widest=True, scale_norm=True, token_floor=1, norm_epsilon=1e-5)
+
+    @property
+    def method(self) -> TokenMethod:
+        return get_method(self.token_optimization)
+
+    @property
+    def rates(self) -> int:
+        """Keep rates per decision point."""
+        return self.method.rates
+
+    @property
+    def patches(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def tokens(self) -> int:
+        """Original tokens: CLS and the patches."""
+        return self.patches + 1
+
+    @property
+    def patch_values(self) -> int:
+        """Numbers in one flattened patch."""
+        return self.patch_size**2 * self.channels
+
+    @property
+    def largest(self):
+        """The largest structure of the space with all tokens: the full network."""
+        return self.space.largest(self.rates)

@@ -1,0 +1,109 @@
+"""The tokens of a batch on their way through the network.
+
+Valid tokens are always a prefix: every method sorts what it keeps to the front, so that "k_i tokens of image i" is a
+prefix of the array whatever k_i is, and masked and compact execution see the same tokens in the same order.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from prance_jax.space import Rate, Size
+
+
+class TokenSet(NamedTuple):
+    """Tokens of a batch; token 0 is CLS.
+
+    features: [B, N, C].
+    size: [B, N] float32, how many original tokens each stands for; None while every size is 1.
+    valid: [B, N] bool, a prefix per image; None when every token is valid (compact execution).
+    owner: [B, P] int32, for each original patch the index of the token that now carries it, -1 once it was pruned.
+
+    Features of invalid tokens are arbitrary finite numbers; nothing valid depends on them.
+    """
+
+    features: jax.Array
+    size: jax.Array | None
+    valid: jax.Array | None
+    owner: jax.Array
+
+    @property
+    def count(self) -> Size:
+        """Number of valid tokens: int when all are valid, else int32 [B]."""
+        return self.features.shape[1] if self.valid is None else self.valid.sum(axis=1, dtype=jnp.int32)
+
+    @property
+    def sizes(self) -> jax.Array:
+        """[B, N] float32; 0 for invalid tokens."""
+        size = jnp.ones(self.features.shape[:2], jnp.float32) if self.size is None else self.size
+        return size if self.valid is None else jnp.where(self.valid, size, 0.0)
+
+
+class AttentionSignals(NamedTuple):
+    """What one attention layer tells about its tokens; token methods and selector states are made of it.
+
+    cls_attention: [B, N] float32, attention from CLS to each token, mean over heads; 0 for invalid tokens.
+    keys: [B, N, D] float32, mean over heads.
+    values: [B, N] float32, L2 norm of the values, heads concatenated.
+    """
+
+    cls_attention: jax.Array
+    keys: jax.Array
+    values: jax.Array
+
+
+def initial_tokens(features: jax.Array) -> TokenSet:
+    """All tokens valid and of size one. features: [B, 1 + P, C], CLS first."""
+    batch, tokens, _ = features.shape
+    owner = jnp.broadcast_to(jnp.arange(1, tokens, dtype=jnp.int32), (batch, tokens - 1))
+    return TokenSet(features, None, None, owner)
+
+
+def kept_count(count: Size, keep: Rate, floor: int) -> Size:
+    """floor(keep x count), at least `floor`, at most `count`; both factors in float32 so that int and array agree.
+
+    A NaN rate (possible only inside a compiled program; the doors refuse it) keeps everything.
+    """
+    if isinstance(count, int) and isinstance(keep, (int, float)):
+        return int(np.clip(np.floor(np.float32(keep) * np.float32(count)), min(floor, count), count))
+    keep = jnp.nan_to_num(jnp.asarray(keep, jnp.float32), nan=1.0)
+    wanted = jnp.floor(keep * jnp.asarray(count, jnp.float32)).astype(jnp.int32)
+    return jnp.clip(wanted, jnp.minimum(floor, count), count)
+
+
+def sort_by_importance(tokens: TokenSet, importance: jax.Array, kept: Size) -> tuple[TokenSet, jax.Array]:
+    """Tokens in order of falling importance; CLS first, ties to the lower index, invalid tokens last.
+
+    importance: [B, N]. kept: with an int only that many tokens are gathered (compact execution), with an array [B] all
+    are, and validity is left to the caller.
+    Returns the tokens with `owner` not yet renumbered, and the rank of every old token, int32 [B, N].
+    """
+    batch, slots, _ = tokens.features.shape
+    importance = importance.astype(jnp.float32)
+    if tokens.valid is not None:
+        importance = jnp.where(tokens.valid, importance, -jnp.inf)
+    importance = importance.at[:, 0].set(jnp.inf)
+    _, order = jax.lax.top_k(importance, slots)
+    rank = jnp.zeros((batch, slots), jnp.int32)
+    rank = rank.at[jnp.arange(batch)[:, None], order].set(jnp.arange(slots, dtype=jnp.int32))
+    if isinstance(kept, int):
+        order = order[:, :kept]
+    features = jnp.take_along_axis(tokens.features, order[:, :, None], axis=1)
+    size = None if tokens.size is None else jnp.take_along_axis(tokens.size, order, axis=1)
+    valid = None if tokens.valid is None else jnp.take_along_axis(tokens.valid, order, axis=1)
+    return TokenSet(features, size, valid, tokens.owner), rank
+
+
+def prefix(slots: int, kept: jax.Array) -> jax.Array:
+    """bool [B, slots]: the first kept[b] entries."""
+    return jnp.arange(slots) < kept[:, None]
+
+
+def renumber(owner: jax.Array, mapping: jax.Array) -> jax.Array:
+    """Follows each original patch through one reduction. mapping: [B, N] int32, new index of every old token or -1."""
+    moved = jnp.take_along_axis(mapping, jnp.maximum(owner, 0), axis=1)
+    return jnp.where(owner < 0, -1, moved)
