@@ -62,8 +62,8 @@ def macs(spec: ModelSpec, structure: Structure, selector: int = 0) -> Macs:
     """
     space = spec.space
     counts = token_counts(spec, structure)
-    widths, hidden = [_number(size) for size in structure.widths], [_number(size) for size in structure.hidden]
-    before, after = [_number(size) for size in counts.attention], [_number(size) for size in counts.mlp]
+    widths, hidden = _numbers(structure, structure.widths), _numbers(structure, structure.hidden)
+    before, after = _numbers(structure, counts.attention), _numbers(structure, counts.mlp)
     inner = space.attention_width
     attention = mlp = residual_maps = 0
     for layer in range(space.depth):
@@ -83,7 +83,7 @@ def macs(spec: ModelSpec, structure: Structure, selector: int = 0) -> Macs:
         attention=attention,
         mlp=mlp,
         residual_maps=residual_maps,
-        token_optimization=_merging(spec, structure, widths, before),
+        token_optimization=_merging(spec, structure, widths, counts.attention),
         selector=selector * (space.groups - 1),
         classifier=widths[-1] * spec.num_classes,
     )
@@ -92,7 +92,7 @@ def macs(spec: ModelSpec, structure: Structure, selector: int = 0) -> Macs:
 def parameters(spec: ModelSpec, structure: Structure) -> Amount:
     """Parameters of the network that a structure touches (the selector's are not included)."""
     space, inner = spec.space, spec.space.attention_width
-    widths, hidden = [_number(size) for size in structure.widths], [_number(size) for size in structure.hidden]
+    widths, hidden = _numbers(structure, structure.widths), _numbers(structure, structure.hidden)
     total = widths[0] * (spec.patch_values + 1) + widths[0] * (1 + spec.tokens)
     for layer in range(space.depth):
         width = widths[layer]
@@ -108,22 +108,24 @@ def parameters(spec: ModelSpec, structure: Structure) -> Amount:
     return total + 2 * widths[-1] + (widths[-1] + 1) * spec.num_classes
 
 
-def _merging(spec: ModelSpec, structure: Structure, widths: list, before: list) -> Amount:
+def _merging(spec: ModelSpec, structure: Structure, widths: list, counts: tuple[Size, ...]) -> Amount:
     """Similarities, the gathering product, and the two small ones that add up weights and sizes."""
     index = spec.method.merges
     total = 0
     if index is None:
         return total
     for first, group in zip(spec.space.first_layers[1:], structure.groups[1:]):
-        count = before[first] if isinstance(before[first], int) else before[first].astype(jnp.int32)
+        count = counts[first]
         for rate in group.keep[:index]:
             count = kept_count(count, rate, spec.token_floor)
         kept = kept_count(count, group.keep[index], spec.token_floor)
-        count, kept = _number(count), _number(kept)
+        count, kept = _numbers(structure, (count, kept))
         total += (count - kept) * kept * (2 * widths[first] + 2)
     return total
 
 
-def _number(size: Size) -> Amount:
-    """Integers stay exact; arrays become float32, since a per-image total leaves the range of int32."""
-    return size if isinstance(size, int) else jnp.asarray(size, jnp.float32)
+def _numbers(structure: Structure, sizes: tuple[Size, ...]) -> list[Amount]:
+    """Integers of a static structure stay exact; else everything is floating point, since totals leave int32."""
+    if structure.static:
+        return list(sizes)
+    return [float(size) if isinstance(size, int) else jnp.asarray(size, jnp.float32) for size in sizes]

@@ -165,16 +165,13 @@ class SearchSpace:
     def smallest(self, keep: tuple[float, ...] = (1.0,)) -> Structure:
         return self.uniform(self.widths[0], self.ratios[0], keep)
 
-    def first_group(self, choice: str | tuple[int, float]) -> GroupChoice:
-        """The fixed structure of the first group: 'min', 'max', or a (width, ratio) pair of the space."""
-        if choice in ("min", "max"):
-            structure = self.smallest() if choice == "min" else self.largest()
-            return structure.groups[0]
-        if isinstance(choice, tuple) and len(choice) == 2 and choice[0] in self.widths and choice[1] in self.ratios:
-            return self.uniform(int(choice[0]), choice[1]).groups[0]
-        raise UserError(
-            f"first group {choice!r}: say 'min', 'max' or a (width, ratio) pair from widths {self.widths} and ratios {self.ratios}"
-        )
+    def first_group(self, choice: str) -> GroupChoice:
+        """The fixed structure of the first group: 'min', 'max', or 'WIDTHxRATIO' from the space, say '48x2'."""
+        named = {"min": (self.widths[0], self.ratios[0]), "max": (self.widths[-1], self.ratios[-1])}
+        named |= {f"{width}x{ratio:g}": (width, ratio) for width in self.widths for ratio in self.ratios}
+        if choice not in named:
+            raise UserError(f"first group {choice!r} is not in the search space {self.name!r}; choose from {', '.join(named)}")
+        return self.uniform(*named[choice]).groups[0]
 
     def sample_group(self, key: jax.Array, batch: int, group: int, keep_choices: tuple[tuple[float, ...], ...]) -> GroupChoice:
         """Draws a choice per image and per layer, uniformly: exactly what a selector over the same lattice can choose.

@@ -18,12 +18,28 @@ def identity_init(key: jax.Array, shape: tuple[int, int], dtype=jnp.float32) -> 
     return jnp.eye(*shape, dtype=dtype)
 
 
+def sincos_init(key: jax.Array, shape: tuple[int, int], dtype=jnp.float32) -> jax.Array:
+    """Learned positions start as 2-D sines and cosines (Beyer et al. 2022, arXiv 2205.01580); CLS starts at zero.
+
+    shape: (1 + side^2, channels). Frequencies alternate over the channels, so that every narrow width has all of them.
+    """
+    tokens, channels = shape
+    side = round((tokens - 1) ** 0.5)
+    place = jnp.arange(side, dtype=dtype)
+    frequency = 10_000 ** -jnp.linspace(0, 1, max(channels // 4, 1), dtype=dtype)
+    angles = place[:, None] * frequency
+    rows, columns = jnp.repeat(angles, side, axis=0), jnp.tile(angles, (side, 1))
+    waves = jnp.stack([jnp.sin(rows), jnp.cos(rows), jnp.sin(columns), jnp.cos(columns)], axis=-1).reshape(side**2, -1)
+    waves = jnp.pad(waves, ((1, 0), (0, max(channels - waves.shape[1], 0))))
+    return waves[:, :channels]
+
+
 class Affine(nn.Module):
     """Weights of an affine map, stored whole: kernel [inputs, outputs], bias [outputs]."""
 
     inputs: int
     outputs: int
-    kernel_init: nn.initializers.Initializer = nn.initializers.truncated_normal(0.02)
+    kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
 
     @nn.compact
     def __call__(self) -> tuple[jax.Array, jax.Array]:

@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from prance_jax.models.block import Affine, Block, Norm, norm
+from prance_jax.models.block import Affine, Block, Norm, norm, sincos_init
 from prance_jax.models.elastic import active, dense
 from prance_jax.space import GroupChoice, Size, Structure
 from prance_jax.spec import ModelSpec
@@ -51,7 +51,7 @@ class ViT(nn.Module):
         width = space.super_width
         self.patch_embed = Affine(spec.patch_values, width, nn.initializers.lecun_normal())
         self.cls_token = self.param("cls_token", nn.initializers.truncated_normal(0.02), (width,))
-        self.pos_embed = self.param("pos_embed", nn.initializers.truncated_normal(0.02), (spec.tokens, width))
+        self.pos_embed = self.param("pos_embed", sincos_init, (spec.tokens, width))
         self.blocks = [
             Block(spec, maps_residual=layer + 1 in space.first_layers, name=f"block_{layer}") for layer in range(space.depth)
         ]

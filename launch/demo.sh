@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Trains, adapts and evaluates PRANCE on the data that comes with the package, on a machine that has only
+# Python 3.11 or newer. Run it again after an interruption and it continues where it stopped.
+#   bash launch/demo.sh
+#   WORKDIR=/tmp/digits bash launch/demo.sh --config.seeds=0,1
+#   PYTHON=python3.12 bash launch/demo.sh
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=launch/environment.sh
+source launch/environment.sh
+prepare_environment
+
+workdir="${WORKDIR:-runs/digits}"
+"$VENV_PYTHON" -m prance_jax train --config configs/digits.py --workdir "$workdir" "$@"
+
+cat <<END
+
+Everything is in $workdir
+  results.md, results.json   the table above
+  metrics.jsonl              one line per logged step
+  config.json                the configuration and the command
+  checkpoints/               the newest checkpoints of every stage
+END

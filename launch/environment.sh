@@ -1,0 +1,46 @@
+# shellcheck shell=bash
+# Sourced from the repository root by the other scripts: one virtual environment for all of them.
+#
+# prepare_environment makes .venv, installs requirements.txt and this package into it, and sets VENV_PYTHON.
+# PYTHON chooses the interpreter that makes the environment (default python3). A stamp remembers which
+# requirements were installed, so a second run needs no network.
+
+prepare_environment() {
+    local python="${PYTHON:-python3}" root version wanted stamp
+    root="$(pwd)"
+    stamp="$root/.venv/installed"
+    VENV_PYTHON="$root/.venv/bin/python"
+
+    if ! command -v "$python" >/dev/null 2>&1; then
+        echo "No Python found as '$python'. Install Python 3.11 or newer, or set PYTHON=/path/to/python3." >&2
+        return 1
+    fi
+    if ! version="$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)"; then
+        echo "'$python' does not run. Set PYTHON to a Python 3.11 or newer." >&2
+        return 1
+    fi
+    if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+        echo "Python 3.11 or newer is needed, '$python' is $version. Set PYTHON=/path/to/a/newer/python3." >&2
+        return 1
+    fi
+
+    # The root is in the stamp because an editable install points at it: a moved checkout installs again.
+    wanted="$version $root $(cat requirements.txt pyproject.toml | cksum)"
+    if [[ -x "$VENV_PYTHON" && -f "$stamp" && "$(cat "$stamp")" == "$wanted" ]]; then
+        return 0
+    fi
+
+    echo "Preparing .venv with Python $version (once; a few minutes with a fast network)"
+    if ! "$python" -m venv --clear "$root/.venv"; then
+        echo "Could not make $root/.venv: is the venv module installed (Debian and Ubuntu: python3-venv)," \
+            "and is there room on the disk?" >&2
+        return 1
+    fi
+    if ! { "$VENV_PYTHON" -m pip install --quiet --disable-pip-version-check -r requirements.txt \
+        && "$VENV_PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps --editable .; }; then
+        echo "Could not install requirements.txt into .venv. The first run needs the network (or a local" \
+            "package mirror set up for pip); check it and run this again." >&2
+        return 1
+    fi
+    printf '%s' "$wanted" >"$stamp"
+}

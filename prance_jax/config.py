@@ -1,0 +1,199 @@
+"""What an experiment is made of, as frozen dataclasses; config files fill them (see `config_io`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from prance_jax.data.digits import DigitsConfig
+from prance_jax.errors import UserError
+from prance_jax.selector.ppo import PPOConfig
+from prance_jax.selector.reward import RewardConfig
+from prance_jax.space import SPACES, SearchSpace
+from prance_jax.spec import ModelSpec
+from prance_jax.tokens import get_method
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """name: 'digits', the embedded cluttered digits."""
+
+    name: str = "digits"
+    digits: DigitsConfig = field(default_factory=DigitsConfig)
+
+
+@dataclass(frozen=True)
+class SpaceConfig:
+    """A search space: a preset by name, any field given here taking the place of the preset's."""
+
+    preset: str = "nano"
+    super_width: int | None = None
+    super_ratio: float | None = None
+    heads: int | None = None
+    head_dim: int | None = None
+    widths: tuple[int, ...] | None = None
+    ratios: tuple[float, ...] | None = None
+    layers: tuple[int, ...] | None = None
+
+    def build(self) -> SearchSpace:
+        """Raises UserError for an unknown preset or choices that do not fit."""
+        if self.preset not in SPACES:
+            raise UserError(f"search space preset {self.preset!r} is not known; choose from {', '.join(SPACES)}")
+        names = ("super_width", "super_ratio", "heads", "head_dim", "widths", "ratios", "layers")
+        base = SPACES[self.preset]
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return SearchSpace(**{"name": self.preset if not given else f"{self.preset}*", **{n: getattr(base, n) for n in names}, **given})
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network; image size, channels and classes come from the data.
+
+    first_group: the fixed structure of group 0 under a selector: 'min', 'max' or WIDTHxRATIO, say '48x2'.
+    """
+
+    space: SpaceConfig = field(default_factory=SpaceConfig)
+    patch_size: int = 4
+    weighted_merge: bool = False
+    norm_epsilon: float = 1e-6
+    dtype: str = "float32"
+    first_group: str = "min"
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up and cosine decay to zero. warmup: steps. weight_decay: on matrices only."""
+
+    learning_rate: float = 1e-3
+    warmup: int = 100
+    weight_decay: float = 0.05
+    beta2: float = 0.99
+    max_grad_norm: float = 1.0
+    ema: float = 0.99
+
+
+@dataclass(frozen=True)
+class DenseConfig:
+    """A plain ViT (the largest structure) trained alone: the baseline of every table."""
+
+    steps: int = 1000
+    batch: int = 64
+    label_smoothing: float = 0.0
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+
+@dataclass(frozen=True)
+class MetaConfig:
+    """Stage one. Every step trains the largest structure on the labels and smaller ones on its predictions.
+
+    random_batch: images (of the same batch) that run under random structures, one per image; the smallest structure
+      runs on as many, at keep rate smallest_keep. reduce_from: share of the steps after which random structures
+      reduce tokens as well.
+    distillation: weight of the divergence from the largest structure's predictions; the rest is cross-entropy.
+    """
+
+    steps: int = 1500
+    batch: int = 64
+    random_batch: int = 32
+    smallest_keep: float = 0.6
+    reduce_from: float = 0.3
+    distillation: float = 0.5
+    label_smoothing: float = 0.0
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+
+@dataclass(frozen=True)
+class SelectorConfig:
+    """Stage two. One update plays `batch` images through all decisions.
+
+    policy: 'lattice' (categorical over a finite lattice, default) or 'gaussian' (the paper's).
+    state: 'rich' or 'keys' (the paper's). keep_choices: the lattice of keep rates, for every rate.
+    pool: images that episodes are drawn from, drawn once from the training data.
+    """
+
+    updates: int = 200
+    batch: int = 256
+    pool: int = 8192
+    policy: str = "lattice"
+    state: str = "rich"
+    keep_choices: tuple[float, ...] = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0)
+    hidden: tuple[int, ...] = (256, 256)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+
+    def __post_init__(self):
+        if self.policy not in ("lattice", "gaussian"):
+            raise UserError(f"selector policy {self.policy!r} is not known; say 'lattice' or 'gaussian'")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Stage three: the meta-network under the decisions of the frozen selector.
+
+    distillation: weight of the divergence from the predictions of stage one's full network.
+    """
+
+    steps: int = 500
+    batch: int = 64
+    distillation: float = 0.5
+    label_smoothing: float = 0.0
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=3e-4, warmup=50))
+
+
+@dataclass(frozen=True)
+class BaselineConfig:
+    """What PRANCE is compared with.
+
+    candidates: static structures looked at in the search. finetune: baselines get a stage three of their own, with as
+      many steps as PRANCE's; else they run on stage one's weights.
+    """
+
+    candidates: int = 200
+    images: int = 512
+    finetune: bool = False
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """batch: images per compiled call. speed_seconds: time given to each speed measurement."""
+
+    batch: int = 250
+    speed_seconds: float = 2.0
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment. token_modes: a selector and a fine-tuned network for each; seeds: everything once per seed."""
+
+    name: str = "experiment"
+    seeds: tuple[int, ...] = (0,)
+    token_modes: tuple[str, ...] = ("prune",)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    dense: DenseConfig = field(default_factory=DenseConfig)
+    meta: MetaConfig = field(default_factory=MetaConfig)
+    selector: SelectorConfig = field(default_factory=SelectorConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    baselines: BaselineConfig = field(default_factory=BaselineConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint_seconds: float = 30.0
+
+    def __post_init__(self):
+        if not self.seeds or not self.token_modes:
+            raise UserError("config: seeds and token_modes need at least one entry each")
+        for mode in self.token_modes:
+            get_method(mode)
+
+    def spec(self, source, mode: str) -> ModelSpec:
+        """The network for a data source under one token mode."""
+        model = self.model
+        return ModelSpec(
+            space=model.space.build(),
+            image_size=source.image_size,
+            patch_size=model.patch_size,
+            num_classes=source.num_classes,
+            channels=source.channels,
+            token_optimization=mode,
+            weighted_merge=model.weighted_merge,
+            norm_epsilon=model.norm_epsilon,
+            dtype=model.dtype,
+        )

@@ -1,0 +1,46 @@
+"""What every data source offers, so that training and evaluation need not know where images come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+Tables = Any
+"""A pytree of arrays: everything that `Source.sample` reads."""
+
+
+class Split(NamedTuple):
+    """A fixed set of images.
+
+    images: [N, S, S, C] float32, normalised. labels: [N] int32.
+    extra: [N] arrays that reports may group by (for the digits: `clutter`, `glyph`); may be empty.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    extra: Mapping[str, np.ndarray]
+
+
+class Source(Protocol):
+    """Training images drawn on the device, and fixed validation and test sets.
+
+    `tables` is handed to a jitted step as an argument (a closure would bake it into the program);
+    `sample` is pure: same tables, key and batch size, same images.
+    """
+
+    image_size: int
+    channels: int
+    num_classes: int
+    tables: Tables
+
+    def sample(self, tables: Tables, key: jax.Array, batch: int) -> tuple[jax.Array, jax.Array]:
+        """images [batch, S, S, C] float32 and labels [batch] int32. `batch` is static."""
+
+    def split(self, name: str) -> Split:
+        """The fixed set `name`: "validation" or "test"."""
+
+    def to_unit(self, images: np.ndarray) -> np.ndarray:
+        """Undoes the normalisation: values in [0, 1], for pictures."""

@@ -1,0 +1,99 @@
+"""The Markov decision process of PRANCE (section 3.3): one image, three decisions, a classification after each.
+
+The state of inference before a decision does not depend on later ones, so it is kept: an episode over four groups
+takes 1 + 3 + 2 + 1 = 7 group evaluations, not 4 x 4. Whether the full network is right on an image is known before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from prance_jax.complexity import macs, token_counts
+from prance_jax.models.vit import Midway, ViT
+from prance_jax.models.walk import advance, begin, complete
+from prance_jax.selector.actions import ActionSpace
+from prance_jax.selector.reward import RewardConfig, quality, reward
+from prance_jax.selector.state import Observer
+from prance_jax.space import GroupChoice, Structure
+
+
+class Context(NamedTuple):
+    """What an update of the selector holds fixed.
+
+    params: of the meta-network, frozen. images [P, S, S, C], labels [P], full_correct [P] bool: the pool that episodes
+    draw from. price: scalar, of compute.
+    """
+
+    params: Any
+    images: jax.Array
+    labels: jax.Array
+    full_correct: jax.Array
+    price: jax.Array
+
+
+class Episode(NamedTuple):
+    """B episodes between two decisions."""
+
+    midway: Midway
+    chosen: tuple[GroupChoice, ...]
+    labels: jax.Array
+    full_correct: jax.Array
+
+
+@dataclass(frozen=True)
+class PranceProcess:
+    """`reset` and `step` are pure; `horizon` decisions end an episode, always by termination.
+
+    first: choice of group 0, which the selector does not decide. batch: images per update. decision_cost: MACs of one
+    decision.
+    """
+
+    model: ViT
+    actions: ActionSpace
+    observer: Observer
+    config: RewardConfig
+    first: GroupChoice
+    batch: int
+    decision_cost: int = 0
+
+    @property
+    def horizon(self) -> int:
+        return self.model.spec.space.groups - 1
+
+    def reset(self, context: Context, key: jax.Array) -> tuple[Episode, jax.Array]:
+        """Draws images from the pool and runs group 0. Returns the episodes and the first observation [B, D]."""
+        drawn = jax.random.randint(key, (self.batch,), 0, context.labels.shape[0])
+        midway = begin(self.model, context.params, context.images[drawn], self.first)
+        episode = Episode(midway, (self.first,), context.labels[drawn], context.full_correct[drawn])
+        return episode, self.observer(midway, 1)
+
+    def step(self, context: Context, t: int, episode: Episode, action: jax.Array):
+        """Takes decision t (0, 1, ...): returns (episode, observation [B, D], reward [B], info of [B] arrays).
+
+        Result-to-Go: the groups still undecided run at the largest structure with all tokens, and that finished
+        classification gives the reward. The observation after the last decision is zero: nothing follows it.
+        """
+        spec, group = self.model.spec, t + 1
+        choice = self.actions.decode(action, group)
+        chosen = (*episode.chosen, choice)
+        midway = advance(self.model, context.params, episode.midway, choice, group)
+        rest = spec.largest.groups[group + 1 :]
+        logits = complete(self.model, context.params, midway, rest, group + 1)
+
+        structure = Structure(chosen + rest)
+        share = macs(spec, structure, self.decision_cost).total / float(macs(spec, spec.largest).total)
+        good = quality(self.config, logits, episode.labels, episode.full_correct)
+        info = {
+            "correct": (jnp.argmax(logits, -1) == episode.labels).astype(jnp.float32),
+            "macs_kept": share,
+            "tokens_left": token_counts(spec, structure).mlp[-1] / spec.tokens,
+        }
+        observation = (
+            self.observer(midway, group + 1) if group < self.horizon else jnp.zeros((self.batch, self.observer.size))
+        )
+        episode = episode._replace(midway=midway, chosen=chosen)
+        return episode, observation, reward(self.config, good, share, choice.keep, context.price), info

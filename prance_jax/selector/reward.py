@@ -1,0 +1,60 @@
+"""Result-to-Go: the reward of a decision is taken from the finished classification reached from it (PRANCE, eq. 9)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from prance_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """r = quality - price x (MACs of the finished structure / MACs of the full network) - keep_weight x keep.
+
+    quality: 'correct' is the paper's, 1 when the finished prediction is right; 'probability' is the softmax probability
+      of the true class: the same aim, far less noise. Either is 1 for an image that the full network gets wrong.
+    reward_mending: an image that the full network gets wrong is scored like any other, so that mending it pays.
+    price: reward per dense network of MACs; the paper's 0.008 per 1e8 MACs is 0.008 x dense MACs / 1e8.
+    keep_weight: per keep rate, the paper's 0.1.
+    target_macs: when given (a share of dense MACs), the price follows the budget by dual ascent: after every update it
+      is multiplied by exp(price_rate x (MACs kept - target)).
+    """
+
+    quality: str = "correct"
+    reward_mending: bool = False
+    price: float = 0.4
+    keep_weight: float = 0.1
+    target_macs: float | None = None
+    price_rate: float = 0.5
+
+    def __post_init__(self):
+        if self.quality not in ("correct", "probability"):
+            raise UserError(f"reward quality {self.quality!r} is not known; say 'correct' or 'probability'")
+        if self.target_macs is not None and not 0 < self.target_macs <= 1:
+            raise UserError(f"target_macs={self.target_macs} is not a share of dense MACs; say a number above 0 and up to 1")
+
+
+def quality(config: RewardConfig, logits: jax.Array, labels: jax.Array, full_correct: jax.Array) -> jax.Array:
+    """float32 [B]. logits: [B, num_classes]; labels: int32 [B]; full_correct: bool [B], of the full network."""
+    if config.quality == "correct":
+        score = (jnp.argmax(logits, -1) == labels).astype(jnp.float32)
+    else:
+        score = jnp.take_along_axis(jax.nn.softmax(logits), labels[:, None], axis=1)[:, 0]
+    return score if config.reward_mending else jnp.where(full_correct, score, 1.0)
+
+
+def reward(
+    config: RewardConfig, quality: jax.Array, macs_share: jax.Array, keep: tuple[jax.Array, ...], price: jax.Array
+) -> jax.Array:
+    """float32 [B]. macs_share: [B], of the full network; keep: rates of this decision, [B] each; price: scalar or [B]."""
+    return quality - price * macs_share - config.keep_weight * sum(keep)
+
+
+def next_price(config: RewardConfig, price: jax.Array, macs_share: jax.Array) -> jax.Array:
+    """The price after an update whose finished structures took `macs_share` (mean) of the full network."""
+    if config.target_macs is None:
+        return price
+    return jnp.clip(price * jnp.exp(config.price_rate * (macs_share - config.target_macs)), 1e-3, 1e2)

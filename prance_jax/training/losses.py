@@ -1,0 +1,24 @@
+"""Losses on logits; all return the mean over the batch, float32."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
+    """logits [B, K]; labels int32 [B]; smoothing: probability spread evenly over all classes."""
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
+    return optax.softmax_cross_entropy(logits, targets).mean()
+
+
+def divergence(logits: jax.Array, teacher: jax.Array) -> jax.Array:
+    """KL(teacher || student) of softmax predictions, both [B, K]; the teacher gets no gradient."""
+    teacher = jax.lax.stop_gradient(teacher)
+    log_teacher, log_student = jax.nn.log_softmax(teacher), jax.nn.log_softmax(logits)
+    return jnp.sum(jnp.exp(log_teacher) * (log_teacher - log_student), axis=-1).mean()
+
+
+def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    return (jnp.argmax(logits, -1) == labels).mean()

@@ -1,0 +1,49 @@
+"""AdamW with warm-up and cosine decay, clipping, and a moving average of the parameters."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from prance_jax.config import OptimizerConfig
+
+Tree = Any
+
+
+def make(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Clipping, then AdamW; weight decay on matrices only (not on biases, norms, CLS and positions)."""
+    warmup = min(config.warmup, max(steps - 1, 0))
+    schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, max(steps, warmup + 1))
+    return optax.chain(
+        optax.clip_by_global_norm(config.max_grad_norm),
+        optax.adamw(schedule, b2=config.beta2, weight_decay=config.weight_decay, mask=decayed),
+    )
+
+
+def decayed(params: Tree) -> Tree:
+    """True for the kernels of affine maps."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: jax.tree_util.keystr(path[-1:]) == "['kernel']", params)
+
+
+def init(params: Tree, optimizer: optax.GradientTransformation) -> Tree:
+    """The state of a training stage: a plain dict of parameters, their moving average and the optimizer's state."""
+    return {"params": params, "ema": jax.tree.map(jnp.copy, params), "optimizer": optimizer.init(params)}
+
+
+def update(
+    state: Tree, step: jax.Array, loss: Callable[[Tree], tuple[jax.Array, dict]], optimizer: optax.GradientTransformation, ema: float
+) -> tuple[Tree, dict[str, jax.Array]]:
+    """One step on `loss`, a function of the parameters that returns (loss, metrics).
+
+    The average starts fast (decay (1 + step) / (10 + step)) so that a short run does not remember its initialisation.
+    """
+    (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state["params"])
+    updates, optimizer_state = optimizer.update(gradients, state["optimizer"], state["params"])
+    params = optax.apply_updates(state["params"], updates)
+    decay = jnp.minimum(ema, (1.0 + step) / (10.0 + step))
+    average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state["ema"], params)
+    metrics = {"loss": value, "grad_norm": optax.global_norm(gradients), **metrics}
+    return {"params": params, "ema": average, "optimizer": optimizer_state}, metrics

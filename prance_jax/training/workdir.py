@@ -1,0 +1,133 @@
+"""The folder of a run: its config and command, and writes that are whole or not there at all."""
+
+import errno
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prance_jax import config_io
+from prance_jax.errors import UserError
+
+
+class Workdir:
+    """One folder, one configuration: a run that finds another configuration in it refuses to start.
+
+    Attributes:
+      path: the folder; made by `claim`.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def claim(self, config: Mapping[str, Any], command: str) -> bool:
+        """Makes the folder and writes ``config.json``, or finds the same config there (a run to continue).
+
+        Args:
+          config: what `config_io.to_dict` made of the config.
+          command: the command line, kept for the reader.
+
+        Returns:
+          Whether the folder held this config already.
+
+        Raises:
+          UserError: the folder belongs to another config (the differing keys are listed), its ``config.json``
+            is not readable, or the folder cannot be made.
+        """
+        if self.config_file.exists():
+            lines = config_io.differences(config, self.config())
+            if lines:
+                raise UserError(
+                    f"workdir {self.path} belongs to another configuration ({'; '.join(lines)}); "
+                    "choose another --workdir, or run with the same configuration to continue it"
+                )
+            return True
+        try:
+            with disk_errors(f"workdir {self.path}"):
+                self.path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(f"workdir {self.path} is a file; choose another --workdir") from None
+        except PermissionError:
+            raise UserError(f"workdir {self.path} cannot be written; choose another --workdir") from None
+        text = json.dumps({"command": command, "config": config}, indent=2)
+        write_atomic(self.config_file, text + "\n")
+        return False
+
+    def config(self) -> dict[str, Any]:
+        """The config that the folder was made with, as nested dicts.
+
+        Raises:
+          UserError: there is none, or it is not what `claim` writes.
+        """
+        try:
+            found = json.loads(self.config_file.read_text())
+        except FileNotFoundError:
+            raise UserError(f"{self.path} holds no config.json, so it is not a workdir") from None
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{self.config_file} is not readable JSON ({error}); remove it if nothing in the folder is "
+                "worth keeping, or choose another --workdir"
+            ) from error
+        if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
+            raise UserError(f"{self.config_file} was not written by this program; choose another --workdir")
+        return found["config"]
+
+
+def write_atomic(path: str | Path, text: str) -> None:
+    """Writes a text file so that a crash at any moment leaves the old file or the new, never half of one.
+
+    Raises:
+      UserError: the disk is full; what was there before is intact.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with disk_errors(path):
+            with open(beside, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def disk_errors(what: object) -> Iterator[None]:
+    """Turns a full disk (or quota), in whatever exception a library wraps it, into one clear line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if _disk_is_full(error):
+            raise UserError(
+                f"the disk is full: could not write {what}; the last checkpoint is intact, so make room and "
+                "run the same command to continue"
+            ) from error
+        raise
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        # Array writers report it as text, without an errno.
+        if any(words in str(error) for words in ("No space left on device", "Disk quota exceeded")):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,0 +1,70 @@
+"""A workdir belongs to one configuration, and its files are whole or not there."""
+
+import errno
+import json
+
+import pytest
+
+from prance_jax.errors import UserError
+from prance_jax.training.workdir import Workdir, disk_errors, write_atomic
+
+CONFIG = {"seeds": [0, 1], "selector": {"updates": 100}}
+
+
+def test_claim_makes_the_folder_and_the_same_config_continues(tmp_path):
+    workdir = Workdir(tmp_path / "runs" / "a")
+    assert workdir.claim(CONFIG, "python -m prance_jax train") is False
+    written = json.loads(workdir.config_file.read_text())
+    assert written == {"command": "python -m prance_jax train", "config": CONFIG}
+    assert Workdir(workdir.path).claim(CONFIG, "another command line") is True
+    assert workdir.config() == CONFIG
+    assert [path.name for path in workdir.path.iterdir()] == ["config.json"]
+
+
+def test_another_config_is_refused_with_the_differing_keys(tmp_path):
+    Workdir(tmp_path).claim({**CONFIG, "selector": {"updates": 200}}, "")
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(UserError) as caught:
+        Workdir(tmp_path).claim(CONFIG, "")
+    text = str(caught.value)
+    assert "selector.updates: 100 here, 200 in the workdir" in text and "another --workdir" in text
+    assert "seeds" not in text and "\n" not in text
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("text, words", [("{", "not readable JSON"), ("[1]", "not written by this program")])
+def test_a_broken_config_file_is_named(tmp_path, text, words):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=words):
+        Workdir(tmp_path).claim(CONFIG, "")
+
+
+def test_a_file_in_the_way_is_named(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "file", tmp_path / "file" / "under"):
+        with pytest.raises(UserError, match="is a file"):
+            Workdir(path).claim(CONFIG, "")
+    with pytest.raises(UserError, match="holds no config.json"):
+        Workdir(tmp_path).config()
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    write_atomic(path, "old")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("prance_jax.training.workdir.os.fsync", full)
+    with pytest.raises(UserError, match="a.txt; the last checkpoint is intact"):
+        write_atomic(path, "new")
+    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_only_a_full_disk_is_translated():
+    full = ValueError("RESOURCE_EXHAUSTED: writing: No space left on device")
+    for error in (full, OSError(errno.EDQUOT, "quota")):
+        with pytest.raises(UserError, match="could not write the thing"), disk_errors("the thing"):
+            raise error
+    with pytest.raises(KeyError), disk_errors("the thing"):
+        raise KeyError("other")
