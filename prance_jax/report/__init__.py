@@ -1,0 +1,1 @@
+"""Evaluation, search, speed, and the table of results."""

@@ -1,0 +1,85 @@
+"""Accuracy and cost of a rule on a fixed set of images, per image."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from prance_jax.complexity import macs, parameters, token_counts
+from prance_jax.data.source import Split
+from prance_jax.models.vit import ViT
+from prance_jax.models.walk import walk
+from prance_jax.selector.decide import Rule
+from prance_jax.spec import ModelSpec
+
+
+class Evaluation(NamedTuple):
+    """Per image, [N]: prediction, whether it is right, MACs, tokens left after the last group and averaged over
+    layers (shares of the original ones), parameters used."""
+
+    predicted: np.ndarray
+    correct: np.ndarray
+    macs: np.ndarray
+    tokens_left: np.ndarray
+    tokens_mean: np.ndarray
+    parameters: np.ndarray
+
+    @property
+    def top1(self) -> float:
+        return float(self.correct.mean())
+
+
+@functools.lru_cache(maxsize=None)
+def forward(spec: ModelSpec, rule: Rule, decision_cost: int = 0) -> Callable:
+    """Compiled (params, variables, images, key) -> dict of [B] arrays: prediction and cost of every image."""
+    model = ViT(spec)
+
+    def run(params, variables, images, key):
+        outcome = walk(model, params, images, rule.first, rule.decide(variables, key))
+        counts = token_counts(spec, outcome.structure).mlp
+        mean = sum(jnp.asarray(count, jnp.float32) for count in counts) / len(counts)
+        figures = {
+            "predicted": jnp.argmax(outcome.logits, axis=-1),
+            "macs": macs(spec, outcome.structure, decision_cost).total,
+            "tokens_left": jnp.asarray(counts[-1], jnp.float32) / spec.tokens,
+            "tokens_mean": mean / spec.tokens,
+            "parameters": parameters(spec, outcome.structure),
+        }
+        # A static structure costs the same for every image; its exact integers may leave int32.
+        return {
+            name: jnp.broadcast_to(jnp.asarray(float(value) if isinstance(value, int) else value), images.shape[:1])
+            for name, value in figures.items()
+        }
+
+    return jax.jit(run)
+
+
+def evaluate(
+    spec: ModelSpec,
+    rule: Rule,
+    params: Any,
+    variables: Any,
+    split: Split,
+    *,
+    batch: int,
+    decision_cost: int = 0,
+    key: jax.Array | None = None,
+) -> Evaluation:
+    """Runs every image of a split exactly once; the last batch is padded and the padding is cut off.
+
+    decision_cost: MACs of one decision of the selector. key: for rules that draw, default a fixed one.
+    """
+    run = forward(spec, rule, decision_cost)
+    key = jax.random.key(0) if key is None else key
+    pieces, total = [], len(split.labels)
+    for number, start in enumerate(range(0, total, batch)):
+        images = split.images[start : start + batch]
+        padded = np.pad(images, [(0, batch - len(images))] + [(0, 0)] * 3)
+        out = jax.device_get(run(params, variables, padded, jax.random.fold_in(key, number)))
+        pieces.append({name: value[: len(images)] for name, value in out.items()})
+    joined = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+    return Evaluation(correct=joined["predicted"] == split.labels, **joined)

@@ -1,0 +1,108 @@
+"""The best static structure at a budget: the baseline that an adaptive method has to beat.
+
+An evolutionary search on validation images over the selector's own lattice, and over the first group's structure too,
+which the selector does not choose. All candidates run through one masked program.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from prance_jax.complexity import macs
+from prance_jax.data.source import Split
+from prance_jax.models.vit import ViT
+from prance_jax.models.walk import follow, walk
+from prance_jax.selector.actions import ActionSpace
+from prance_jax.space import GroupChoice, Structure
+from prance_jax.spec import ModelSpec
+from prance_jax.training.losses import cross_entropy
+
+Genes = tuple[int, ...]
+
+
+def search(
+    spec: ModelSpec,
+    actions: ActionSpace,
+    params: Any,
+    split: Split,
+    budget: float,
+    *,
+    candidates: int,
+    images: int,
+    seed: int,
+    parents: int = 16,
+) -> tuple[Structure, float]:
+    """The structure of the lowest validation loss among those that cost at most `budget` MACs.
+
+    budget: in MACs. candidates: structures looked at; the first third is random, the rest are mutations of the best
+    so far. Returns the structure and its loss on the first `images` images.
+    """
+    rng = np.random.default_rng(seed)
+    evaluate = _evaluator(spec, params, split, images)
+    first_choices = (len(spec.space.ratios), len(spec.space.widths))
+    sizes = first_choices + actions.sizes * (spec.space.groups - 1)
+    seen: dict[Genes, float] = {}
+
+    def affordable(genes: Genes) -> bool:
+        return 0.9 * budget <= macs(spec, _structure(spec, actions, genes)).total <= budget
+
+    def random_genes() -> Genes:
+        # Even draws rarely meet a tight budget: tilt each towards small or large choices.
+        tilt = rng.uniform(-3, 3)
+        weights = [np.exp(tilt * np.linspace(0, 1, size)) for size in sizes]
+        return tuple(int(rng.choice(size, p=weight / weight.sum())) for size, weight in zip(sizes, weights))
+
+    def mutated(genes: Genes) -> Genes:
+        changed = rng.random(len(sizes)) < max(0.1, 1.5 / len(sizes))
+        return tuple(int(rng.integers(size)) if change else gene for gene, size, change in zip(genes, sizes, changed))
+
+    for number in range(candidates):
+        best = sorted(seen, key=seen.get)[:parents]
+        for _ in range(5000):
+            genes = random_genes() if number < candidates // 3 or not best else mutated(best[rng.integers(len(best))])
+            if genes not in seen and affordable(genes):
+                break
+        else:
+            continue
+        seen[genes] = evaluate(_structure(spec, actions, genes))
+    if not seen:
+        smallest = _structure(spec, actions, (0,) * len(sizes))
+        return smallest, evaluate(smallest)
+    winner = min(seen, key=seen.get)
+    return _structure(spec, actions, winner), seen[winner]
+
+
+def _structure(spec: ModelSpec, actions: ActionSpace, genes: Genes) -> Structure:
+    """Static structure from indices: (ratio, width) of the first group, then one action per decision point."""
+    space, layers = spec.space, actions.layers
+    groups = [space.uniform(space.widths[genes[1]], space.ratios[genes[0]]).groups[0]]
+    for group in range(1, space.groups):
+        start = 2 + (group - 1) * actions.components
+        action = genes[start : start + actions.components]
+        widths = tuple(space.widths[index] for index in action[layers : layers + space.layers[group]])
+        ratios = tuple(space.ratios[index] for index in action[: space.layers[group]])
+        hidden = tuple(space.hidden_units(width, ratio) for width, ratio in zip(widths, ratios))
+        keep = tuple(choices[index] for choices, index in zip(actions.keep_choices, action[2 * layers :]))
+        groups.append(GroupChoice(widths, hidden, keep))
+    return Structure(tuple(groups))
+
+
+def _evaluator(spec: ModelSpec, params: Any, split: Split, count: int):
+    """structure -> loss; one compiled program, structures as arrays of shape [1]."""
+    model = ViT(spec)
+    images, labels = jnp.asarray(split.images[:count]), jnp.asarray(split.labels[:count])
+
+    @jax.jit
+    def loss(params, images, labels, structure):
+        wide = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, labels.shape), structure)
+        return cross_entropy(walk(model, params, images, wide.groups[0], follow(wide)).logits, labels)
+
+    def evaluate(structure: Structure) -> float:
+        arrays = jax.tree.map(lambda leaf: jnp.asarray([leaf], jnp.int32 if isinstance(leaf, int) else jnp.float32), structure)
+        return float(loss(params, images, labels, arrays))
+
+    return evaluate

@@ -1,0 +1,1 @@
+"""The Markov decision process, its actor and critic, and PPO."""

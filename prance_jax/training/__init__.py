@@ -1,0 +1,1 @@
+"""The three stages, one loop, losses, optimizer, checkpoints, metrics."""
