@@ -61,14 +61,24 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with linear warm-up and cosine decay to zero. warmup: steps. weight_decay: on matrices only."""
+    """name: 'adamw' or 'muon'; linear warm-up (steps), cosine decay to zero. weight_decay: on matrices only.
 
+    adam_share: with Muon, the learning rate of what is no matrix, as a share of `learning_rate`. ema: decay of the
+    moving average of the parameters, which is what a stage hands on.
+    """
+
+    name: str = "adamw"
     learning_rate: float = 1e-3
     warmup: int = 100
     weight_decay: float = 0.05
     beta2: float = 0.99
+    adam_share: float = 0.5
     max_grad_norm: float = 1.0
     ema: float = 0.99
+
+    def __post_init__(self):
+        if self.name not in ("adamw", "muon"):
+            raise UserError(f"optimizer {self.name!r} is not known; say 'adamw' or 'muon'")
 
 
 @dataclass(frozen=True)

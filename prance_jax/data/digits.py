@@ -34,6 +34,8 @@ class DigitsConfig:
     canvas: side of an image. min_scale, max_scale: side of the digit's 8x8 glyph (its ink is a little smaller).
     max_clutter: most fragments in an image; the count is uniform on 0 .. max_clutter.
     min_crop, max_crop: sides of a fragment, in glyph pixels, drawn apart for height and width.
+    grid: the digit's upper left corner lies on multiples of this; 0: anywhere (about twice as long to learn). Fragments
+    lie anywhere.
     stretch: height and width of a glyph each vary by a factor in [1 - stretch, 1 + stretch].
     min_ink: ink of glyphs and fragments is multiplied by a factor in [min_ink, 1].
     train_digits, validation_digits: source digits of these splits; the test split takes the rest.
@@ -47,6 +49,7 @@ class DigitsConfig:
     max_clutter: int = 8
     min_crop: int = 3
     max_crop: int = 4
+    grid: int = 0
     stretch: float = 0.1
     min_ink: float = 0.75
     train_digits: int = 1197
@@ -70,6 +73,8 @@ class DigitsConfig:
             raise UserError(
                 f"digits: 1 <= min_crop <= max_crop <= {GLYPH} is needed, not {self.min_crop}, {self.max_crop}"
             )
+        if not 0 <= self.grid <= self.canvas:
+            raise UserError(f"digits.grid is {self.grid}; it must be 0 (anywhere) or up to the canvas of {self.canvas}")
         if self.max_clutter < 0:
             raise UserError(f"digits.max_clutter is {self.max_clutter}; it must be 0 or more")
         if not 0 < self.min_ink <= 1:
@@ -174,7 +179,11 @@ def place(config: DigitsConfig, key: jax.Array, batch: int) -> tuple[Placement, 
     crop = crop.at[:, 0].set(GLYPH).astype(jnp.float32)
     first = jnp.floor(jax.random.uniform(keys[3], (batch, pieces, 2)) * (GLYPH - crop + 1))
     extent = crop * size / GLYPH
-    corner = jax.random.uniform(keys[4], (batch, pieces, 2)) * (config.canvas - extent)
+    anywhere = jax.random.uniform(keys[4], (batch, pieces, 2))
+    corner = anywhere * (config.canvas - extent)
+    if config.grid:
+        places = jnp.floor((config.canvas - extent[:, 0]) / config.grid) + 1
+        corner = corner.at[:, 0].set(jnp.floor(anywhere[:, 0] * places) * config.grid)
     ink = jax.random.uniform(keys[5], (batch, pieces), minval=config.min_ink, maxval=1.0)
     clutter = jax.random.randint(keys[6], (batch,), 0, pieces)
     ink = jnp.where(jnp.arange(pieces) <= clutter[:, None], ink, 0.0)

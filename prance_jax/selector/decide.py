@@ -7,7 +7,7 @@ every seed and every checkpoint.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from prance_jax.complexity import macs
 from prance_jax.models.vit import Midway
 from prance_jax.models.walk import Decide
 from prance_jax.selector.actions import ActionSpace
+from prance_jax.selector.ppo import PPO
 from prance_jax.selector.state import Observer
 from prance_jax.space import GroupChoice, Structure
 from prance_jax.spec import ModelSpec
@@ -34,16 +35,16 @@ class Rule(Protocol):
 
 @dataclass(frozen=True)
 class SelectorRule:
-    """The trained policy at its mode. variables: what `act` needs, the PPO state's policy part."""
+    """The trained policy at its mode. variables: the `Policy` of the PPO state."""
 
     first: GroupChoice
     actions: ActionSpace
     observer: Observer
-    act: Callable[[Variables, jax.Array], jax.Array]
+    policy: PPO
 
     def decide(self, variables: Variables, key: jax.Array) -> Decide:
         def choose(group: int, midway: Midway) -> GroupChoice:
-            return self.actions.decode(self.act(variables, self.observer(midway, group)), group)
+            return self.actions.decode(self.policy.act(variables, self.observer(midway, group)), group)
 
         return choose
 

@@ -1,0 +1,66 @@
+"""The comparison of a run: every row on the same images, batch and machine, speeds measured in turn."""
+
+from __future__ import annotations
+
+from typing import Callable
+
+import jax
+
+from prance_jax.complexity import macs
+from prance_jax.report.evaluate import forward
+from prance_jax.report.results import Results, Row, hardware
+from prance_jax.report.speed import throughput
+from prance_jax.selector.decide import StaticRule
+from prance_jax.training.experiment import Contender, Experiment
+
+
+def compare(experiment: Experiment, command: str, spent: Callable[[], float]) -> Results:
+    """Evaluates all rows of all seeds on the test images. spent: seconds of the run, asked for at its end.
+
+    Speed is measured where execution is compact (static structures). Per-image decisions run masked here, and a mask
+    saves no time, so their speed is left empty rather than quoted.
+    """
+    rows, images = [], 0
+    for seed in experiment.config.seeds:
+        contenders = experiment.contenders(seed)
+        experiment.progress.note(f"seed{seed}: evaluating {len(contenders)} methods on the test images")
+        evaluations = {row.method: experiment.evaluate(row, "test") for row in contenders}
+        speeds = _speeds(experiment, contenders)
+        dense = evaluations["dense"]
+        images = len(dense.correct)
+        full = float(macs(contenders[0].spec, contenders[0].spec.largest).total)
+        for row in contenders:
+            found = evaluations[row.method]
+            kept = float(found.macs.mean()) / full
+            speed = speeds.get(row.method)
+            speedup = speed / speeds["dense"] if speed else None
+            rows.append(
+                Row(
+                    method=row.method,
+                    seed=seed,
+                    top1=found.top1,
+                    top1_change=found.top1 - dense.top1,
+                    gmacs=float(found.macs.mean()) / 1e9,
+                    macs_kept=kept,
+                    tokens_left=float(found.tokens_left.mean()),
+                    tokens_mean=float(found.tokens_mean.mean()),
+                    active_params=float(found.parameters.mean()),
+                    images_per_s=speed,
+                    speedup=speedup,
+                    realised_share=speedup * kept if speedup else None,
+                )
+            )
+    return Results(tuple(rows), images, hardware(), command, spent())
+
+
+def _speeds(experiment: Experiment, contenders: list[Contender]) -> dict[str, float]:
+    settings = experiment.config.evaluation
+    images = jax.device_put(experiment.source.split("test").images[: settings.batch])
+    key = jax.random.key(0)
+
+    def program(row: Contender):
+        run = forward(row.spec, row.rule)
+        return lambda: run(row.params, row.variables, images, key)["predicted"]
+
+    static = {row.method: program(row) for row in contenders if isinstance(row.rule, StaticRule)}
+    return throughput(static, len(images), settings.speed_seconds)

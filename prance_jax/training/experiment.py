@@ -1,0 +1,256 @@
+"""One experiment: for every seed the dense baseline, stage one, and per token mode stages two and three.
+
+Stages are named seedN/dense, seedN/meta, seedN/MODE/selector, seedN/MODE/finetune (and .../finetune_random,
+.../finetune_static for baselines that get a stage three of their own). Each is restored when it is there.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from prance_jax.complexity import macs
+from prance_jax.config import Config
+from prance_jax.data.digits import load_digits_source
+from prance_jax.data.source import Source
+from prance_jax.errors import UserError
+from prance_jax.report.evaluate import evaluate
+from prance_jax.report.static_search import search
+from prance_jax.selector.decide import RandomRule, Rule, StaticRule
+from prance_jax.space import GroupChoice, Structure
+from prance_jax.spec import ModelSpec
+from prance_jax.training import finetune, pretrain, select
+from prance_jax.training.checkpoint import Checkpoints
+from prance_jax.training.loop import Stage, run_stage
+from prance_jax.training.metrics import MetricsWriter, Progress
+from prance_jax.training.select import Selector
+from prance_jax.training.workdir import Workdir, write_atomic
+
+STAGES = ("dense", "meta", "selector", "finetune")
+# Every use of randomness has a stream of its own, so that leaving a stage out changes no other.
+_STREAMS = ("init", "dense", "meta", "selector_init", "selector", "pool", "finetune", "finetune_random", "finetune_static")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A row of the table: a rule with the parameters that it runs on. decision_cost: MACs of one decision."""
+
+    method: str
+    spec: ModelSpec
+    rule: Rule
+    params: Any
+    variables: Any = None
+    decision_cost: int = 0
+
+
+class Experiment:
+    """The stages of a config in a workdir; every method returns what is there or trains it first."""
+
+    def __init__(self, config: Config, workdir: Workdir, progress: Progress, *, train: bool = True):
+        """train: whether a stage that is not there is trained; else it is a UserError."""
+        self.config, self.workdir, self.progress, self.train = config, workdir, progress, train
+        self.source = load_source(config)
+        self.metrics = MetricsWriter(workdir.metrics_file)
+        self._finished: dict[str, Any] = {}
+
+    def spec(self, mode: str) -> ModelSpec:
+        return self.config.spec(self.source, mode)
+
+    @property
+    def meta_spec(self) -> ModelSpec:
+        """Stage one serves all token modes: with several of them it trains prune_merge, which holds the other two."""
+        modes = self.config.token_modes
+        return self.spec(modes[0] if len(modes) == 1 else "prune_merge")
+
+    def first_group(self) -> GroupChoice:
+        return self.meta_spec.space.first_group(self.config.model.first_group)
+
+    def selector(self, mode: str) -> Selector:
+        return Selector(self.spec(mode), self.config.selector, self.first_group())
+
+    def key(self, seed: int, stream: str, mode: str = "") -> jax.Array:
+        key = jax.random.fold_in(jax.random.key(seed), _STREAMS.index(stream))
+        return jax.random.fold_in(key, self.config.token_modes.index(mode)) if mode else key
+
+    def dense(self, seed: int) -> Any:
+        """Parameters of the dense network, trained alone."""
+        spec, config = self.spec(self.config.token_modes[0]), self.config.dense
+        step = pretrain.dense_step(spec, config, self.source.sample)
+        state = self._run(
+            f"seed{seed}/dense",
+            config.steps,
+            lambda: pretrain.init(spec, config, self.key(seed, "init")),
+            step,
+            (self.key(seed, "dense"), self.source.tables),
+            ("loss", "accuracy"),
+        )
+        return state["ema"]
+
+    def meta(self, seed: int) -> Any:
+        """Parameters of the meta-network after stage one."""
+        spec, config = self.meta_spec, self.config.meta
+        keep_choices = (self.config.selector.keep_choices,) * spec.rates
+        if spec.rates > 1:
+            # As often one alone as both together, else the product of two rates leaves hardly a token.
+            keep_choices = tuple((*choices, *(1.0,) * len(choices)) for choices in keep_choices)
+        step = pretrain.meta_step(spec, config, self.first_group(), keep_choices, self.source.sample)
+        state = self._run(
+            f"seed{seed}/meta",
+            config.steps,
+            lambda: pretrain.init(spec, config, self.key(seed, "init")),
+            step,
+            (self.key(seed, "meta"), self.source.tables),
+            ("loss", "accuracy", "accuracy_random"),
+        )
+        return state["ema"]
+
+    def policy(self, seed: int, mode: str) -> Any:
+        """The selector's policy after stage two."""
+        selector = self.selector(mode)
+        name = f"seed{seed}/{mode}/selector"
+        params = self.meta(seed)
+        held: list = []
+
+        def step(state, index):
+            if not held:
+                key = self.key(seed, "pool")
+                held.append(select.pool(selector, params, self.source.tables, self.source.sample, key))
+            return select.select_step(selector)(state, index, self.key(seed, "selector", mode), params, *held[0])
+
+        stage = Stage(
+            name,
+            self.config.selector.updates,
+            lambda: selector.init(self.key(seed, "selector_init", mode)),
+            step,
+            ("reward", "correct", "macs_kept"),
+        )
+        return self._stage(stage)["ppo"].policy
+
+    def finetuned(self, seed: int, mode: str, kind: str, rule: Rule, variables: Any) -> Any:
+        """Parameters after stage three under a rule. kind: 'finetune', 'finetune_random' or 'finetune_static'."""
+        teacher, config, spec = self.meta(seed), self.config.finetune, self.spec(mode)
+        return self._run(
+            f"seed{seed}/{mode}/{kind}",
+            config.steps,
+            lambda: finetune.init(teacher, config),
+            finetune.finetune_step(spec, config, rule, self.source.sample),
+            (self.key(seed, kind, mode), self.source.tables, variables, teacher),
+            ("loss", "accuracy", "macs_kept"),
+        )["ema"]
+
+    def prance(self, seed: int, mode: str) -> Contender:
+        selector = self.selector(mode)
+        policy = self.policy(seed, mode)
+        params = self.finetuned(seed, mode, "finetune", selector.rule, policy)
+        return Contender(f"prance_{mode}", self.spec(mode), selector.rule, params, policy, selector.decision_cost)
+
+    def best_static(self, seed: int, mode: str, budget: float) -> Contender:
+        """The best static structure at `budget` MACs; the search's result is kept in the workdir."""
+        spec, settings = self.spec(mode), self.config.baselines
+        file = self.workdir.path / f"static_seed{seed}_{mode}.json"
+        structure = _read_structure(file, budget)
+        if structure is None:
+            self.progress.note(f"seed{seed}/{mode}: searching the best of {settings.candidates} static structures")
+            structure, loss = search(
+                spec, self.selector(mode).lattice, self.meta(seed), self.source.split("validation"), budget,
+                candidates=settings.candidates, images=settings.images, seed=seed,
+            )
+            write_atomic(file, json.dumps({"budget": budget, "loss": loss, "structure": structure}))
+        rule = StaticRule(structure)
+        params = self.meta(seed)
+        if settings.finetune:
+            params = self.finetuned(seed, mode, "finetune_static", rule, ())
+        return Contender(_name("best_static", mode, self.config), spec, rule, params, ())
+
+    def random_policy(self, seed: int, mode: str, share: float) -> Contender:
+        """Random decisions whose mean MACs are `share` of the full network's."""
+        spec = self.spec(mode)
+        rule = RandomRule(self.first_group(), self.selector(mode).lattice)
+        tilt = jnp.float32(rule.tilt_for(spec, share))
+        params = self.meta(seed)
+        if self.config.baselines.finetune:
+            params = self.finetuned(seed, mode, "finetune_random", rule, tilt)
+        return Contender(_name("random_policy", mode, self.config), spec, rule, params, tilt)
+
+    def contenders(self, seed: int) -> list[Contender]:
+        """All rows of one seed; budgets of the baselines are what PRANCE really spends on the validation images."""
+        spec = self.spec(self.config.token_modes[0])
+        largest = StaticRule(spec.largest)
+        rows = [
+            Contender("dense", spec, largest, self.dense(seed), ()),
+            Contender("meta_largest", spec, largest, self.meta(seed), ()),
+        ]
+        for mode in self.config.token_modes:
+            prance = self.prance(seed, mode)
+            spent = self.evaluate(prance, "validation").macs.mean()
+            full = macs(spec, spec.largest).total
+            rows.append(self.best_static(seed, mode, float(spent)))
+            rows.append(self.random_policy(seed, mode, float(spent) / full))
+            rows.append(prance)
+        return rows
+
+    def evaluate(self, row: Contender, split: str):
+        """An `Evaluation` of a row on 'validation' or 'test'."""
+        return evaluate(
+            row.spec, row.rule, row.params, row.variables, self.source.split(split),
+            batch=self.config.evaluation.batch, decision_cost=row.decision_cost,
+        )
+
+    def run(self, stage: str) -> None:
+        """Trains one stage for all seeds and modes; those before it must be there or are trained first."""
+        for seed in self.config.seeds:
+            if stage == "dense":
+                self.dense(seed)
+            elif stage == "meta":
+                self.meta(seed)
+            else:
+                for mode in self.config.token_modes:
+                    self.policy(seed, mode) if stage == "selector" else self.prance(seed, mode)
+
+    def _run(self, name, steps, init, step, arguments, headline) -> Any:
+        return self._stage(Stage(name, steps, init, lambda state, index: step(state, index, *arguments), headline))
+
+    def _stage(self, stage: Stage) -> Any:
+        if stage.name not in self._finished:
+            there = Checkpoints(self.workdir.checkpoints / stage.name).latest()
+            if not self.train and there != stage.steps:
+                raise UserError(
+                    f"{self.workdir.path}: stage {stage.name} is at step {there or 0} of {stage.steps}; "
+                    "run the train command on this workdir first"
+                )
+            self._finished[stage.name] = run_stage(
+                stage,
+                self.workdir.checkpoints,
+                self.metrics,
+                checkpoint_seconds=self.config.checkpoint_seconds,
+                progress=self.progress,
+            )
+        return self._finished[stage.name]
+
+
+def load_source(config: Config) -> Source:
+    """The data source of a config. Raises UserError for an unknown name."""
+    if config.data.name != "digits":
+        raise UserError(f"data set {config.data.name!r} is not known; choose from digits")
+    return load_digits_source(config.data.digits)
+
+
+def _name(method: str, mode: str, config: Config) -> str:
+    """The first mode's baselines carry the plain name."""
+    return method if mode == config.token_modes[0] else f"{method}_{mode}"
+
+
+def _read_structure(file, budget: float) -> Structure | None:
+    """The structure that an earlier search for the same budget found."""
+    try:
+        found = json.loads(file.read_text())
+        if found["budget"] != budget:
+            return None
+        (groups,) = found["structure"]
+        return Structure(tuple(GroupChoice(*(tuple(field) for field in group)) for group in groups))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

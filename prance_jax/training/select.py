@@ -1,0 +1,111 @@
+"""Stage two: the selector learns by PPO while the meta-network is frozen (PRANCE, section 3.4)."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any, Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from prance_jax.config import SelectorConfig
+from prance_jax.models.vit import ViT
+from prance_jax.selector.actions import ActionSpace
+from prance_jax.selector.decide import SelectorRule
+from prance_jax.selector.distributions import Gaussian, Lattice
+from prance_jax.selector.ppo import PPO
+from prance_jax.selector.process import Context, PranceProcess
+from prance_jax.selector.reward import next_price
+from prance_jax.selector.state import Observer, decision_macs
+from prance_jax.space import GroupChoice
+from prance_jax.spec import ModelSpec
+
+Tree = Any
+
+
+@dataclass(frozen=True)
+class Selector:
+    """Everything of a selector that is not learned. first: the fixed structure of group 0."""
+
+    spec: ModelSpec
+    config: SelectorConfig
+    first: GroupChoice
+
+    @property
+    def lattice(self) -> ActionSpace:
+        """The finite choices; also what baselines draw from when the selector itself is continuous."""
+        return ActionSpace(self.spec.space, self.spec.rates, (self.config.keep_choices,) * self.spec.rates)
+
+    @property
+    def actions(self) -> ActionSpace:
+        return self.lattice if self.config.policy == "lattice" else ActionSpace(self.spec.space, self.spec.rates)
+
+    @property
+    def observer(self) -> Observer:
+        return Observer(self.spec, self.config.state)
+
+    @property
+    def ppo(self) -> PPO:
+        lattice = self.config.policy == "lattice"
+        distribution = Lattice(self.actions.sizes) if lattice else Gaussian(self.actions.components)
+        return PPO(self.config.ppo, distribution, self.observer.size, self.config.hidden, self.config.updates)
+
+    @property
+    def decision_cost(self) -> int:
+        """MACs of one decision."""
+        return decision_macs(self.observer.size, self.config.hidden, self.ppo.distribution.outputs)
+
+    @property
+    def rule(self) -> SelectorRule:
+        """Decides by the mode of the policy; its variables are the policy of the PPO state."""
+        return SelectorRule(self.first, self.actions, self.observer, self.ppo)
+
+    @property
+    def process(self) -> PranceProcess:
+        return PranceProcess(
+            ViT(self.spec), self.actions, self.observer, self.config.reward, self.first, self.config.batch, self.decision_cost
+        )
+
+    def init(self, key: jax.Array) -> Tree:
+        """Fresh state: PPO's, and the price of compute."""
+        return {"ppo": self.ppo.init(key), "price": jnp.float32(self.config.reward.price)}
+
+
+def pool(
+    selector: Selector, params: Tree, tables: Any, sample: Callable, key: jax.Array, batch: int = 256
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The images of stage two, (images, labels, whether the full network is right), drawn once from the training data."""
+    draw = _pool_batch(selector.spec, sample, batch)
+    count = -(-selector.config.pool // batch)
+    parts = [jax.device_get(draw(params, tables, jax.random.fold_in(key, index))) for index in range(count)]
+    return tuple(jnp.asarray(np.concatenate(column)[: selector.config.pool]) for column in zip(*parts))
+
+
+@functools.lru_cache(maxsize=None)
+def _pool_batch(spec: ModelSpec, sample: Callable, batch: int) -> Callable:
+    model = ViT(spec)
+
+    def draw(params, tables, key):
+        images, labels = sample(tables, key, batch)
+        logits = model.apply({"params": params}, images, spec.largest)
+        return images, labels, jnp.argmax(logits, axis=-1) == labels
+
+    return jax.jit(draw)
+
+
+@functools.lru_cache(maxsize=None)
+def select_step(selector: Selector) -> Callable:
+    """Compiled (state, update, key, params, images, labels, full_correct) -> (state, metrics): one update of PPO."""
+    ppo, process, config = selector.ppo, selector.process, selector.config
+
+    def step(state, index, key, params, images, labels, full_correct):
+        context = Context(params, images, labels, full_correct, state["price"])
+        learned, metrics, info = ppo.update(state["ppo"], process, context, jax.random.fold_in(key, index))
+        # Only after the last decision nothing is left at its default: that structure is what serving will run.
+        final = {name: value[-1].mean() for name, value in info.items()}
+        price = next_price(config.reward, state["price"], final["macs_kept"])
+        return {"ppo": learned, "price": price}, {**final, **metrics, "price": state["price"]}
+
+    return jax.jit(step, donate_argnums=0)
