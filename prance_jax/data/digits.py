@@ -38,6 +38,7 @@ class DigitsConfig:
     lie anywhere.
     stretch: height and width of a glyph each vary by a factor in [1 - stretch, 1 + stretch].
     min_ink: ink of glyphs and fragments is multiplied by a factor in [min_ink, 1].
+    clutter_ink: a further factor on the ink of fragments.
     train_digits, validation_digits: source digits of these splits; the test split takes the rest.
     validation_images, test_images: sizes of the fixed sets, in which every source digit appears equally often
     (up to one). seed: of the division into splits and of the fixed sets.
@@ -52,6 +53,7 @@ class DigitsConfig:
     grid: int = 0
     stretch: float = 0.1
     min_ink: float = 0.75
+    clutter_ink: float = 1.0
     train_digits: int = 1197
     validation_digits: int = 200
     validation_images: int = 2000
@@ -77,8 +79,8 @@ class DigitsConfig:
             raise UserError(f"digits.grid is {self.grid}; it must be 0 (anywhere) or up to the canvas of {self.canvas}")
         if self.max_clutter < 0:
             raise UserError(f"digits.max_clutter is {self.max_clutter}; it must be 0 or more")
-        if not 0 < self.min_ink <= 1:
-            raise UserError(f"digits.min_ink is {self.min_ink}; it must be in (0, 1]")
+        if not (0 < self.min_ink <= 1 and 0 < self.clutter_ink <= 1):
+            raise UserError(f"digits: min_ink {self.min_ink} and clutter_ink {self.clutter_ink} must be in (0, 1]")
         if min(self.validation_images, self.test_images) < 1:
             raise UserError("digits: validation_images and test_images must be 1 or more")
 
@@ -186,6 +188,7 @@ def place(config: DigitsConfig, key: jax.Array, batch: int) -> tuple[Placement, 
         corner = corner.at[:, 0].set(jnp.floor(anywhere[:, 0] * places) * config.grid)
     ink = jax.random.uniform(keys[5], (batch, pieces), minval=config.min_ink, maxval=1.0)
     clutter = jax.random.randint(keys[6], (batch,), 0, pieces)
+    ink = ink.at[:, 1:].multiply(config.clutter_ink)
     ink = jnp.where(jnp.arange(pieces) <= clutter[:, None], ink, 0.0)
     return Placement(corner - first * size / GLYPH, size, first, first + crop, ink), clutter
 

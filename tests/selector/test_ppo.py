@@ -1,0 +1,163 @@
+"""PPO as reinforcement learning: losses by hand, invariants of an update, and a toy process with a known best policy."""
+
+from dataclasses import dataclass
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from prance_jax.errors import UserError
+from prance_jax.selector.distributions import Gaussian, Lattice
+from prance_jax.selector.networks import Actor, Critic
+from prance_jax.selector.ppo import PPO, Normaliser, PPOConfig, policy_loss, value_loss
+
+
+@dataclass(frozen=True)
+class Toy:
+    """Three decisions. Each shows a fresh sign; the reward is 1 - |a - wanted|, wanted 1 or 0 by the sign: best return 3.
+
+    lattice: two choices per component, the second component must be the opposite of the first.
+    """
+
+    batch: int = 64
+    lattice: bool = True
+    horizon: int = 3
+
+    def reset(self, context, key):
+        signs = jax.random.bernoulli(key, 0.5, (self.horizon, self.batch)).astype(jnp.float32)
+        return signs, self._show(signs, 0)
+
+    def step(self, context, t, signs, action):
+        first, second = jnp.clip(action[:, 0], 0, 1), jnp.clip(action[:, 1], 0, 1)
+        reward = 1 - 0.5 * jnp.abs(first - signs[t]) - 0.5 * jnp.abs(second - (1 - signs[t]))
+        following = self._show(signs, t + 1) if t + 1 < self.horizon else jnp.zeros((self.batch, 4))
+        return signs, following, reward, {"first": first}
+
+    def _show(self, signs, t):
+        which = jnp.broadcast_to(jax.nn.one_hot(t, 3), (self.batch, 3))
+        return jnp.concatenate([2 * signs[t][:, None] - 1, which], axis=1)
+
+
+def make(lattice=True, updates=60, **settings):
+    family = Lattice((2, 2)) if lattice else Gaussian(2)
+    settings = {"actor_lr": 3e-3, "epochs": 4, "minibatches": 2, **settings}
+    return PPO(PPOConfig(**settings), family, 4, (16, 16), updates)
+
+
+def test_policy_loss_by_hand():
+    # ratios 1.5, 0.5, 1.1; clip 0.2. Advantages 1, -1, 2: min(1.5, 1.2), min(-0.5, -0.8), min(2.2, 2.2) -> mean 2.6/3.
+    behaviour = jnp.log(jnp.array([0.2, 0.4, 0.5]))
+    log_prob = jnp.log(jnp.array([0.3, 0.2, 0.55]))
+    loss, metrics = policy_loss(log_prob, behaviour, jnp.array([1.0, -1.0, 2.0]), 0.2)
+    np.testing.assert_allclose(loss, -(1.2 - 0.8 + 2.2) / 3, rtol=1e-5)
+    np.testing.assert_allclose(metrics["clip_fraction"], 2 / 3, rtol=1e-6)
+    np.testing.assert_allclose(metrics["approx_kl"], np.mean([0.5 - np.log(1.5), -0.5 - np.log(0.5), 0.1 - np.log(1.1)]), rtol=1e-4)
+    np.testing.assert_allclose(value_loss(jnp.array([1.0, 2.0]), jnp.array([3.0, 2.0])), 1.0)
+
+
+def test_policy_loss_agrees_with_rlax():
+    rlax = pytest.importorskip("rlax")
+    log_ratio, advantage = jax.random.normal(jax.random.key(0), (2, 50)) * 0.3
+    loss, _ = policy_loss(log_ratio, jnp.zeros(50), advantage, 0.2)
+    np.testing.assert_allclose(loss, rlax.clipped_surrogate_pg_loss(jnp.exp(log_ratio), advantage, 0.2), rtol=1e-5)
+
+
+@pytest.mark.parametrize("lattice", [True, False])
+def test_reaches_the_best_policy(lattice):
+    ppo, toy = make(lattice), Toy(lattice=lattice)
+    train = jax.jit(lambda state, key: ppo.train(state, toy, (), key, 60))
+    state, metrics = train(ppo.init(jax.random.key(0)), jax.random.key(1))
+    episode, observation = toy.reset((), jax.random.key(2))
+    total = 0.0
+    for t in range(3):
+        episode, observation, reward, _ = toy.step((), t, episode, ppo.act(state.policy, observation))
+        total += float(reward.mean())
+    assert total >= 0.95 * 3, f"return {total:.3f} of the best 3.0"
+    assert metrics["return"][-1] > metrics["return"][0]
+
+
+def test_first_pass_has_ratio_one():
+    """Behaviour log-probabilities are those that the actions were drawn with: nothing is clipped before anything moved."""
+    ppo = make(epochs=1, minibatches=1)
+    _, metrics, _ = jax.jit(lambda s, k: ppo.update(s, Toy(), (), k))(ppo.init(jax.random.key(0)), jax.random.key(1))
+    assert float(metrics["clip_fraction"]) == 0.0
+    np.testing.assert_allclose(metrics["approx_kl"], 0.0, atol=1e-6)
+
+
+def test_scan_over_updates_is_a_loop_of_updates_and_traces_once():
+    ppo, toy, key = make(updates=3), Toy(), jax.random.key(1)
+    state = ppo.init(jax.random.key(0))
+    scanned, _ = jax.jit(lambda state: ppo.train(state, toy, (), key, 3))(state)
+    update = jax.jit(chex.assert_max_traces(lambda state, i: ppo.update(state, toy, (), jax.random.fold_in(key, i))[0], n=1))
+    for index in range(3):
+        state = update(state, jnp.int32(index))
+    chex.assert_trees_all_close(scanned, state, rtol=1e-5, atol=1e-6)
+
+
+def test_seeds_by_vmap_are_separate_runs():
+    ppo, toy = make(updates=2), Toy()
+    keys = jax.vmap(jax.random.key)(jnp.arange(2))
+    together = jax.jit(jax.vmap(lambda key: ppo.train(ppo.init(key), toy, (), key, 2)[0].policy))(keys)
+    alone = jax.jit(lambda key: ppo.train(ppo.init(key), toy, (), key, 2)[0].policy)
+    for seed in range(2):
+        own = alone(keys[seed])
+        chex.assert_trees_all_close(jax.tree.map(lambda x: x[seed], together), own, rtol=1e-4, atol=1e-5)
+
+
+def test_fresh_buffer_every_update():
+    """What an update learns from is only what it played: with both learning rates zero nothing changes but statistics."""
+    ppo = make(actor_lr=0.0, critic_lr=0.0)
+    state = ppo.init(jax.random.key(0))
+    after, _, info = ppo.update(state, Toy(), (), jax.random.key(1))
+    chex.assert_trees_all_equal(after.policy.actor, state.policy.actor)
+    assert int(after.updates) == 1 and info["first"].shape == (3, 64)
+
+
+def test_entropy_bonus_moves_the_policy():
+    """Without a reward signal the only gradient is that of the entropy."""
+
+    class Flat(Toy):
+        def step(self, context, t, signs, action):
+            signs, following, reward, info = super().step(context, t, signs, action)
+            return signs, following, jnp.zeros_like(reward), info
+
+    plain, bonus = (make(epochs=1, minibatches=1, entropy=weight, normalise_advantage=False) for weight in (0.0, 1.0))
+    state = plain.init(jax.random.key(0))
+    state = state._replace(critic=jax.tree.map(jnp.zeros_like, state.critic))
+    still = plain.update(state, Flat(), (), jax.random.key(1))[0].policy.actor
+    moved = bonus.update(state, Flat(), (), jax.random.key(1))[0].policy.actor
+    chex.assert_trees_all_close(still, state.policy.actor, atol=1e-7)
+    assert float(jnp.abs(moved["fc_mu"]["bias"] - state.policy.actor["fc_mu"]["bias"]).max()) > 1e-4
+
+
+def test_running_statistics_are_those_of_all_observations():
+    parts = jax.random.normal(jax.random.key(0), (3, 40, 2)) * 3 + 1
+    running = Normaliser(jnp.float32(0), jnp.zeros(2), jnp.ones(2))
+    for part in parts:
+        running = running.seen(part)
+    flat = np.asarray(parts).reshape(-1, 2)
+    np.testing.assert_allclose(running.mean, flat.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(running.square - running.mean**2, flat.var(0), rtol=1e-4)
+
+
+def test_schedule_of_the_standard_deviation():
+    ppo = make(lattice=False, updates=100)
+    np.testing.assert_allclose([ppo.std(0), ppo.std(50), ppo.std(100), ppo.std(200)], [0.3, 0.175, 0.05, 0.05], rtol=1e-5)
+
+
+def test_networks_carry_the_official_names_and_gains():
+    actor = Actor(7).init(jax.random.key(0), jnp.zeros((1, 65)))["params"]
+    critic = Critic().init(jax.random.key(0), jnp.zeros((1, 65)))["params"]
+    assert set(actor) == {"fc1", "fc2", "fc_mu"} and set(critic) == {"fc1", "fc2", "fc3"}
+    kernel = np.asarray(actor["fc2"]["kernel"])
+    np.testing.assert_allclose(kernel @ kernel.T, 2 * np.eye(256), atol=1e-4)
+    kernel = np.asarray(actor["fc_mu"]["kernel"])
+    np.testing.assert_allclose(kernel.T @ kernel, 1e-4 * np.eye(7), atol=1e-7)
+
+
+def test_a_buffer_that_cannot_be_cut_is_refused():
+    with pytest.raises(UserError, match="192 decisions .* 5 equal"):
+        ppo = make(minibatches=5)
+        ppo.update(ppo.init(jax.random.key(0)), Toy(), (), jax.random.key(1))
