@@ -15,7 +15,8 @@ def get_config() -> ConfigDict:
         "token_modes": ("prune",),
         "data": {
             "digits": {
-                "canvas": 28, "grid": 4, "min_scale": 13.0, "max_scale": 16.0, "min_crop": 2, "max_crop": 3, "stretch": 0.15,
+                "canvas": 28, "grid": 4, "min_scale": 14.0, "max_scale": 17.0, "min_crop": 2, "max_crop": 3,
+                "clutter_ink": 0.7,
             },
         },
         "model": {
@@ -26,8 +27,8 @@ def get_config() -> ConfigDict:
             "patch_size": 4,
             "first_group": "max",
         },
-        "dense": {"steps": 1200, "batch": 64, "optimizer": muon},
-        "meta": {"steps": 1500, "batch": 64, "random_batch": 32, "optimizer": muon},
+        "dense": {"steps": 1800, "batch": 32, "optimizer": muon},
+        "meta": {"steps": 2400, "batch": 32, "random_batch": 24, "optimizer": muon},
         "selector": {
             "updates": 100, "batch": 256, "pool": 4096,
             "keep_choices": (0.2, 0.35, 0.5, 0.65, 0.8, 1.0),

@@ -1,0 +1,45 @@
+"""Small networks shared by all tests."""
+
+import os
+from pathlib import Path
+
+import hypothesis
+import jax
+import numpy as np
+import pytest
+
+from prance_jax.models import walk
+from prance_jax.models.vit import ViT
+from small import make_spec
+
+hypothesis.settings.register_profile("house", database=None, deadline=None, max_examples=30, derandomize=True)
+hypothesis.settings.load_profile("house")
+
+@pytest.fixture(scope="session")
+def params():
+    """Random parameters of the small network, the same for every mode; biases and norms are not left at zero and one."""
+    fresh = walk.init(ViT(make_spec()), jax.random.key(0))
+    leaves, tree = jax.tree.flatten(fresh)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    noisy = [leaf + 0.2 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)]
+    return jax.tree.unflatten(tree, noisy)
+
+
+@pytest.fixture(scope="session")
+def images():
+    return jax.random.normal(jax.random.key(2), (6, 16, 16, 3))
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Loads a golden file by token mode; skips where the files are not at hand."""
+    root = Path(os.environ.get("PRANCE_GOLDEN", Path(__file__).resolve().parents[2] / "shared" / "golden"))
+
+    def load(mode: str) -> dict[str, np.ndarray]:
+        file = root / f"prance_{mode}.npz"
+        if not file.exists():
+            pytest.skip(f"golden file {file.name} is not at hand (set PRANCE_GOLDEN to its folder)")
+        with np.load(file) as arrays:
+            return dict(arrays)
+
+    return load

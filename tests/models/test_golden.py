@@ -1,0 +1,69 @@
+"""Parity with outputs of the official network: every decision, every token count, logits to 1e-4 relative."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from prance_jax.complexity import token_counts
+from prance_jax.errors import UserError
+from prance_jax.models import official, walk
+from prance_jax.models.vit import ViT
+from prance_jax.selector.actions import ActionSpace
+from prance_jax.selector.decide import SelectorRule
+from prance_jax.selector.distributions import Gaussian
+from prance_jax.selector.ppo import PPO, Policy, PPOConfig
+from prance_jax.selector.state import Observer
+from prance_jax.space import SearchSpace
+from prance_jax.spec import ModelSpec
+
+SPACE = SearchSpace("golden", 112, 4, 1, (64, 80, 88, 96), (2, 3, 4))
+
+
+def part(arrays, prefix):
+    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+
+
+def load(arrays, mode):
+    spec = ModelSpec(SPACE, image_size=64, patch_size=8, num_classes=10, token_optimization=mode).official()
+    actions, observer = ActionSpace(SPACE, spec.rates), Observer(spec, "keys")
+    ppo = PPO(PPOConfig(normalise_observation=False), Gaussian(actions.components), observer.size, (256, 256), 1)
+    fresh = ppo.init(jax.random.key(0))
+    params = official.meta_network(part(arrays, "model/"), spec, walk.init(ViT(spec), jax.random.key(0)))
+    actor = official.selector(part(arrays, "actor/"), fresh.policy.actor, "actor")
+    official.selector(part(arrays, "critic/"), fresh.critic, "critic")
+    rule = SelectorRule(SPACE.first_group("max"), actions, observer, ppo)
+    images = jnp.asarray(arrays["images_nchw"].astype(np.float32).transpose(0, 2, 3, 1))
+    return spec, params, rule, Policy(actor, fresh.policy.normaliser), images
+
+
+@pytest.mark.parametrize("mode", ["prune", "merge"])
+def test_official_network(mode, golden):
+    arrays = golden(mode)
+    spec, params, rule, policy, images = load(arrays, mode)
+    decide = lambda policy: rule.decide(policy, jax.random.key(0))
+    run = jax.jit(lambda params, policy, x: walk.walk(ViT(spec), params, x, rule.first, decide(policy)))
+    outcome = run(params, policy, images)
+    np.testing.assert_allclose(outcome.logits, arrays["logits"], rtol=0, atol=1e-4 * np.abs(arrays["logits"]).max())
+    for index in range(len(images)):
+        own = outcome.structure.image(index)
+        assert own.widths == tuple(arrays["embed_dim"][index])
+        ratios = [hidden / width for hidden, width in zip(own.hidden, own.widths)]
+        np.testing.assert_array_equal(ratios, arrays["mlp_ratio"][index])
+        assert token_counts(spec, own).mlp == tuple(arrays["tokens_after"][index])
+    # One image under its own static structure, compact, as the official code runs it.
+    alone = ViT(spec).apply({"params": params}, images[:1], outcome.structure.image(0))
+    np.testing.assert_allclose(alone[0], arrays["logits"][0], rtol=0, atol=1e-4 * np.abs(arrays["logits"]).max())
+
+
+def test_import_lists_everything_that_does_not_fit(golden):
+    arrays = part(golden("prune"), "model/")
+    spec = ModelSpec(SPACE, image_size=64, patch_size=8, num_classes=10).official()
+    wanted = walk.init(ViT(spec), jax.random.key(0))
+    arrays["stranger.weight"] = np.zeros(3)
+    arrays["head.bias"] = np.zeros(11)
+    del arrays["cls_token"]
+    with pytest.raises(UserError) as caught:
+        official.meta_network(arrays, spec, wanted)
+    for words in ("missing cls_token (112,)", "not used: stranger.weight (3,)", "head/bias: wanted (10,), found (11,)"):
+        assert words in str(caught.value)

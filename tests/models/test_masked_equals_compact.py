@@ -1,0 +1,148 @@
+"""Invariants 1, 2 and 6: masked is compact, images do not see each other, what is inactive does not matter."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from prance_jax.models.vit import ViT
+from prance_jax.models.walk import begin, follow, walk
+from prance_jax.tokens import METHODS
+from small import SPACE, keep_choices, make_spec
+
+MODES = sorted(METHODS)
+
+
+@functools.lru_cache(maxsize=None)
+def masked(spec):
+    return jax.jit(lambda params, images, structure: walk(ViT(spec), params, images, structure.groups[0], follow(structure)))
+
+
+def structures(spec, seed, batch=6):
+    return SPACE.sample(jax.random.key(seed), batch, keep_choices(spec))
+
+
+def close(a, b, tolerance=1e-5):
+    np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * float(np.abs(np.asarray(b)).max()))
+
+
+@pytest.mark.parametrize("official", [False, True])
+@pytest.mark.parametrize("mode", MODES)
+def test_masked_equals_compact(mode, official, params, images):
+    spec = make_spec(mode, official)
+    for seed in range(2):
+        drawn = structures(spec, seed)
+        outcome = masked(spec)(params, images, drawn)
+        for index in range(0, len(images), 2):
+            own = drawn.image(index)
+            alone = walk(ViT(spec), params, images[index : index + 1], own.groups[0], follow(own))
+            close(outcome.logits[index], alone.logits[0])
+            left = alone.tokens.features.shape[1]
+            assert int(outcome.tokens.count[index]) == left
+            np.testing.assert_array_equal(outcome.tokens.owner[index], alone.tokens.owner[0])
+            close(outcome.tokens.sizes[index, :left], alone.tokens.sizes[0])
+            width = own.widths[-1]
+            close(outcome.tokens.features[index, :left, :width], alone.tokens.features[0])
+
+
+def test_masked_equals_compact_in_bfloat16(params, images):
+    spec = make_spec("prune", dtype="bfloat16")
+    # Rankings of near ties may differ between 16-bit executions, so all tokens stay.
+    drawn = SPACE.sample(jax.random.key(0), len(images), ((1.0,),))
+    outcome = masked(spec)(params, images, drawn)
+    assert outcome.logits.dtype == jnp.float32
+    for index in range(3):
+        own = drawn.image(index)
+        alone = walk(ViT(spec), params, images[index : index + 1], own.groups[0], follow(own))
+        close(outcome.logits[index], alone.logits[0], 0.05)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_image_does_not_see_its_batch(mode, params, images):
+    spec = make_spec(mode)
+    drawn = structures(spec, 5)
+    logits = masked(spec)(params, images, drawn).logits
+    order = jnp.array([3, 0, 5, 1, 4, 2])
+    pick = lambda index: jax.tree.map(lambda leaf: leaf[index], drawn)
+    close(masked(spec)(params, images[order], pick(order)).logits, logits[order], 1e-6)
+    close(masked(spec)(params, images[2:3], pick(slice(2, 3))).logits, logits[2:3])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_inactive_channels_and_dropped_tokens_may_hold_anything(mode, params, images):
+    spec = make_spec(mode)
+    model, drawn = ViT(spec), structures(spec, 7)
+    run = functools.partial(model.apply, {"params": params})
+
+    def finish(midway, group):
+        for index in range(group, SPACE.groups):
+            midway = run(midway, drawn.groups[index], index, method="advance")
+        return run(midway, method="finish")
+
+    midway = begin(model, params, images, drawn.groups[0])
+    wanted = finish(midway, 1)
+    for group in range(1, SPACE.groups):
+        tokens, width = midway.tokens, jnp.asarray(midway.width)[:, None, None]
+        noise = jnp.where(jnp.arange(tokens.features.shape[2]) < width, tokens.features, 1e6)
+        if tokens.valid is not None:
+            noise = jnp.where(tokens.valid[:, :, None], noise, 1e6)
+        size = None if tokens.size is None else jnp.where(tokens.valid, tokens.size, 1e6)
+        poisoned = midway._replace(tokens=tokens._replace(features=noise, size=size))
+        np.testing.assert_array_equal(finish(poisoned, group), finish(midway, group))
+        midway = run(midway, drawn.groups[group], group, method="advance")
+    np.testing.assert_array_equal(run(midway, method="finish"), wanted)
+
+
+def test_weights_outside_the_slices_do_not_matter(params, images):
+    """A structure of narrow layers reads only leading slices: everything else may be 1e6."""
+    spec = make_spec("prune")
+    narrow = SPACE.smallest((0.5,))
+    outside = jax.tree.map(lambda leaf: jnp.full_like(leaf, 1e6), params)
+    width, hidden = SPACE.widths[0], SPACE.hidden_units(SPACE.widths[0], SPACE.ratios[0])
+
+    def inside(path, kept, other):
+        name = jax.tree_util.keystr(path)
+        cuts = [slice(0, width) if size == SPACE.super_width else slice(0, hidden) if size == 96 else slice(None) for size in kept.shape]
+        if "qkv" in name and "bias" in name or "head" in name and "bias" in name:
+            cuts = [slice(None)]
+        if "qkv" in name and "kernel" in name:
+            cuts = [slice(0, width), slice(None)]
+        return other.at[tuple(cuts)].set(kept[tuple(cuts)])
+
+    poisoned = jax.tree_util.tree_map_with_path(inside, params, outside)
+    wanted = ViT(spec).apply({"params": params}, images, narrow)
+    np.testing.assert_array_equal(ViT(spec).apply({"params": poisoned}, images, narrow), wanted)
+    arrays = jax.tree.map(lambda leaf: jnp.full(len(images), leaf), narrow)
+    close(masked(spec)(poisoned, images, arrays).logits, wanted)
+
+
+def test_gradients_agree(params, images):
+    spec = make_spec("prune_merge")
+    static = SPACE.uniform(24, 2, (0.6, 0.7))
+    arrays = jax.tree.map(lambda leaf: jnp.full(len(images), leaf), static)
+    score = lambda params, structure: jnp.sum(jnp.sin(ViT(spec).apply({"params": params}, images, structure)))
+    compact, full = jax.grad(score)(params, static), jax.grad(score)(params, arrays)
+    scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(compact))
+    chex.assert_trees_all_close(full, compact, rtol=1e-4, atol=1e-5 * scale)
+
+
+def test_structures_are_data_not_shapes(params, images):
+    """Invariant 5: other structures cause no new trace."""
+    spec = make_spec("prune")
+    counted = chex.assert_max_traces(lambda p, x, s: walk(ViT(spec), p, x, s.groups[0], follow(s)).logits, n=1)
+    run = jax.jit(counted)
+    for seed in range(4):
+        run(params, images, structures(spec, seed))
+
+
+def test_keep_one_is_a_plain_vit(params, images):
+    """With all tokens kept, pruning only permutes patches, and attention does not see their order."""
+    spec = make_spec("prune")
+    everything = SPACE.largest()
+    class NoReduction(ViT):
+        def reduce(self, tokens, signals, rates):
+            return tokens
+    close(ViT(spec).apply({"params": params}, images, everything), NoReduction(spec).apply({"params": params}, images, everything))
