@@ -2,7 +2,7 @@
 
 The same functions serve a static structure (Python integers, exact) and a per-image one (float32 [B], inside jit).
 Conventions of METHODS section 4: MACs are what the papers print as FLOPs; attention runs at the token count before a
-reduction and the MLP at the count after it; softmax, norms and GELU are not multiply-accumulates.
+reduction and the MLP at the count after it; softmax, norms and GELU are no multiply-accumulates and counted apart.
 """
 
 from __future__ import annotations
@@ -86,6 +86,30 @@ def macs(spec: ModelSpec, structure: Structure, selector: int = 0) -> Macs:
         token_optimization=_merging(spec, structure, widths, counts.attention),
         selector=selector * (space.groups - 1),
         classifier=widths[-1] * spec.num_classes,
+    )
+
+
+class ElementOperations(NamedTuple):
+    """Elements that pass a softmax, a LayerNorm or a GELU for one image; reported apart from MACs."""
+
+    softmax: Amount
+    norm: Amount
+    gelu: Amount
+
+
+def element_operations(spec: ModelSpec, structure: Structure) -> ElementOperations:
+    """How many elements the element-wise functions of a structure see; ints or float32 [B]."""
+    space, counts = spec.space, token_counts(spec, structure)
+    widths, hidden = _numbers(structure, structure.widths), _numbers(structure, structure.hidden)
+    before, after = _numbers(structure, counts.attention), _numbers(structure, counts.mlp)
+    reads = [
+        space.widest if spec.enter_at_widest and layer in space.first_layers[1:] else width
+        for layer, width in enumerate(widths)
+    ]
+    return ElementOperations(
+        softmax=space.heads * sum(count * count for count in before),
+        norm=sum(n * r + m * w for n, m, r, w in zip(before, after, reads, widths)) + widths[-1],
+        gelu=sum(count * units for count, units in zip(after, hidden)),
     )
 
 
