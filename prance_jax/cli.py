@@ -140,7 +140,7 @@ def _benchmark(options: argparse.Namespace) -> int:
     selector = Selector(spec, config.selector, spec.space.first_group(config.model.first_group))
     images, labels = source.sample(source.tables, jax.random.key(0), config.selector.batch)
     params = walk.init(ViT(spec), jax.random.key(1))
-    context = Context(params, images, labels, jnp.ones(labels.shape, bool), jnp.float32(0))
+    context = Context(params, images, labels, jnp.zeros((len(labels), spec.num_classes)), jnp.float32(0))
     figures = measure(selector, context, jax.random.key(2), options.repeats)
     print(json.dumps({**figures, "hardware": hardware(), "weights": "random", "config": str(Path(options.config))}, indent=1))
     return 0

@@ -1,7 +1,7 @@
 """The Markov decision process of PRANCE (section 3.3): one image, three decisions, a classification after each.
 
 The state of inference before a decision does not depend on later ones, so it is kept: an episode over four groups
-takes 1 + 3 + 2 + 1 = 7 group evaluations, not 4 x 4. Whether the full network is right on an image is known before.
+takes 1 + 3 + 2 + 1 = 7 group evaluations, not 4 x 4. What the full network says of an image is known before.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from prance_jax.space import GroupChoice, Structure
 class Context(NamedTuple):
     """What an update of the selector holds fixed.
 
-    params: of the meta-network, frozen. images [P, S, S, C], labels [P], full_correct [P] bool: the pool that episodes
-    draw from. price: scalar, of compute.
+    params: of the meta-network, frozen. images [P, S, S, C], labels [P], full_logits [P, num_classes]: the pool that
+    episodes draw from. price: scalar, of compute.
     """
 
     params: Any
     images: jax.Array
     labels: jax.Array
-    full_correct: jax.Array
+    full_logits: jax.Array
     price: jax.Array
 
 
@@ -41,7 +41,7 @@ class Episode(NamedTuple):
     midway: Midway
     chosen: tuple[GroupChoice, ...]
     labels: jax.Array
-    full_correct: jax.Array
+    full_logits: jax.Array
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class PranceProcess:
         """Draws images from the pool and runs group 0. Returns the episodes and the first observation [B, D]."""
         drawn = jax.random.randint(key, (self.batch,), 0, context.labels.shape[0])
         midway = begin(self.model, context.params, context.images[drawn], self.first)
-        episode = Episode(midway, (self.first,), context.labels[drawn], context.full_correct[drawn])
+        episode = Episode(midway, (self.first,), context.labels[drawn], context.full_logits[drawn])
         return episode, self.observer(midway, 1)
 
     def step(self, context: Context, t: int, episode: Episode, action: jax.Array):
@@ -86,7 +86,7 @@ class PranceProcess:
 
         structure = Structure(chosen + rest)
         share = macs(spec, structure, self.decision_cost).total / float(macs(spec, spec.largest).total)
-        good = quality(self.config, logits, episode.labels, episode.full_correct)
+        good = quality(self.config, logits, episode.labels, episode.full_logits)
         info = {
             "correct": (jnp.argmax(logits, -1) == episode.labels).astype(jnp.float32),
             "macs_kept": share,

@@ -14,9 +14,12 @@ from prance_jax.errors import UserError
 class RewardConfig:
     """r = quality - price x (MACs of the finished structure / MACs of the full network) - keep_weight x keep.
 
-    quality: 'correct' is the paper's, 1 when the finished prediction is right; 'probability' is the softmax probability
-      of the true class: the same aim, far less noise. Either is 1 for an image that the full network gets wrong.
-    reward_mending: an image that the full network gets wrong is scored like any other, so that mending it pays.
+    quality, with p the finished prediction and f that of the full network:
+      'correct' is the paper's, 1 when the finished prediction is right, and 1 for an image that the full network gets
+        wrong; with `reward_mending` such an image is scored like any other, so that mending it pays;
+      'probability' is the same with the probability of the true class in place of right or wrong: less noise;
+      'agreement' is -KL(f || p), at least -agreement_floor: zero wherever nothing is lost, so the difficulty of the
+        image, which is most of the noise of the other two, drops out. It needs no labels.
     price: reward per dense network of MACs; the paper's 0.008 per 1e8 MACs is 0.008 x dense MACs / 1e8.
     keep_weight: per keep rate, the paper's 0.1.
     target_macs: when given (a share of dense MACs), the price follows the budget by dual ascent: after every update it
@@ -24,6 +27,7 @@ class RewardConfig:
     """
 
     quality: str = "correct"
+    agreement_floor: float = 4.0
     reward_mending: bool = False
     price: float = 0.4
     keep_weight: float = 0.1
@@ -31,18 +35,23 @@ class RewardConfig:
     price_rate: float = 0.5
 
     def __post_init__(self):
-        if self.quality not in ("correct", "probability"):
-            raise UserError(f"reward quality {self.quality!r} is not known; say 'correct' or 'probability'")
+        if self.quality not in ("correct", "probability", "agreement"):
+            raise UserError(f"reward quality {self.quality!r} is not known; say 'correct', 'probability' or 'agreement'")
         if self.target_macs is not None and not 0 < self.target_macs <= 1:
             raise UserError(f"target_macs={self.target_macs} is not a share of dense MACs; say a number above 0 and up to 1")
 
 
-def quality(config: RewardConfig, logits: jax.Array, labels: jax.Array, full_correct: jax.Array) -> jax.Array:
-    """float32 [B]. logits: [B, num_classes]; labels: int32 [B]; full_correct: bool [B], of the full network."""
+def quality(config: RewardConfig, logits: jax.Array, labels: jax.Array, full_logits: jax.Array) -> jax.Array:
+    """float32 [B]. logits, full_logits (of the full network): [B, num_classes]; labels: int32 [B]."""
+    if config.quality == "agreement":
+        log_full, log_own = jax.nn.log_softmax(full_logits), jax.nn.log_softmax(logits)
+        divergence = jnp.sum(jnp.exp(log_full) * (log_full - log_own), axis=-1)
+        return -jnp.minimum(divergence, config.agreement_floor)
     if config.quality == "correct":
         score = (jnp.argmax(logits, -1) == labels).astype(jnp.float32)
     else:
         score = jnp.take_along_axis(jax.nn.softmax(logits), labels[:, None], axis=1)[:, 0]
+    full_correct = jnp.argmax(full_logits, -1) == labels
     return score if config.reward_mending else jnp.where(full_correct, score, 1.0)
 
 

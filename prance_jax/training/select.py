@@ -76,7 +76,7 @@ class Selector:
 def pool(
     selector: Selector, params: Tree, tables: Any, sample: Callable, key: jax.Array, batch: int = 256
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The images of stage two, (images, labels, whether the full network is right), drawn once from the training data."""
+    """The images of stage two, (images, labels, logits of the full network), drawn once from the training data."""
     draw = _pool_batch(selector.spec, sample, batch)
     count = -(-selector.config.pool // batch)
     parts = [jax.device_get(draw(params, tables, jax.random.fold_in(key, index))) for index in range(count)]
@@ -89,19 +89,18 @@ def _pool_batch(spec: ModelSpec, sample: Callable, batch: int) -> Callable:
 
     def draw(params, tables, key):
         images, labels = sample(tables, key, batch)
-        logits = model.apply({"params": params}, images, spec.largest)
-        return images, labels, jnp.argmax(logits, axis=-1) == labels
+        return images, labels, model.apply({"params": params}, images, spec.largest)
 
     return jax.jit(draw)
 
 
 @functools.lru_cache(maxsize=None)
 def select_step(selector: Selector) -> Callable:
-    """Compiled (state, update, key, params, images, labels, full_correct) -> (state, metrics): one update of PPO."""
+    """Compiled (state, update, key, params, images, labels, full_logits) -> (state, metrics): one update of PPO."""
     ppo, process, config = selector.ppo, selector.process, selector.config
 
-    def step(state, index, key, params, images, labels, full_correct):
-        context = Context(params, images, labels, full_correct, state["price"])
+    def step(state, index, key, params, images, labels, full_logits):
+        context = Context(params, images, labels, full_logits, state["price"])
         learned, metrics, info = ppo.update(state["ppo"], process, context, jax.random.fold_in(key, index))
         # Only after the last decision nothing is left at its default: that structure is what serving will run.
         final = {name: value[-1].mean() for name, value in info.items()}

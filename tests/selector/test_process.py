@@ -1,0 +1,167 @@
+"""The decision process: actions, rewards by hand, Result-to-Go, and how much of the network an episode runs."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from prance_jax.complexity import macs
+from prance_jax.config import SelectorConfig
+from prance_jax.errors import UserError
+from prance_jax.models import walk
+from prance_jax.models.vit import ViT
+from prance_jax.selector import process as process_module
+from prance_jax.selector.actions import ActionSpace
+from prance_jax.selector.decide import RandomRule
+from prance_jax.selector.process import Context
+from prance_jax.selector.reward import RewardConfig, next_price, quality, reward
+from prance_jax.selector.state import Observer, decision_macs
+from prance_jax.space import Structure
+from prance_jax.training.select import Selector
+from small import KEEP, SPACE, make_spec
+
+
+def selector(mode="prune", **changes):
+    settings = dict(updates=1, batch=6, pool=12, keep_choices=KEEP, hidden=(8,), reward=RewardConfig(keep_weight=0.1))
+    spec = make_spec(mode)
+    return Selector(spec, SelectorConfig(**{**settings, **changes}), SPACE.first_group("max"))
+
+
+@pytest.fixture(scope="module")
+def context(params, images):
+    full = ViT(make_spec()).apply({"params": params}, images, make_spec().largest)
+    return Context(params, images, jnp.arange(6) % 5, full, jnp.float32(0.3))
+
+
+def test_lattice_actions_by_hand():
+    actions = ActionSpace(SPACE, 2, (KEEP, KEEP))
+    assert actions.sizes == (3, 3, 3, 3, 4, 4) and actions.components == 6
+    choice = actions.decode(jnp.array([[0, 2, 1, 2, 0, 3]]), 1)
+    assert [int(x[0]) for x in choice.widths] == [24, 28]
+    assert [int(x[0]) for x in choice.hidden] == [24, 28 * 3]
+    np.testing.assert_allclose([float(x[0]) for x in choice.keep], [0.3, 1.0])
+
+
+def test_continuous_actions_round_halves_to_even_and_clip():
+    actions = ActionSpace(SPACE, 1)
+    # round(0.25 x 2) = round(0.5) = 0, round(0.75 x 2) = round(1.5) = 2; outside [0, 1] is clipped.
+    choice = actions.decode(jnp.array([[0.25, 0.75, -3.0, 9.0, 0.123]]), 2)
+    assert [int(x[0]) for x in choice.widths] == [16, 28]
+    assert [int(x[0]) for x in choice.hidden] == [16, 28 * 3]
+    np.testing.assert_allclose(float(choice.keep[0][0]), 0.123, rtol=1e-6)
+
+
+@pytest.mark.parametrize("choices", [((0.0, 0.5),), ((0.5, float("nan")),), ((),), ((0.5,), (0.5,)), ((0.8, 0.5),)])
+def test_a_lattice_of_impossible_rates_is_refused(choices):
+    with pytest.raises(UserError, match="keep"):
+        ActionSpace(SPACE, 1, choices)
+
+
+def test_quality_by_hand():
+    logits = jnp.log(jnp.array([[0.7, 0.3], [0.2, 0.8], [0.6, 0.4]]))
+    full = jnp.log(jnp.array([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9]]))
+    labels = jnp.array([0, 0, 0])  # the full network is right, right, wrong
+    score = lambda **config: np.asarray(quality(RewardConfig(**config), logits, labels, full))
+    np.testing.assert_allclose(score(quality="correct"), [1, 0, 1])
+    np.testing.assert_allclose(score(quality="probability"), [0.7, 0.2, 1], rtol=1e-5)
+    np.testing.assert_allclose(score(quality="probability", reward_mending=True), [0.7, 0.2, 0.6], rtol=1e-5)
+    first = -(0.9 * np.log(0.9 / 0.7) + 0.1 * np.log(0.1 / 0.3))
+    second = -(0.9 * np.log(0.9 / 0.2) + 0.1 * np.log(0.1 / 0.8))
+    third = -(0.1 * np.log(0.1 / 0.6) + 0.9 * np.log(0.9 / 0.4))
+    np.testing.assert_allclose(score(quality="agreement", agreement_floor=1.0), [first, -1.0, third], rtol=1e-4)
+    assert second < -1.0
+
+
+def test_reward_and_price_by_hand():
+    found = reward(RewardConfig(keep_weight=0.1), jnp.array([1.0]), jnp.array([0.5]), (jnp.array([0.4]), jnp.array([0.5])), jnp.float32(0.2))
+    np.testing.assert_allclose(found, 1 - 0.2 * 0.5 - 0.1 * 0.9, rtol=1e-6)
+    dual = RewardConfig(target_macs=0.4, price_rate=0.5)
+    np.testing.assert_allclose(next_price(dual, jnp.float32(0.2), jnp.float32(0.6)), 0.2 * np.exp(0.1), rtol=1e-6)
+    assert float(next_price(RewardConfig(), jnp.float32(0.2), jnp.float32(0.6))) == pytest.approx(0.2)
+
+
+def test_result_to_go_is_what_a_whole_run_would_say(context):
+    """Each decision's reward equals that of an unbroken run with later groups at their default."""
+    chosen, process = selector(), selector().process
+    episode, observation = process.reset(context, jax.random.key(3))
+    drawn = jax.random.randint(jax.random.key(3), (6,), 0, 6)
+    images, labels, spec = context.images[drawn], context.labels[drawn], chosen.spec
+    rule = RandomRule(chosen.first, chosen.lattice)
+    assert observation.shape == (6, chosen.observer.size)
+    for t in range(3):
+        action = rule.draw(0.0, jax.random.key(10 + t), 6)
+        episode, observation, found, info = process.step(context, t, episode, action)
+        structure = Structure(episode.chosen + spec.largest.groups[t + 2 :])
+        logits = walk.walk(ViT(spec), context.params, images, chosen.first, walk.follow(structure)).logits
+        correct = np.asarray(jnp.argmax(logits, -1) == labels)
+        forgiven = np.asarray(jnp.argmax(context.full_logits[drawn], -1) != labels)
+        share = np.asarray(macs(spec, structure, chosen.decision_cost).total) / macs(spec, spec.largest).total
+        keep = np.asarray(episode.chosen[-1].keep[0])
+        np.testing.assert_allclose(found, (correct | forgiven) - 0.3 * share - 0.1 * keep, rtol=1e-4)
+        np.testing.assert_allclose(info["macs_kept"], share, rtol=1e-5)
+
+
+def test_an_episode_takes_seven_group_evaluations(context, monkeypatch):
+    """1 + 3 + 2 + 1, not 4 x 4: the prefix before a decision is kept."""
+    counted = []
+
+    def counting(name, function):
+        def call(*arguments):
+            counted.append(name)
+            return function(*arguments)
+        return call
+
+    monkeypatch.setattr(process_module, "begin", counting("group", walk.begin))
+    advance = counting("group", walk.advance)
+    monkeypatch.setattr(process_module, "advance", advance)
+    monkeypatch.setattr(walk, "advance", advance)
+    chosen = selector()
+    ppo, process = chosen.ppo, chosen.process
+    jax.eval_shape(lambda: ppo.rollout(ppo.init(jax.random.key(0)), process, context, jax.random.key(1)))
+    assert len(counted) == 7
+
+
+@pytest.mark.parametrize("kind, size", [("keys", 17), ("rich", 2 * 17 + 28 + 3 + 3)])
+def test_observations_do_not_see_dropped_tokens(kind, size, context):
+    spec = make_spec()
+    observer = Observer(spec, kind)
+    midway = walk.begin(ViT(spec), context.params, context.images, SPACE.first_group("max"))
+    choice = RandomRule(SPACE.first_group("max"), ActionSpace(SPACE, 1, (KEEP,))).structure(0.0, jax.random.key(0), 6).groups[1]
+    midway = walk.advance(ViT(spec), context.params, midway, choice, 1)
+    tokens = midway.tokens
+    noise = jnp.where(tokens.valid[:, :, None], tokens.features, 1e6)
+    keys = jnp.where(tokens.valid[:, :, None], midway.signals.keys, 1e6)
+    poisoned = midway._replace(tokens=tokens._replace(features=noise), signals=midway.signals._replace(keys=keys))
+    seen = observer(midway, 2)
+    assert seen.shape == (6, size) == (6, observer.size)
+    np.testing.assert_array_equal(observer(poisoned, 2), seen)
+    means = np.asarray(midway.signals.keys).mean(-1) * np.asarray(tokens.valid)
+    np.testing.assert_allclose(seen[:, :17], means, rtol=1e-5, atol=1e-6)
+
+
+def test_the_papers_selector_costs_118_thousand_macs():
+    assert decision_macs(197, (256, 256), 7) == 197 * 256 + 256 * 256 + 256 * 7
+    assert decision_macs(197, (256, 256), 7) == pytest.approx(118_000, rel=0.01)
+
+
+def test_random_rule_meets_a_budget():
+    spec = make_spec()
+    rule = RandomRule(SPACE.first_group("min"), ActionSpace(SPACE, 1, (KEEP,)))
+    for target in (0.3, 0.5):
+        tilt = rule.tilt_for(spec, target)
+        drawn = rule.structure(tilt, jax.random.key(7), 8192)
+        share = float(jnp.mean(macs(spec, drawn).total)) / macs(spec, spec.largest).total
+        assert share == pytest.approx(target, abs=0.01)
+
+
+def test_unknown_names_are_told():
+    with pytest.raises(UserError, match="selector state 'key' is not known"):
+        Observer(make_spec(), "key")
+    with pytest.raises(UserError, match="reward quality 'accuracy' is not known"):
+        RewardConfig(quality="accuracy")
+    with pytest.raises(UserError, match="target_macs=1.5 is not a share"):
+        RewardConfig(target_macs=1.5)
+    with pytest.raises(UserError, match="policy 'beta' is not known"):
+        dataclasses.replace(selector().config, policy="beta")
