@@ -1,0 +1,123 @@
+"""The door: commands end to end on a tiny network, and one clear line for everything that a user can get wrong."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prance_jax.cli import main
+
+CONFIG = str(Path(__file__).parent / "tiny_config.py")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("cli") / "run"
+    assert main(["train", "--config", CONFIG, "--workdir", str(workdir), "--quiet"]) == 0
+    return workdir
+
+
+def run(capsys, *arguments):
+    status = main(list(arguments))
+    said = capsys.readouterr()
+    return status, said.out, said.err
+
+
+def refused(capsys, *arguments):
+    """Status 2 and exactly one line on standard error."""
+    status, _, said = run(capsys, *arguments)
+    lines = [line for line in said.splitlines() if not line.startswith("continuing in")]
+    assert status == 2 and len(lines) == 1 and lines[0].startswith("prance_jax: "), said
+    return lines[0]
+
+
+def test_train_writes_what_it_says(trained):
+    results = json.loads((trained / "results.json").read_text())
+    assert [row["method"] for row in results["rows"]] == ["dense", "meta_largest", "best_static", "random_policy", "prance_prune"]
+    assert results["images"] == 50 and "train --config" in results["command"] and results["seconds"] > 0
+    assert "| prance_prune |" in (trained / "results.md").read_text()
+    stages = {json.loads(line)["stage"] for line in (trained / "metrics.jsonl").read_text().splitlines()}
+    assert stages == {"seed0/dense", "seed0/meta", "seed0/prune/selector", "seed0/prune/finetune"}
+
+
+def test_evaluate_needs_only_the_workdir(trained, capsys):
+    before = json.loads((trained / "results.json").read_text())["rows"]
+    status, out, _ = run(capsys, "evaluate", "--workdir", str(trained), "--quiet")
+    assert status == 0 and "prance_prune" in out
+    after = json.loads((trained / "results.json").read_text())["rows"]
+    assert [row["top1"] for row in after] == [row["top1"] for row in before]
+
+
+def test_a_second_train_trains_nothing(trained, capsys):
+    metrics = (trained / "metrics.jsonl").read_text()
+    status, _, said = run(capsys, "train", "--config", CONFIG, "--workdir", str(trained), "--quiet")
+    assert status == 0 and "continuing in" in said and (trained / "metrics.jsonl").read_text() == metrics
+
+
+def test_one_stage_at_a_time(tmp_path, capsys):
+    status, out, _ = run(capsys, "train", "--config", CONFIG, "--workdir", str(tmp_path / "w"), "--stage", "dense", "--quiet")
+    assert status == 0 and "next: --stage meta" in out
+    assert (tmp_path / "w/checkpoints/seed0/dense").is_dir() and not (tmp_path / "w/checkpoints/seed0/meta").exists()
+
+
+def test_evaluating_what_was_not_trained(tmp_path, capsys):
+    run(capsys, "train", "--config", CONFIG, "--workdir", str(tmp_path / "w"), "--stage", "dense", "--quiet")
+    assert "stage seed0/meta is at step 0 of 6; run the train command" in refused(capsys, "evaluate", "--workdir", str(tmp_path / "w"))
+    assert "not a workdir" in refused(capsys, "evaluate", "--workdir", str(tmp_path / "nowhere"))
+
+
+BAD_VALUES = [
+    ("--config.meta.step=5", "config.meta.step", "steps"),
+    ("--config.metta.steps=5", "config.metta", "meta"),
+    ("--config.meta.steps=many", "config.meta.steps", "int"),
+    ("--config.selector.keep_choices=(0.0,0.5)", "keep rate 0.0", "above 0 and up to 1"),
+    ("--config.selector.keep_choices=(0.5,nan)", "nan", ""),
+    ("--config.model.first_group=5x1", "first group '5x1'", "choose from min, max"),
+    ("--config.model.space.widths=(4,16)", "widths go up to 16", "stop at 8"),
+    ("--config.token_modes=('prun',)", "'prun' is not known", "prune"),
+    ("--config.data.name=imagenet", "'imagenet' is not known", "digits"),
+    ("--config.data.digits.test_images=0", "test_images", "1 or more"),
+    ("--config.data.digits.train_digits=0", "train_digits 0", "20 or more"),
+    ("--config.model.patch_size=3", "image size 20", "patch size 3"),
+    ("--config.seeds=()", "seeds", "at least one"),
+]
+
+
+@pytest.mark.parametrize("override, what, right", BAD_VALUES, ids=[case[0] for case in BAD_VALUES])
+def test_a_bad_value_is_one_clear_line(override, what, right, tmp_path, capsys):
+    said = refused(capsys, "train", "--config", CONFIG, "--workdir", str(tmp_path / "w"), "--quiet", override)
+    assert what in said and right in said
+
+
+def test_a_workdir_of_another_config(trained, capsys):
+    said = refused(capsys, "train", "--config", CONFIG, "--workdir", str(trained), "--config.meta.steps=7")
+    assert "meta.steps: 7 here, 6 in the workdir" in said and "another --workdir" in said
+
+
+def test_a_foreign_checkpoint_lists_paths(trained, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    shutil.rmtree(copy / "checkpoints/seed0/meta")
+    shutil.copytree(copy / "checkpoints/seed0/prune/selector", copy / "checkpoints/seed0/meta")
+    said = refused(capsys, "evaluate", "--workdir", str(copy), "--quiet")
+    assert "seed0/meta" in said
+
+
+def test_a_missing_config_file(tmp_path, capsys):
+    assert "nowhere.py" in refused(capsys, "train", "--config", "nowhere.py", "--workdir", str(tmp_path / "w"))
+
+
+def test_the_benchmark_prints_its_figures(capsys):
+    status, out, _ = run(capsys, "benchmark", "--config", CONFIG, "--repeats", "1")
+    figures = json.loads(out)
+    assert status == 0 and figures["ratio"] == pytest.approx(figures["rollout_decisions_per_s"] / figures["loop_decisions_per_s"])
+
+
+def test_help_as_a_module():
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-m", "prance_jax", "--help"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and "train" in done.stdout and "evaluate" in done.stdout

@@ -1,0 +1,112 @@
+"""The stages on a tiny network: one seed, one result, whatever interrupts it; every row of the table comes out."""
+
+from pathlib import Path
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from prance_jax import config_io
+from prance_jax.config import Config
+from prance_jax.report.compare import compare
+from prance_jax.training import loop
+from prance_jax.training.experiment import Experiment
+from prance_jax.training.metrics import Progress, read
+from prance_jax.training.workdir import Workdir
+
+CONFIG = Path(__file__).parents[1] / "tiny_config.py"
+
+
+class Killed(BaseException):
+    """As sudden as SIGKILL: nothing in the loop catches it."""
+
+
+class KillingProgress(Progress):
+    """Dies at a step of a stage."""
+
+    def __init__(self, stage=None, step=None):
+        super().__init__(quiet=True)
+        self.victim = stage, step
+
+    def start(self, name, steps, done=0):
+        self.name = name
+        super().start(name, steps, done)
+
+    def update(self, step, values=None):
+        if (self.name, step) == self.victim:
+            raise Killed
+
+
+def experiment(path, progress=None, *overrides):
+    config = config_io.load(CONFIG, Config, overrides)
+    return Experiment(config, Workdir(path), progress or Progress(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing interrupted."""
+    run = experiment(tmp_path_factory.mktemp("whole"))
+    return run, run.contenders(0)
+
+
+def without_time(path):
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in read(path)]
+
+
+@pytest.mark.parametrize("stage", ["dense", "meta", "prune/selector", "prune/finetune"])
+def test_killed_and_continued_is_bit_identical(stage, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_SAVE_SHARE", 1e9)  # a checkpoint at every step, so that there is something to continue
+    with pytest.raises(Killed):
+        experiment(tmp_path, KillingProgress(f"seed0/{stage}", 3), "--config.checkpoint_seconds=0").contenders(0)
+    again = experiment(tmp_path, None, "--config.checkpoint_seconds=0")
+    rows = again.contenders(0)
+    for row, wanted in zip(rows, whole[1]):
+        assert row.method == wanted.method
+        chex.assert_trees_all_equal((row.params, row.variables), (wanted.params, wanted.variables))
+    assert without_time(again.workdir.metrics_file) == without_time(whole[0].workdir.metrics_file)
+
+
+def test_every_row_of_the_table(whole):
+    run, _ = whole
+    results = compare(run, "a command", lambda: 1.0)
+    rows = {row.method: row for row in results.rows}
+    assert list(rows) == ["dense", "meta_largest", "best_static", "random_policy", "prance_prune"]
+    assert results.images == 50 and rows["dense"].macs_kept == 1.0 and rows["dense"].top1_change == 0.0
+    assert rows["best_static"].gmacs <= rows["prance_prune"].gmacs * 1.02
+    assert rows["prance_prune"].tokens_left < 1 or rows["prance_prune"].macs_kept < 1
+    for row in rows.values():
+        assert 0 <= row.top1 <= 1 and 0 < row.tokens_left <= 1 and row.active_params > 0
+    assert rows["dense"].images_per_s > 0 and rows["prance_prune"].images_per_s is None
+
+
+def test_every_image_counts_once(whole):
+    """50 test images in batches of 32: the padding of the last batch is cut off."""
+    run, rows = whole
+    found = run.evaluate(rows[-1], "test")
+    assert found.correct.shape == found.macs.shape == (50,)
+    other = experiment(run.workdir.path, None, "--config.evaluation.batch=25").evaluate(rows[-1], "test")
+    np.testing.assert_array_equal(found.predicted, other.predicted)
+    np.testing.assert_allclose(found.macs, other.macs, rtol=1e-6)
+
+
+def test_nothing_compiles_again_for_another_seed(whole, tmp_path):
+    """Seeds are data: the second seed's stages run in the programs of the first."""
+    run = experiment(tmp_path, None, "--config.seeds=3")
+    run.source = whole[0].source
+    names = []
+    previous = jax.config.jax_log_compiles
+    with jax.log_compiles():
+        import logging
+
+        class Listen(logging.Handler):
+            def emit(self, record):
+                if "Finished XLA compilation of jit(step)" in record.getMessage():
+                    names.append(record.getMessage())
+
+        listener = Listen()
+        logging.getLogger("jax._src.dispatch").addHandler(listener)
+        run.policy(3, "prune")
+        logging.getLogger("jax._src.dispatch").removeHandler(listener)
+    assert not names, names
+    assert jax.config.jax_log_compiles == previous
