@@ -16,7 +16,7 @@ from prance_jax.complexity import macs, token_counts
 from prance_jax.models.vit import Midway, ViT
 from prance_jax.models.walk import advance, begin, complete
 from prance_jax.selector.actions import ActionSpace
-from prance_jax.selector.reward import RewardConfig, quality, reward
+from prance_jax.selector.reward import RewardConfig, quality, reward, worth
 from prance_jax.selector.state import Observer
 from prance_jax.space import GroupChoice, Structure
 
@@ -36,12 +36,13 @@ class Context(NamedTuple):
 
 
 class Episode(NamedTuple):
-    """B episodes between two decisions."""
+    """B episodes between two decisions. worth: [B], of the structure finished after the decision before."""
 
     midway: Midway
     chosen: tuple[GroupChoice, ...]
     labels: jax.Array
     full_logits: jax.Array
+    worth: jax.Array
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ class PranceProcess:
         """Draws images from the pool and runs group 0. Returns the episodes and the first observation [B, D]."""
         drawn = jax.random.randint(key, (self.batch,), 0, context.labels.shape[0])
         midway = begin(self.model, context.params, context.images[drawn], self.first)
-        episode = Episode(midway, (self.first,), context.labels[drawn], context.full_logits[drawn])
+        nothing = jnp.zeros(self.batch)
+        episode = Episode(midway, (self.first,), context.labels[drawn], context.full_logits[drawn], nothing)
         return episode, self.observer(midway, 1)
 
     def step(self, context: Context, t: int, episode: Episode, action: jax.Array):
@@ -95,5 +97,6 @@ class PranceProcess:
         observation = (
             self.observer(midway, group + 1) if group < self.horizon else jnp.zeros((self.batch, self.observer.size))
         )
-        episode = episode._replace(midway=midway, chosen=chosen)
-        return episode, observation, reward(self.config, good, share, choice.keep, context.price), info
+        now = worth(good, share, context.price)
+        gained = reward(self.config, now, episode.worth, choice.keep)
+        return episode._replace(midway=midway, chosen=chosen, worth=now), observation, gained, info

@@ -22,6 +22,10 @@ class RewardConfig:
         image, which is most of the noise of the other two, drops out. It needs no labels.
     price: reward per dense network of MACs; the paper's 0.008 per 1e8 MACs is 0.008 x dense MACs / 1e8.
     keep_weight: per keep rate, the paper's 0.1.
+    marginal: the reward is what this decision changed: quality and MACs are taken as the difference to those before it.
+      With gamma 1 the return of an episode is then exactly the worth of its finished structure (the paper's sum weighs
+      early decisions, whose costs come up in every later reward, more than late ones), and every step still has an
+      immediate reward.
     target_macs: when given (a share of dense MACs), the price follows the budget by dual ascent: after every update it
       is multiplied by exp(price_rate x (MACs kept - target)).
     """
@@ -31,6 +35,7 @@ class RewardConfig:
     reward_mending: bool = False
     price: float = 0.4
     keep_weight: float = 0.1
+    marginal: bool = False
     target_macs: float | None = None
     price_rate: float = 0.5
 
@@ -55,11 +60,15 @@ def quality(config: RewardConfig, logits: jax.Array, labels: jax.Array, full_log
     return score if config.reward_mending else jnp.where(full_correct, score, 1.0)
 
 
-def reward(
-    config: RewardConfig, quality: jax.Array, macs_share: jax.Array, keep: tuple[jax.Array, ...], price: jax.Array
-) -> jax.Array:
-    """float32 [B]. macs_share: [B], of the full network; keep: rates of this decision, [B] each; price: scalar or [B]."""
-    return quality - price * macs_share - config.keep_weight * sum(keep)
+def reward(config: RewardConfig, worth: jax.Array, before: jax.Array, keep: tuple[jax.Array, ...]) -> jax.Array:
+    """float32 [B]. worth: of the structure finished after this decision, see `worth`; before: the same for the decision
+    before, 0 for the first; keep: rates of this decision, [B] each."""
+    return worth - (before if config.marginal else 0.0) - config.keep_weight * sum(keep)
+
+
+def worth(quality: jax.Array, macs_share: jax.Array, price: jax.Array) -> jax.Array:
+    """quality - price x macs_share, [B]; macs_share: [B], of the full network; price: scalar or [B]."""
+    return quality - price * macs_share
 
 
 def next_price(config: RewardConfig, price: jax.Array, macs_share: jax.Array) -> jax.Array:

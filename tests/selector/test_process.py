@@ -16,7 +16,7 @@ from prance_jax.selector import process as process_module
 from prance_jax.selector.actions import ActionSpace
 from prance_jax.selector.decide import RandomRule
 from prance_jax.selector.process import Context
-from prance_jax.selector.reward import RewardConfig, next_price, quality, reward
+from prance_jax.selector.reward import RewardConfig, next_price, quality, reward, worth
 from prance_jax.selector.state import Observer, decision_macs
 from prance_jax.space import Structure
 from prance_jax.training.select import Selector
@@ -75,8 +75,11 @@ def test_quality_by_hand():
 
 
 def test_reward_and_price_by_hand():
-    found = reward(RewardConfig(keep_weight=0.1), jnp.array([1.0]), jnp.array([0.5]), (jnp.array([0.4]), jnp.array([0.5])), jnp.float32(0.2))
-    np.testing.assert_allclose(found, 1 - 0.2 * 0.5 - 0.1 * 0.9, rtol=1e-6)
+    now = worth(jnp.array([1.0]), jnp.array([0.5]), jnp.float32(0.2))
+    keep, before = (jnp.array([0.4]), jnp.array([0.5])), jnp.array([0.7])
+    np.testing.assert_allclose(reward(RewardConfig(keep_weight=0.1), now, before, keep), 1 - 0.2 * 0.5 - 0.1 * 0.9, rtol=1e-6)
+    marginal = RewardConfig(keep_weight=0.0, marginal=True)
+    np.testing.assert_allclose(reward(marginal, now, before, keep), 1 - 0.2 * 0.5 - 0.7, rtol=1e-5)
     dual = RewardConfig(target_macs=0.4, price_rate=0.5)
     np.testing.assert_allclose(next_price(dual, jnp.float32(0.2), jnp.float32(0.6)), 0.2 * np.exp(0.1), rtol=1e-6)
     assert float(next_price(RewardConfig(), jnp.float32(0.2), jnp.float32(0.6))) == pytest.approx(0.2)
