@@ -8,7 +8,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Sequence
+from typing import Callable, Sequence
 
 from prance_jax.errors import UserError
 
@@ -94,23 +94,27 @@ def _report(options: argparse.Namespace, config, workdir, train: bool) -> int:
     from prance_jax.report.compare import compare
     from prance_jax.report.results import table
 
-    start = time.monotonic()
     experiment = _experiment(options, config, workdir, train)
-    results = compare(experiment, options.line, lambda: _spent(workdir, time.monotonic() - start))
-    results.save(workdir.path)
+    for results in compare(experiment, options.line, _clock(workdir)):
+        results.save(workdir.path)
     print(table(results))
     print(f"results: {workdir.path}/results.json and results.md; metrics: {workdir.metrics_file}; checkpoints: {workdir.checkpoints}")
     return 0
 
 
-def _spent(workdir, seconds: float) -> float:
-    """Seconds of all sessions of a workdir, those that were stopped included."""
+def _clock(workdir) -> Callable[[], float]:
+    """Seconds of all sessions of a workdir so far, those that were stopped after a seed included."""
     from prance_jax.training.workdir import write_atomic
 
-    file = workdir.path / "seconds.json"
+    file, start = workdir.path / "seconds.json", time.monotonic()
     before = json.loads(file.read_text()) if file.exists() else 0.0
-    write_atomic(file, json.dumps(before + seconds))
-    return before + seconds
+
+    def spent() -> float:
+        seconds = before + time.monotonic() - start
+        write_atomic(file, json.dumps(seconds))
+        return seconds
+
+    return spent
 
 
 def _experiment(options: argparse.Namespace, config, workdir, train: bool):
@@ -135,7 +139,7 @@ def _benchmark(options: argparse.Namespace) -> int:
     from prance_jax.training.select import Selector
 
     config = config_io.load(options.config, Config, options.overrides)
-    source = load_source(config)
+    source = load_source(config.data)
     spec = config.spec(source, config.token_modes[0])
     selector = Selector(spec, config.selector, spec.space.first_group(config.model.first_group))
     images, labels = source.sample(source.tables, jax.random.key(0), config.selector.batch)

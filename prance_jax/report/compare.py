@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable
+from typing import Callable, Iterator
 
 import jax
 
@@ -14,8 +14,10 @@ from prance_jax.selector.decide import StaticRule
 from prance_jax.training.experiment import Contender, Experiment
 
 
-def compare(experiment: Experiment, command: str, spent: Callable[[], float]) -> Results:
-    """Evaluates all rows of all seeds on the test images. spent: seconds of the run, asked for at its end.
+def compare(experiment: Experiment, command: str, spent: Callable[[], float]) -> Iterator[Results]:
+    """Evaluates all rows on the test images: yields the results after every seed, the last ones being complete.
+
+    spent: gives the seconds of the run so far.
 
     Speed is measured where execution is compact (static structures). Per-image decisions run masked here, and a mask
     saves no time, so their speed is left empty rather than quoted.
@@ -50,7 +52,7 @@ def compare(experiment: Experiment, command: str, spent: Callable[[], float]) ->
                     realised_share=speedup * kept if speedup else None,
                 )
             )
-    return Results(tuple(rows), images, hardware(), command, spent())
+        yield Results(tuple(rows), images, hardware(), command, spent())
 
 
 def _speeds(experiment: Experiment, contenders: list[Contender]) -> dict[str, float]:

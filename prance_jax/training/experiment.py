@@ -6,6 +6,7 @@ Stages are named seedN/dense, seedN/meta, seedN/MODE/selector, seedN/MODE/finetu
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from prance_jax.complexity import macs
-from prance_jax.config import Config
+from prance_jax.config import Config, DataConfig
 from prance_jax.data.digits import load_digits_source
 from prance_jax.data.source import Source
 from prance_jax.errors import UserError
@@ -53,7 +54,7 @@ class Experiment:
     def __init__(self, config: Config, workdir: Workdir, progress: Progress, *, train: bool = True):
         """train: whether a stage that is not there is trained; else it is a UserError."""
         self.config, self.workdir, self.progress, self.train = config, workdir, progress, train
-        self.source = load_source(config)
+        self.source = load_source(config.data)
         self.metrics = MetricsWriter(workdir.metrics_file)
         self._finished: dict[str, Any] = {}
 
@@ -232,11 +233,15 @@ class Experiment:
         return self._finished[stage.name]
 
 
-def load_source(config: Config) -> Source:
-    """The data source of a config. Raises UserError for an unknown name."""
-    if config.data.name != "digits":
-        raise UserError(f"data set {config.data.name!r} is not known; choose from digits")
-    return load_digits_source(config.data.digits)
+@functools.lru_cache(maxsize=4)
+def load_source(config: DataConfig) -> Source:
+    """The data source of a config; the same object for the same config, since compiled steps belong to a source.
+
+    Raises UserError for an unknown name.
+    """
+    if config.name != "digits":
+        raise UserError(f"data set {config.name!r} is not known; choose from digits")
+    return load_digits_source(config.digits)
 
 
 def _name(method: str, mode: str, config: Config) -> str:

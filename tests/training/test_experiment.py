@@ -69,7 +69,7 @@ def test_killed_and_continued_is_bit_identical(stage, whole, tmp_path, monkeypat
 
 def test_every_row_of_the_table(whole):
     run, _ = whole
-    results = compare(run, "a command", lambda: 1.0)
+    (results,) = compare(run, "a command", lambda: 1.0)
     rows = {row.method: row for row in results.rows}
     assert list(rows) == ["dense", "meta_largest", "best_static", "random_policy", "prance_prune"]
     assert results.images == 50 and rows["dense"].macs_kept == 1.0 and rows["dense"].top1_change == 0.0
@@ -93,7 +93,6 @@ def test_every_image_counts_once(whole):
 def test_nothing_compiles_again_for_another_seed(whole, tmp_path):
     """Seeds are data: the second seed's stages run in the programs of the first."""
     run = experiment(tmp_path, None, "--config.seeds=3")
-    run.source = whole[0].source
     names = []
     previous = jax.config.jax_log_compiles
     with jax.log_compiles():
