@@ -14,38 +14,60 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     muon = {"name": "muon", "learning_rate": 1e-2, "warmup": 100}
-    return ConfigDict({
-        "name": "digits",
-        "seeds": (0,),
-        "token_modes": ("prune",),
-        "data": {
-            "digits": {
-                "canvas": 28, "grid": 4, "min_scale": 14.0, "max_scale": 17.0,
-                "min_crop": 2, "max_crop": 3, "clutter_ink": 0.7,
+    return ConfigDict(
+        {
+            "name": "digits",
+            "seeds": (0,),
+            "token_modes": ("prune",),
+            "data": {
+                "digits": {
+                    "canvas": 28,
+                    "grid": 4,
+                    "min_scale": 14.0,
+                    "max_scale": 17.0,
+                    "min_crop": 2,
+                    "max_crop": 3,
+                    "clutter_ink": 0.7,
+                },
             },
-        },
-        "model": {
-            "space": {
-                "preset": "nano", "super_width": 48, "super_ratio": 3.0, "heads": 3, "head_dim": 16,
-                "widths": (24, 32, 40, 48), "ratios": (1.0, 2.0, 3.0), "layers": (1, 2, 2, 1),
+            "model": {
+                "space": {
+                    "preset": "nano",
+                    "super_width": 48,
+                    "super_ratio": 3.0,
+                    "heads": 3,
+                    "head_dim": 16,
+                    "widths": (24, 32, 40, 48),
+                    "ratios": (1.0, 2.0, 3.0),
+                    "layers": (1, 2, 2, 1),
+                },
+                "patch_size": 4,
+                "first_group": "max",
             },
-            "patch_size": 4,
-            "first_group": "max",
-        },
-        "dense": {"steps": 2400, "batch": 32, "optimizer": muon},
-        "meta": {"steps": 2000, "batch": 32, "random_batch": 24, "optimizer": muon},
-        "selector": {
-            "updates": 220, "batch": 256, "pool": 24576, "hidden": (64, 64),
-            "keep_choices": (0.2, 0.35, 0.5, 0.65, 0.8, 1.0),
-            # Agreement with the full network, step by step: see selector/reward.py. The price of compute follows the
-            # budget; the paper's reward is quality "correct", price 0.008 x MACs / 1e8, keep_weight 0.1.
-            "reward": {
-                "quality": "agreement", "marginal": True, "keep_weight": 0.0,
-                "target_macs": 0.33, "price": 0.3, "price_rate": 0.2,
+            "dense": {"steps": 2400, "batch": 32, "optimizer": muon},
+            "meta": {"steps": 2000, "batch": 32, "random_batch": 24, "optimizer": muon},
+            "selector": {
+                "updates": 220,
+                "batch": 256,
+                "pool": 24576,
+                "hidden": (64, 64),
+                "keep_choices": (0.2, 0.35, 0.5, 0.65, 0.8, 1.0),
+                # Agreement with the full network, step by step: see selector/reward.py. The price of compute follows the
+                # budget; the paper's reward is quality "correct", price 0.008 x MACs / 1e8, keep_weight 0.1.
+                "reward": {
+                    "quality": "agreement",
+                    "marginal": True,
+                    "keep_weight": 0.0,
+                    "target_macs": 0.33,
+                    "price": 0.3,
+                    "price_rate": 0.2,
+                },
+                "ppo": {"actor_lr": 2e-3, "critic_lr": 3e-3, "epochs": 4, "gamma": 1.0, "entropy": 0.001},
             },
-            "ppo": {"actor_lr": 2e-3, "critic_lr": 3e-3, "epochs": 4, "gamma": 1.0, "entropy": 0.001},
-        },
-        "finetune": {
-            "steps": 400, "batch": 64, "optimizer": {"name": "muon", "learning_rate": 2e-3, "warmup": 50},
-        },
-    })
+            "finetune": {
+                "steps": 400,
+                "batch": 64,
+                "optimizer": {"name": "muon", "learning_rate": 2e-3, "warmup": 50},
+            },
+        }
+    )

@@ -41,16 +41,24 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, run, text: str, workdir: bool = True) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(run=run)
-        sub.add_argument("--config", required=name != "evaluate", help="a file with get_config(), such as configs/digits.py")
+        sub.add_argument(
+            "--config",
+            required=name != "evaluate",
+            help="a file with get_config(), such as configs/digits.py",
+        )
         if workdir:
             sub.add_argument("--workdir", required=True, help="folder of checkpoints, metrics and results")
         sub.add_argument("--quiet", action="store_true", help="no progress, only the table")
         return sub
 
-    train = command("train", _train, "trains all stages, evaluates, prints the table; continues where it was stopped")
+    train = command(
+        "train", _train, "trains all stages, evaluates, prints the table; continues where it was stopped"
+    )
     train.add_argument("--stage", choices=("all", "dense", "meta", "selector", "finetune"), default="all")
     command("evaluate", _evaluate, "evaluates a trained workdir again and prints the table")
-    benchmark = command("benchmark", _benchmark, "measures the jitted rollout against a plain loop", workdir=False)
+    benchmark = command(
+        "benchmark", _benchmark, "measures the jitted rollout against a plain loop", workdir=False
+    )
     benchmark.add_argument("--repeats", type=int, default=5)
     return parser
 
@@ -70,7 +78,10 @@ def _train(options: argparse.Namespace) -> int:
     experiment = _experiment(options, config, workdir, train=True)
     experiment.run(options.stage)
     following = STAGES[STAGES.index(options.stage) + 1 :]
-    print(f"stage {options.stage} is done in {workdir.path}; " + (f"next: --stage {following[0]}" if following else "next: evaluate"))
+    print(
+        f"stage {options.stage} is done in {workdir.path}; "
+        + (f"next: --stage {following[0]}" if following else "next: evaluate")
+    )
     return 0
 
 
@@ -84,7 +95,9 @@ def _evaluate(options: argparse.Namespace) -> int:
         config = config_io.load(options.config, Config, options.overrides)
         lines = config_io.differences(config, config_io.from_dict(Config, workdir.config()))
         if lines:
-            raise UserError(f"workdir {workdir.path} belongs to another configuration ({'; '.join(lines)}); leave --config out")
+            raise UserError(
+                f"workdir {workdir.path} belongs to another configuration ({'; '.join(lines)}); leave --config out"
+            )
     else:
         config = config_io.from_dict(Config, workdir.config())
     return _report(options, config, workdir, train=False)
@@ -98,7 +111,9 @@ def _report(options: argparse.Namespace, config, workdir, train: bool) -> int:
     for results in compare(experiment, options.line, _clock(workdir)):
         results.save(workdir.path)
     print(table(results))
-    print(f"results: {workdir.path}/results.json and results.md; metrics: {workdir.metrics_file}; checkpoints: {workdir.checkpoints}")
+    print(
+        f"results: {workdir.path}/results.json and results.md; metrics: {workdir.metrics_file}; checkpoints: {workdir.checkpoints}"
+    )
     return 0
 
 
@@ -146,5 +161,10 @@ def _benchmark(options: argparse.Namespace) -> int:
     params = walk.init(ViT(spec), jax.random.key(1))
     context = Context(params, images, labels, jnp.zeros((len(labels), spec.num_classes)), jnp.float32(0))
     figures = measure(selector, context, jax.random.key(2), options.repeats)
-    print(json.dumps({**figures, "hardware": hardware(), "weights": "random", "config": str(Path(options.config))}, indent=1))
+    print(
+        json.dumps(
+            {**figures, "hardware": hardware(), "weights": "random", "config": str(Path(options.config))},
+            indent=1,
+        )
+    )
     return 0

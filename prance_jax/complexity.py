@@ -74,7 +74,9 @@ def macs(spec: ModelSpec, structure: Structure, selector: int = 0) -> Macs:
             writes = widths[layer]
         else:
             writes = space.widest if spec.enter_at_widest and last_of_group else widths[layer + 1]
-        attention += before[layer] * inner * (3 * reads + widths[layer]) + 2 * before[layer] * before[layer] * inner
+        attention += (
+            before[layer] * inner * (3 * reads + widths[layer]) + 2 * before[layer] * before[layer] * inner
+        )
         mlp += after[layer] * hidden[layer] * (widths[layer] + writes)
         if last_of_group:
             residual_maps += after[layer] * widths[layer] * writes

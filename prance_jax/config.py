@@ -37,11 +37,19 @@ class SpaceConfig:
     def build(self) -> SearchSpace:
         """Raises UserError for an unknown preset or choices that do not fit."""
         if self.preset not in SPACES:
-            raise UserError(f"search space preset {self.preset!r} is not known; choose from {', '.join(SPACES)}")
+            raise UserError(
+                f"search space preset {self.preset!r} is not known; choose from {', '.join(SPACES)}"
+            )
         names = ("super_width", "super_ratio", "heads", "head_dim", "widths", "ratios", "layers")
         base = SPACES[self.preset]
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
-        return SearchSpace(**{"name": self.preset if not given else f"{self.preset}*", **{n: getattr(base, n) for n in names}, **given})
+        return SearchSpace(
+            **{
+                "name": self.preset if not given else f"{self.preset}*",
+                **{n: getattr(base, n) for n in names},
+                **given,
+            }
+        )
 
 
 @dataclass(frozen=True)

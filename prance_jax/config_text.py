@@ -36,8 +36,10 @@ def parse(text: str, wanted: Any, path: str) -> Any:
             quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
             return text[1:-1] if quoted else text
         elif dataclasses.is_dataclass(kind):
-            raise UserError(f"{path} is a section; set one of its fields: "
-                            + ", ".join(f"{path}.{field.name}" for field in dataclasses.fields(kind)))
+            raise UserError(
+                f"{path} is a section; set one of its fields: "
+                + ", ".join(f"{path}.{field.name}" for field in dataclasses.fields(kind))
+            )
     raise wrong(path, text, wanted)
 
 

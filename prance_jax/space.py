@@ -101,11 +101,18 @@ class SearchSpace:
     head_dim: int = 64
 
     def __post_init__(self):
-        for field, choices, top in (("widths", self.widths, self.super_width), ("ratios", self.ratios, self.super_ratio)):
+        for field, choices, top in (
+            ("widths", self.widths, self.super_width),
+            ("ratios", self.ratios, self.super_ratio),
+        ):
             if not choices or list(choices) != sorted(set(choices)) or choices[0] <= 0:
-                raise UserError(f"search space {self.name!r}: {field}={choices} must be positive, ascending, without repeats")
+                raise UserError(
+                    f"search space {self.name!r}: {field}={choices} must be positive, ascending, without repeats"
+                )
             if choices[-1] > top:
-                raise UserError(f"search space {self.name!r}: {field} go up to {choices[-1]}, but the weights stop at {top}")
+                raise UserError(
+                    f"search space {self.name!r}: {field} go up to {choices[-1]}, but the weights stop at {top}"
+                )
         if not self.layers or min(self.layers) < 1 or min(self.layers[1:-1], default=2) < 2:
             raise UserError(
                 f"search space {self.name!r}: layers={self.layers} needs a layer in the first and last group and two in the "
@@ -153,10 +160,12 @@ class SearchSpace:
     def uniform(self, width: int, ratio: float, keep: tuple[float, ...] = (1.0,)) -> Structure:
         """The static structure with one width, one ratio and one set of keep rates everywhere."""
         hidden = self.hidden_units(width, ratio)
-        return Structure(tuple(
-            GroupChoice((width,) * count, (hidden,) * count, tuple(keep) if group else ())
-            for group, count in enumerate(self.layers)
-        ))
+        return Structure(
+            tuple(
+                GroupChoice((width,) * count, (hidden,) * count, tuple(keep) if group else ())
+                for group, count in enumerate(self.layers)
+            )
+        )
 
     def largest(self, rates: int = 1) -> Structure:
         """The widest choice everywhere, all tokens. `rates`: keep rates per decision point (2 for prune_merge)."""
@@ -170,10 +179,14 @@ class SearchSpace:
         named = {"min": (self.widths[0], self.ratios[0]), "max": (self.widths[-1], self.ratios[-1])}
         named |= {f"{width}x{ratio:g}": (width, ratio) for width in self.widths for ratio in self.ratios}
         if choice not in named:
-            raise UserError(f"first group {choice!r} is not in the search space {self.name!r}; choose from {', '.join(named)}")
+            raise UserError(
+                f"first group {choice!r} is not in the search space {self.name!r}; choose from {', '.join(named)}"
+            )
         return self.uniform(*named[choice]).groups[0]
 
-    def sample_group(self, key: jax.Array, batch: int, group: int, keep_choices: tuple[tuple[float, ...], ...]) -> GroupChoice:
+    def sample_group(
+        self, key: jax.Array, batch: int, group: int, keep_choices: tuple[tuple[float, ...], ...]
+    ) -> GroupChoice:
         """Draws a choice per image and per layer, uniformly: exactly what a selector over the same lattice can choose.
 
         keep_choices: allowed keep rates, one tuple per rate; ignored for the first group.
@@ -195,7 +208,9 @@ class SearchSpace:
     def sample(self, key: jax.Array, batch: int, keep_choices: tuple[tuple[float, ...], ...]) -> Structure:
         """A per-image structure, every group drawn by `sample_group`."""
         keys = jax.random.split(key, self.groups)
-        return Structure(tuple(self.sample_group(keys[group], batch, group, keep_choices) for group in range(self.groups)))
+        return Structure(
+            tuple(self.sample_group(keys[group], batch, group, keep_choices) for group in range(self.groups))
+        )
 
     def check(self, structure: Structure, rates: int) -> Structure:
         """Returns the structure if it lies in the space; raises UserError naming the first entry that does not.
@@ -203,21 +218,31 @@ class SearchSpace:
         Static entries and concrete arrays are checked. `rates` is the number of keep rates per decision point.
         """
         if len(structure.groups) != self.groups:
-            raise UserError(f"structure has {len(structure.groups)} groups, search space {self.name!r} has {self.groups}")
+            raise UserError(
+                f"structure has {len(structure.groups)} groups, search space {self.name!r} has {self.groups}"
+            )
         for index, (group, count) in enumerate(zip(structure.groups, self.layers)):
             if len(group.widths) != count or len(group.hidden) != count:
-                raise UserError(f"group {index} has {len(group.widths)} widths and {len(group.hidden)} MLPs for {count} layers")
+                raise UserError(
+                    f"group {index} has {len(group.widths)} widths and {len(group.hidden)} MLPs for {count} layers"
+                )
             if len(group.keep) != (rates if index else 0):
-                raise UserError(f"group {index} has {len(group.keep)} keep rates, needs {rates if index else 0}")
+                raise UserError(
+                    f"group {index} has {len(group.keep)} keep rates, needs {rates if index else 0}"
+                )
             for layer, (width, hidden) in enumerate(zip(group.widths, group.hidden)):
                 where = f"group {index}, layer {layer}"
                 widths, units = np.atleast_1d(np.asarray(width)), np.atleast_1d(np.asarray(hidden))
                 for one in widths[~np.isin(widths, self.widths)][:1]:
-                    raise UserError(f"{where}: width {one} is not in the search space {self.name!r}; choose from {self.widths}")
+                    raise UserError(
+                        f"{where}: width {one} is not in the search space {self.name!r}; choose from {self.widths}"
+                    )
                 for one, own in zip(*np.broadcast_arrays(units, widths)):
                     allowed = tuple(self.hidden_units(int(own), ratio) for ratio in self.ratios)
                     if one not in allowed:
-                        raise UserError(f"{where}: {one} hidden units at width {own}; choose from {allowed} (ratios {self.ratios})")
+                        raise UserError(
+                            f"{where}: {one} hidden units at width {own}; choose from {allowed} (ratios {self.ratios})"
+                        )
             for rate in group.keep:
                 check_keep(rate, f"group {index}")
         return structure
@@ -228,7 +253,9 @@ def check_keep(rate: Rate, where: str) -> None:
     values = np.atleast_1d(np.asarray(rate, np.float64))
     bad = values[~((values > 0) & (values <= 1))]
     if bad.size:
-        raise UserError(f"{where}: keep rate {bad[0]} is not a share of the tokens; say a number above 0 and up to 1")
+        raise UserError(
+            f"{where}: keep rate {bad[0]} is not a share of the tokens; say a number above 0 and up to 1"
+        )
 
 
 # The paper's spaces (12 layers, groups of 3), and `nano` for the embedded digits.

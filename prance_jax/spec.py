@@ -43,7 +43,9 @@ class ModelSpec:
     def __post_init__(self):
         get_method(self.token_optimization)
         if self.image_size <= 0 or self.patch_size <= 0 or self.image_size % self.patch_size:
-            raise UserError(f"image size {self.image_size} is not a positive multiple of patch size {self.patch_size}")
+            raise UserError(
+                f"image size {self.image_size} is not a positive multiple of patch size {self.patch_size}"
+            )
         if self.num_classes < 1 or self.channels < 1:
             raise UserError(f"num_classes={self.num_classes} and channels={self.channels} must be positive")
         if self.dtype not in ("float32", "bfloat16"):
@@ -51,7 +53,9 @@ class ModelSpec:
 
     def official(self) -> ModelSpec:
         """The same network with the semantics of the released inference code, for official checkpoints."""
-        return dataclasses.replace(self, enter_at_widest=True, scale_norm=True, token_floor=1, norm_epsilon=1e-5)
+        return dataclasses.replace(
+            self, enter_at_widest=True, scale_norm=True, token_floor=1, norm_epsilon=1e-5
+        )
 
     @property
     def method(self) -> TokenMethod:

@@ -7,13 +7,14 @@ import hypothesis
 import jax
 import numpy as np
 import pytest
+from small import make_spec
 
 from prance_jax.models import walk
 from prance_jax.models.vit import ViT
-from small import make_spec
 
 hypothesis.settings.register_profile("house", database=None, deadline=None, max_examples=30, derandomize=True)
 hypothesis.settings.load_profile("house")
+
 
 @pytest.fixture(scope="session")
 def params():

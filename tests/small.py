@@ -8,7 +8,11 @@ KEEP = (0.3, 0.55, 0.8, 1.0)
 
 
 def make_spec(mode="prune", official=False, **changes) -> ModelSpec:
-    spec = ModelSpec(SPACE, **{"image_size": 16, "patch_size": 4, "num_classes": 5, "channels": 3, **changes}, token_optimization=mode)
+    spec = ModelSpec(
+        SPACE,
+        **{"image_size": 16, "patch_size": 4, "num_classes": 5, "channels": 3, **changes},
+        token_optimization=mode,
+    )
     return spec.official() if official else spec
 
 

@@ -37,7 +37,13 @@ def refused(capsys, *arguments):
 
 def test_train_writes_what_it_says(trained):
     results = json.loads((trained / "results.json").read_text())
-    assert [row["method"] for row in results["rows"]] == ["dense", "meta_largest", "best_static", "random_policy", "prance_prune"]
+    assert [row["method"] for row in results["rows"]] == [
+        "dense",
+        "meta_largest",
+        "best_static",
+        "random_policy",
+        "prance_prune",
+    ]
     assert results["images"] == 50 and "train --config" in results["command"] and results["seconds"] > 0
     assert "| prance_prune |" in (trained / "results.md").read_text()
     stages = {json.loads(line)["stage"] for line in (trained / "metrics.jsonl").read_text().splitlines()}
@@ -59,14 +65,20 @@ def test_a_second_train_trains_nothing(trained, capsys):
 
 
 def test_one_stage_at_a_time(tmp_path, capsys):
-    status, out, _ = run(capsys, "train", "--config", CONFIG, "--workdir", str(tmp_path / "w"), "--stage", "dense", "--quiet")
+    status, out, _ = run(
+        capsys, "train", "--config", CONFIG, "--workdir", str(tmp_path / "w"), "--stage", "dense", "--quiet"
+    )
     assert status == 0 and "next: --stage meta" in out
-    assert (tmp_path / "w/checkpoints/seed0/dense").is_dir() and not (tmp_path / "w/checkpoints/seed0/meta").exists()
+    assert (tmp_path / "w/checkpoints/seed0/dense").is_dir() and not (
+        tmp_path / "w/checkpoints/seed0/meta"
+    ).exists()
 
 
 def test_evaluating_what_was_not_trained(tmp_path, capsys):
     run(capsys, "train", "--config", CONFIG, "--workdir", str(tmp_path / "w"), "--stage", "dense", "--quiet")
-    assert "stage seed0/meta is at step 0 of 6; run the train command" in refused(capsys, "evaluate", "--workdir", str(tmp_path / "w"))
+    assert "stage seed0/meta is at step 0 of 6; run the train command" in refused(
+        capsys, "evaluate", "--workdir", str(tmp_path / "w")
+    )
     assert "not a workdir" in refused(capsys, "evaluate", "--workdir", str(tmp_path / "nowhere"))
 
 
@@ -108,16 +120,22 @@ def test_a_foreign_checkpoint_lists_paths(trained, tmp_path, capsys):
 
 
 def test_a_missing_config_file(tmp_path, capsys):
-    assert "nowhere.py" in refused(capsys, "train", "--config", "nowhere.py", "--workdir", str(tmp_path / "w"))
+    assert "nowhere.py" in refused(
+        capsys, "train", "--config", "nowhere.py", "--workdir", str(tmp_path / "w")
+    )
 
 
 def test_the_benchmark_prints_its_figures(capsys):
     status, out, _ = run(capsys, "benchmark", "--config", CONFIG, "--repeats", "1")
     figures = json.loads(out)
-    assert status == 0 and figures["ratio"] == pytest.approx(figures["rollout_decisions_per_s"] / figures["loop_decisions_per_s"])
+    assert status == 0 and figures["ratio"] == pytest.approx(
+        figures["rollout_decisions_per_s"] / figures["loop_decisions_per_s"]
+    )
 
 
 def test_help_as_a_module():
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-m", "prance_jax", "--help"], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-m", "prance_jax", "--help"], capture_output=True, text=True, env=environment
+    )
     assert done.returncode == 0 and "train" in done.stdout and "evaluate" in done.stdout

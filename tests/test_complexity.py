@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small import SPACE, keep_choices, make_spec
 
 from prance_jax.complexity import element_operations, macs, parameters, token_counts
 from prance_jax.models import walk
 from prance_jax.models.vit import ViT
 from prance_jax.space import SPACES, SearchSpace
 from prance_jax.spec import ModelSpec
-from small import SPACE, keep_choices, make_spec
 
 
 def deit(width, heads):
@@ -20,7 +20,9 @@ def deit(width, heads):
     return ModelSpec(space, image_size=224, patch_size=16, num_classes=1000)
 
 
-@pytest.mark.parametrize("width, heads, gmacs, millions", [(192, 3, 1.25, 5.7), (384, 6, 4.60, 22.1), (768, 12, 17.56, 86.6)])
+@pytest.mark.parametrize(
+    "width, heads, gmacs, millions", [(192, 3, 1.25, 5.7), (384, 6, 4.60, 22.1), (768, 12, 17.56, 86.6)]
+)
 def test_a_plain_vit_costs_what_deit_costs(width, heads, gmacs, millions):
     spec = deit(width, heads)
     assert macs(spec, spec.largest).total / 1e9 == pytest.approx(gmacs, rel=0.005)

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small import KEEP, SPACE, make_spec
 
 from prance_jax.errors import UserError
 from prance_jax.space import SPACES, GroupChoice, SearchSpace
-from small import KEEP, SPACE, make_spec
 
 
 def changed(structure, group, **fields):
@@ -60,7 +60,9 @@ SPACE_FAULTS = [
 
 @pytest.mark.parametrize("change, words", SPACE_FAULTS)
 def test_a_space_that_does_not_fit_is_refused(change, words):
-    fields = dict(name="bad", super_width=32, super_ratio=3, heads=2, widths=(16, 24), ratios=(1, 2), layers=(2, 2))
+    fields = dict(
+        name="bad", super_width=32, super_ratio=3, heads=2, widths=(16, 24), ratios=(1, 2), layers=(2, 2)
+    )
     with pytest.raises(UserError, match=words):
         SearchSpace(**{**fields, **change})
 
@@ -76,7 +78,9 @@ def test_samples_lie_in_the_space_and_cover_it():
     drawn = SPACE.sample(jax.random.key(0), 4000, (KEEP,))
     SPACE.check(drawn, rates=1)
     for width in drawn.widths:
-        np.testing.assert_allclose(np.bincount(np.asarray(width))[list(SPACE.widths)] / 4000, 1 / 3, atol=0.03)
+        np.testing.assert_allclose(
+            np.bincount(np.asarray(width))[list(SPACE.widths)] / 4000, 1 / 3, atol=0.03
+        )
     for (keep,) in drawn.keep:
         _, counts = np.unique(np.asarray(keep), return_counts=True)
         np.testing.assert_allclose(counts / 4000, 1 / 4, atol=0.03)
@@ -93,11 +97,14 @@ def test_a_structure_prints_for_people():
     assert str(SPACE.uniform(16, 2, (0.5,))) == "[16/32 16/32] " + " ".join(["[16/32 16/32 keep 0.5]"] * 3)
 
 
-@pytest.mark.parametrize("change, words", [
-    (dict(image_size=15), "image size 15 is not a positive multiple of patch size 4"),
-    (dict(num_classes=0), "num_classes=0"),
-    (dict(dtype="float16"), "dtype 'float16' is not supported"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(image_size=15), "image size 15 is not a positive multiple of patch size 4"),
+        (dict(num_classes=0), "num_classes=0"),
+        (dict(dtype="float16"), "dtype 'float16' is not supported"),
+    ],
+)
 def test_a_spec_that_cannot_be_built_is_refused(change, words):
     with pytest.raises(UserError, match=words):
         make_spec(**change)

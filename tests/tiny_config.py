@@ -5,24 +5,45 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     optimizer = {"name": "adamw", "learning_rate": 1e-3, "warmup": 2}
-    return ConfigDict({
-        "name": "tiny",
-        "seeds": (0,),
-        "token_modes": ("prune",),
-        "data": {"digits": {"canvas": 20, "min_scale": 14.0, "max_scale": 16.0, "validation_images": 40, "test_images": 50}},
-        "model": {
-            "space": {
-                "super_width": 8, "super_ratio": 2.0, "heads": 1, "head_dim": 8, "widths": (4, 8), "ratios": (1.0, 2.0), "layers": (1, 1),
+    return ConfigDict(
+        {
+            "name": "tiny",
+            "seeds": (0,),
+            "token_modes": ("prune",),
+            "data": {
+                "digits": {
+                    "canvas": 20,
+                    "min_scale": 14.0,
+                    "max_scale": 16.0,
+                    "validation_images": 40,
+                    "test_images": 50,
+                }
             },
-            "patch_size": 5,
-        },
-        "dense": {"steps": 6, "batch": 8, "optimizer": optimizer},
-        "meta": {"steps": 6, "batch": 8, "random_batch": 4, "optimizer": optimizer},
-        "selector": {
-            "updates": 4, "batch": 8, "pool": 16, "keep_choices": (0.5, 1.0), "hidden": (8,),
-            "ppo": {"epochs": 2, "minibatches": 2}, "reward": {"target_macs": 0.6},
-        },
-        "finetune": {"steps": 6, "batch": 8, "optimizer": optimizer},
-        "baselines": {"candidates": 6, "images": 20},
-        "evaluation": {"batch": 32, "speed_seconds": 0.05},
-    })
+            "model": {
+                "space": {
+                    "super_width": 8,
+                    "super_ratio": 2.0,
+                    "heads": 1,
+                    "head_dim": 8,
+                    "widths": (4, 8),
+                    "ratios": (1.0, 2.0),
+                    "layers": (1, 1),
+                },
+                "patch_size": 5,
+            },
+            "dense": {"steps": 6, "batch": 8, "optimizer": optimizer},
+            "meta": {"steps": 6, "batch": 8, "random_batch": 4, "optimizer": optimizer},
+            "selector": {
+                "updates": 4,
+                "batch": 8,
+                "pool": 16,
+                "keep_choices": (0.5, 1.0),
+                "hidden": (8,),
+                "ppo": {"epochs": 2, "minibatches": 2},
+                "reward": {"target_macs": 0.6},
+            },
+            "finetune": {"steps": 6, "batch": 8, "optimizer": optimizer},
+            "baselines": {"candidates": 6, "images": 20},
+            "evaluation": {"batch": 32, "speed_seconds": 0.05},
+        }
+    )

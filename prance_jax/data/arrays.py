@@ -47,7 +47,9 @@ class Arrays:
     def split(self, name: str) -> Split:
         """Raises UserError for a set that was not given."""
         if name not in self.splits:
-            raise UserError(f"these arrays have no set {name!r}; given were {', '.join(self.splits) or 'none'}")
+            raise UserError(
+                f"these arrays have no set {name!r}; given were {', '.join(self.splits) or 'none'}"
+            )
         return self.splits[name]
 
     def to_unit(self, images: np.ndarray) -> np.ndarray:
@@ -80,14 +82,18 @@ def from_arrays(
     return Arrays(num_classes, tables, {name: Split(*pair, {}) for name, pair in normal.items()}, mean, std)
 
 
-def _check(name: str, images: np.ndarray, labels: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+def _check(
+    name: str, images: np.ndarray, labels: np.ndarray, num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
     images, labels = np.asarray(images, np.float32), np.asarray(labels)
     if images.ndim != 4 or images.shape[1] != images.shape[2]:
         raise UserError(f"{name} images have shape {images.shape}; wanted [images, side, side, channels]")
     if len(images) == 0:
         raise UserError(f"{name} set is empty; give it at least one image")
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
-        raise UserError(f"{name} labels have shape {labels.shape}, type {labels.dtype}; wanted {len(images)} integers")
+        raise UserError(
+            f"{name} labels have shape {labels.shape}, type {labels.dtype}; wanted {len(images)} integers"
+        )
     for index in np.flatnonzero((labels < 0) | (labels >= num_classes))[:1]:
         raise UserError(f"{name} label {labels[index]} of image {index} is outside 0 .. {num_classes - 1}")
     for index in np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))[:1]:

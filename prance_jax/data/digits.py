@@ -65,7 +65,9 @@ class DigitsConfig:
         if not 0 <= self.stretch < 1:
             raise UserError(f"digits.stretch is {self.stretch}; it must be in [0, 1)")
         if not 0 < self.min_scale <= self.max_scale:
-            raise UserError(f"digits: 0 < min_scale <= max_scale is needed, not {self.min_scale}, {self.max_scale}")
+            raise UserError(
+                f"digits: 0 < min_scale <= max_scale is needed, not {self.min_scale}, {self.max_scale}"
+            )
         if largest > self.canvas:
             raise UserError(
                 f"digits: a digit of max_scale {self.max_scale} stretched by {self.stretch} does not fit on a canvas "
@@ -76,11 +78,15 @@ class DigitsConfig:
                 f"digits: 1 <= min_crop <= max_crop <= {GLYPH} is needed, not {self.min_crop}, {self.max_crop}"
             )
         if not 0 <= self.grid <= self.canvas:
-            raise UserError(f"digits.grid is {self.grid}; it must be 0 (anywhere) or up to the canvas of {self.canvas}")
+            raise UserError(
+                f"digits.grid is {self.grid}; it must be 0 (anywhere) or up to the canvas of {self.canvas}"
+            )
         if self.max_clutter < 0:
             raise UserError(f"digits.max_clutter is {self.max_clutter}; it must be 0 or more")
         if not (0 < self.min_ink <= 1 and 0 < self.clutter_ink <= 1):
-            raise UserError(f"digits: min_ink {self.min_ink} and clutter_ink {self.clutter_ink} must be in (0, 1]")
+            raise UserError(
+                f"digits: min_ink {self.min_ink} and clutter_ink {self.clutter_ink} must be in (0, 1]"
+            )
         if min(self.validation_images, self.test_images) < 1:
             raise UserError("digits: validation_images and test_images must be 1 or more")
 
@@ -139,7 +145,9 @@ def split_digits(config: DigitsConfig) -> dict[str, np.ndarray]:
     return {name: np.sort(part) for name, part in zip(SPLITS, parts)}
 
 
-def axis_weights(start: jax.Array, size: jax.Array, first: jax.Array, last: jax.Array, canvas: int) -> jax.Array:
+def axis_weights(
+    start: jax.Array, size: jax.Array, first: jax.Array, last: jax.Array, canvas: int
+) -> jax.Array:
     """Bilinear weights along one axis: [...] each -> [..., canvas, 8].
 
     Canvas pixel p shows the glyph at coordinate (p + 1/2 - start) x 8 / size - 1/2; beyond the glyph is nothing (0),
@@ -193,7 +201,9 @@ def place(config: DigitsConfig, key: jax.Array, batch: int) -> tuple[Placement, 
     return Placement(corner - first * size / GLYPH, size, first, first + crop, ink), clutter
 
 
-def draw(config: DigitsConfig, glyphs: Glyphs, key: jax.Array, batch: int, digit: jax.Array | None = None) -> Drawing:
+def draw(
+    config: DigitsConfig, glyphs: Glyphs, key: jax.Array, batch: int, digit: jax.Array | None = None
+) -> Drawing:
     """Draws a batch. `digit`: [batch] indices into `glyphs` of the digits to show; drawn uniformly where None.
 
     Fragments come from any glyph but the digit itself. Pure, and deterministic in the key.
@@ -270,6 +280,8 @@ def _source_digits() -> tuple[np.ndarray, np.ndarray]:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise UserError("the embedded digits come with scikit-learn, which is missing: pip install scikit-learn") from error
+        raise UserError(
+            "the embedded digits come with scikit-learn, which is missing: pip install scikit-learn"
+        ) from error
     data = load_digits()
     return (data.images / 16.0).astype(np.float32), data.target.astype(np.int32)

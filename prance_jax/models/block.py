@@ -29,7 +29,9 @@ def sincos_init(key: jax.Array, shape: tuple[int, int], dtype=jnp.float32) -> ja
     frequency = 10_000 ** -jnp.linspace(0, 1, max(channels // 4, 1), dtype=dtype)
     angles = place[:, None] * frequency
     rows, columns = jnp.repeat(angles, side, axis=0), jnp.tile(angles, (side, 1))
-    waves = jnp.stack([jnp.sin(rows), jnp.cos(rows), jnp.sin(columns), jnp.cos(columns)], axis=-1).reshape(side**2, -1)
+    waves = jnp.stack([jnp.sin(rows), jnp.cos(rows), jnp.sin(columns), jnp.cos(columns)], axis=-1).reshape(
+        side**2, -1
+    )
     waves = jnp.pad(waves, ((1, 0), (0, max(channels - waves.shape[1], 0))))
     return waves[:, :channels]
 
@@ -96,7 +98,9 @@ class Block(nn.Module):
         q, k, v = qkv.reshape(batch, slots, 3, space.heads, space.head_dim).transpose(2, 0, 3, 1, 4)
         bias = attention.key_bias(tokens)
         mixed = attention.attend(q, k, v, bias).swapaxes(1, 2).reshape(batch, slots, inner)
-        x = fit(tokens.features, reads, width, space.widest) + dense(mixed, *self.proj(), inner, width, space.widest)
+        x = fit(tokens.features, reads, width, space.widest) + dense(
+            mixed, *self.proj(), inner, width, space.widest
+        )
         return tokens._replace(features=x), attention.signals(q, k, v, bias)
 
     def feed(self, tokens: TokenSet, width: Size, hidden: Size, target: Size) -> TokenSet:

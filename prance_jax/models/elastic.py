@@ -39,7 +39,9 @@ def fit(x: jax.Array, width: Size, target: Size, full: int) -> jax.Array:
     return active(x[..., : extent(target, full)], target)
 
 
-def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array, width: Size, target: Size, full: int) -> jax.Array:
+def dense(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array, width: Size, target: Size, full: int
+) -> jax.Array:
     """An affine map from `width` to `target` channels with the leading slice of its weights.
 
     x: [B, N, >= width]; kernel: [super in, super out]; full: extent of a masked result. Computes in x's dtype, as a
@@ -53,7 +55,12 @@ def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array, width: Size, target:
 
 
 def layer_norm(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, width: Size, epsilon: float, share: jax.Array | None = None
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    width: Size,
+    epsilon: float,
+    share: jax.Array | None = None,
 ) -> jax.Array:
     """LayerNorm over the active channels; inactive ones are 0 afterwards. Statistics in float32, result in x's dtype.
 

@@ -58,7 +58,11 @@ def fill(found: Mapping[str, np.ndarray], wanted: Tree, what: str) -> Tree:
     """
     places = dict(_paths(wanted))
     problems = [f"missing {path} {tuple(leaf.shape)}" for path, leaf in places.items() if path not in found]
-    problems += [f"not used: {path.removeprefix('? ')} {value.shape}" for path, value in found.items() if path not in places]
+    problems += [
+        f"not used: {path.removeprefix('? ')} {value.shape}"
+        for path, value in found.items()
+        if path not in places
+    ]
     problems += [
         f"{path}: wanted {tuple(places[path].shape)}, found {value.shape}"
         for path, value in found.items()

@@ -53,7 +53,8 @@ class ViT(nn.Module):
         self.cls_token = self.param("cls_token", nn.initializers.truncated_normal(0.02), (width,))
         self.pos_embed = self.param("pos_embed", sincos_init, (spec.tokens, width))
         self.blocks = [
-            Block(spec, maps_residual=layer + 1 in space.first_layers, name=f"block_{layer}") for layer in range(space.depth)
+            Block(spec, maps_residual=layer + 1 in space.first_layers, name=f"block_{layer}")
+            for layer in range(space.depth)
         ]
         self.norm = Norm(width)
         self.head = Affine(width, spec.num_classes)
@@ -111,7 +112,9 @@ class ViT(nn.Module):
         x = norm(self.spec, self.norm, features, width, width).astype(jnp.float32)
         return dense(x, *self.head(), width, classes, classes)
 
-    def _rest_of_group(self, tokens: TokenSet, signals: AttentionSignals, choice: GroupChoice, group: int) -> Midway:
+    def _rest_of_group(
+        self, tokens: TokenSet, signals: AttentionSignals, choice: GroupChoice, group: int
+    ) -> Midway:
         """From the MLP of a group's first layer to the attention of its last one."""
         layer = self.spec.space.first_layers[group]
         for index in range(1, len(choice.widths)):

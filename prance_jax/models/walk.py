@@ -56,7 +56,9 @@ def walk(model: ViT, params: Params, images: jax.Array, first: GroupChoice, deci
     return Outcome(finish(model, params, midway), Structure(tuple(choices)), midway.tokens)
 
 
-def complete(model: ViT, params: Params, midway: Midway, rest: tuple[GroupChoice, ...], group: int) -> jax.Array:
+def complete(
+    model: ViT, params: Params, midway: Midway, rest: tuple[GroupChoice, ...], group: int
+) -> jax.Array:
     """Logits when the groups from `group` on follow `rest`, from a state of inference before `group`."""
     for index, choice in enumerate(rest):
         midway = advance(model, params, midway, choice, group + index)

@@ -51,7 +51,9 @@ def forward(spec: ModelSpec, rule: Rule, decision_cost: int = 0) -> Callable:
         }
         # A static structure costs the same for every image; its exact integers may leave int32.
         return {
-            name: jnp.broadcast_to(jnp.asarray(float(value) if isinstance(value, int) else value), images.shape[:1])
+            name: jnp.broadcast_to(
+                jnp.asarray(float(value) if isinstance(value, int) else value), images.shape[:1]
+            )
             for name, value in figures.items()
         }
 

@@ -159,8 +159,18 @@ _COLUMNS: tuple[tuple[str, str, Callable[[float], str], bool], ...] = (
 _HEADERS = ("method", *(header for _, header, _, _ in _COLUMNS))
 _WIDTH = 120
 # Columns whose spread is shown, the ones worth most first.
-_SPREAD = ("top1", "top1_change", "macs_kept", "tokens_left", "speedup", "tokens_mean", "realised_share",
-           "images_per_s", "gmacs", "active_params")
+_SPREAD = (
+    "top1",
+    "top1_change",
+    "macs_kept",
+    "tokens_left",
+    "speedup",
+    "tokens_mean",
+    "realised_share",
+    "images_per_s",
+    "gmacs",
+    "active_params",
+)
 
 
 def _lines(rows: tuple[Row, ...], spread: tuple[str, ...]) -> list[list[str]]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prance_jax.models.walk import begin, advance, complete
+from prance_jax.models.walk import advance, begin, complete
 from prance_jax.selector.process import Context
 from prance_jax.training.select import Selector
 
@@ -59,7 +59,11 @@ class _Loop:
             for group in range(1, spec.space.groups)
         ]
         self.finish = [
-            jax.jit(lambda params, midway, rest=spec.largest.groups[group:], group=group: complete(model, params, midway, rest, group))
+            jax.jit(
+                lambda params, midway, rest=spec.largest.groups[group:], group=group: complete(
+                    model, params, midway, rest, group
+                )
+            )
             for group in range(2, spec.space.groups + 1)
         ]
         ppo, observer = selector.ppo, selector.observer
@@ -67,7 +71,9 @@ class _Loop:
             jax.jit(
                 lambda policy, midway, key, group=group: selector.actions.decode(
                     ppo.distribution.sample(
-                        ppo.actor.apply({"params": policy.actor}, observer(midway, group)), key, jnp.float32(0.3)
+                        ppo.actor.apply({"params": policy.actor}, observer(midway, group)),
+                        key,
+                        jnp.float32(0.3),
                     )[0],
                     group,
                 )

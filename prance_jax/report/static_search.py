@@ -58,12 +58,18 @@ def search(
 
     def mutated(genes: Genes) -> Genes:
         changed = rng.random(len(sizes)) < max(0.1, 1.5 / len(sizes))
-        return tuple(int(rng.integers(size)) if change else gene for gene, size, change in zip(genes, sizes, changed))
+        return tuple(
+            int(rng.integers(size)) if change else gene for gene, size, change in zip(genes, sizes, changed)
+        )
 
     for number in range(candidates):
         best = sorted(seen, key=seen.get)[:parents]
         for _ in range(5000):
-            genes = random_genes() if number < candidates // 3 or not best else mutated(best[rng.integers(len(best))])
+            genes = (
+                random_genes()
+                if number < candidates // 3 or not best
+                else mutated(best[rng.integers(len(best))])
+            )
             if genes not in seen and affordable(genes):
                 break
         else:
@@ -102,7 +108,9 @@ def _evaluator(spec: ModelSpec, params: Any, split: Split, count: int):
         return cross_entropy(walk(model, params, images, wide.groups[0], follow(wide)).logits, labels)
 
     def evaluate(structure: Structure) -> float:
-        arrays = jax.tree.map(lambda leaf: jnp.asarray([leaf], jnp.int32 if isinstance(leaf, int) else jnp.float32), structure)
+        arrays = jax.tree.map(
+            lambda leaf: jnp.asarray([leaf], jnp.int32 if isinstance(leaf, int) else jnp.float32), structure
+        )
         return float(loss(params, images, labels, arrays))
 
     return evaluate

@@ -36,7 +36,9 @@ class ActionSpace:
         if self.keep_choices is None:
             return
         if len(self.keep_choices) != self.rates or not all(self.keep_choices):
-            raise UserError(f"keep_choices={self.keep_choices}: this token optimization needs {self.rates} non-empty tuple(s)")
+            raise UserError(
+                f"keep_choices={self.keep_choices}: this token optimization needs {self.rates} non-empty tuple(s)"
+            )
         for choices in self.keep_choices:
             check_keep(choices, "keep_choices")
             if list(choices) != sorted(set(choices)):

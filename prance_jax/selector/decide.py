@@ -91,7 +91,10 @@ class RandomRule:
 
         @jax.jit
         def share(tilt):
-            return jnp.mean(macs(spec, self.structure(tilt, jax.random.key(0), samples), decision_cost).total) / full
+            return (
+                jnp.mean(macs(spec, self.structure(tilt, jax.random.key(0), samples), decision_cost).total)
+                / full
+            )
 
         low, high = -30.0, 30.0
         for _ in range(30):

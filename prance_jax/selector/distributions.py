@@ -93,7 +93,9 @@ class Lattice:
 
     def log_prob(self, output: jax.Array, action: jax.Array, std: jax.Array) -> jax.Array:
         parts = self._split(output)
-        taken = [jnp.take_along_axis(part, action[..., i : i + 1], -1)[..., 0] for i, part in enumerate(parts)]
+        taken = [
+            jnp.take_along_axis(part, action[..., i : i + 1], -1)[..., 0] for i, part in enumerate(parts)
+        ]
         return sum(taken)
 
     def entropy(self, output: jax.Array, std: jax.Array) -> jax.Array:

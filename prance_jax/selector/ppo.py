@@ -132,8 +132,13 @@ class PPO:
     def init(self, key: jax.Array) -> PPOState:
         actor_key, critic_key = jax.random.split(key)
         blank = jnp.zeros((1, self.observation_size))
-        actor, critic = self.actor.init(actor_key, blank)["params"], self.critic.init(critic_key, blank)["params"]
-        normaliser = Normaliser(jnp.float32(0), jnp.zeros(self.observation_size), jnp.ones(self.observation_size))
+        actor, critic = (
+            self.actor.init(actor_key, blank)["params"],
+            self.critic.init(critic_key, blank)["params"],
+        )
+        normaliser = Normaliser(
+            jnp.float32(0), jnp.zeros(self.observation_size), jnp.ones(self.observation_size)
+        )
         optimizers = self._optimizers()
         states = optimizers[0].init(actor), optimizers[1].init(critic)
         return PPOState(Policy(actor, normaliser), critic, *states, jnp.int32(0))
@@ -147,7 +152,9 @@ class PPO:
         share = jnp.clip(updates / max(self.updates, 1), 0.0, 1.0)
         return self.config.std_start + share * (self.config.std_end - self.config.std_start)
 
-    def rollout(self, state: PPOState, process: Process, context: Tree, key: jax.Array) -> tuple[Rollout, dict]:
+    def rollout(
+        self, state: PPOState, process: Process, context: Tree, key: jax.Array
+    ) -> tuple[Rollout, dict]:
         """Plays one batch of episodes. Returns the buffer and the process's info, [T, B] each."""
         keys = jax.random.split(key, process.horizon + 1)
         episode, observation = process.reset(context, keys[0])
@@ -160,9 +167,13 @@ class PPO:
             steps.append(Rollout(observation, action, log_prob, value, reward))
             infos.append(info)
             observation = following
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *steps), jax.tree.map(lambda *leaves: jnp.stack(leaves), *infos)
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *steps), jax.tree.map(
+            lambda *leaves: jnp.stack(leaves), *infos
+        )
 
-    def update(self, state: PPOState, process: Process, context: Tree, key: jax.Array) -> tuple[PPOState, Metrics, dict]:
+    def update(
+        self, state: PPOState, process: Process, context: Tree, key: jax.Array
+    ) -> tuple[PPOState, Metrics, dict]:
         """One update on a fresh buffer. Returns the state, scalar metrics, and the process's info [T, B].
 
         Randomness comes from `key` alone.
@@ -171,7 +182,9 @@ class PPO:
         roll_key, epoch_key = jax.random.split(key)
         if config.normalise_observation:
             # The first statistics come from a rollout of their own, else the first buffer would be seen unscaled.
-            warm = lambda: state.policy.normaliser.seen(self.rollout(state, process, context, roll_key)[0].observation)
+            warm = lambda: state.policy.normaliser.seen(
+                self.rollout(state, process, context, roll_key)[0].observation
+            )
             normaliser = jax.lax.cond(state.updates == 0, warm, lambda: state.policy.normaliser)
             state = state._replace(policy=state.policy._replace(normaliser=normaliser))
         buffer, info = self.rollout(state, process, context, roll_key)
@@ -191,12 +204,16 @@ class PPO:
         }
         return state._replace(updates=state.updates + 1), metrics, info
 
-    def _learn(self, state: PPOState, buffer: Rollout, advantage: jax.Array, targets: jax.Array, key: jax.Array):
+    def _learn(
+        self, state: PPOState, buffer: Rollout, advantage: jax.Array, targets: jax.Array, key: jax.Array
+    ):
         config, std, normaliser = self.config, self.std(state.updates), state.policy.normaliser
         actor_optimizer, critic_optimizer = self._optimizers()
         total = advantage.shape[0]
         if total % config.minibatches:
-            raise UserError(f"ppo: {total} decisions an update cannot be cut into {config.minibatches} equal minibatches")
+            raise UserError(
+                f"ppo: {total} decisions an update cannot be cut into {config.minibatches} equal minibatches"
+            )
 
         def minibatch(carry, index):
             actor, critic, actor_state, critic_state = carry
@@ -218,7 +235,12 @@ class PPO:
             loss, critic_gradient = jax.value_and_grad(value_objective)(critic)
             change, actor_state = actor_optimizer.update(gradient, actor_state, actor)
             critic_change, critic_state = critic_optimizer.update(critic_gradient, critic_state, critic)
-            carry = optax.apply_updates(actor, change), optax.apply_updates(critic, critic_change), actor_state, critic_state
+            carry = (
+                optax.apply_updates(actor, change),
+                optax.apply_updates(critic, critic_change),
+                actor_state,
+                critic_state,
+            )
             return carry, {"value_loss": loss, **metrics}
 
         def epoch(carry, key):
@@ -229,11 +251,16 @@ class PPO:
         carry, metrics = jax.lax.scan(epoch, carry, jax.random.split(key, config.epochs))
         actor, critic, actor_state, critic_state = carry
         state = state._replace(
-            policy=state.policy._replace(actor=actor), critic=critic, actor_optimizer=actor_state, critic_optimizer=critic_state
+            policy=state.policy._replace(actor=actor),
+            critic=critic,
+            actor_optimizer=actor_state,
+            critic_optimizer=critic_state,
         )
         return state, jax.tree.map(jnp.mean, metrics)
 
-    def train(self, state: PPOState, process: Process, context: Tree, key: jax.Array, updates: int) -> tuple[PPOState, Metrics]:
+    def train(
+        self, state: PPOState, process: Process, context: Tree, key: jax.Array, updates: int
+    ) -> tuple[PPOState, Metrics]:
         """`updates` updates as one scan; metrics [updates]. Update i uses fold_in(key, i), i counted from the start of training."""
 
         def body(state, _):
@@ -257,12 +284,16 @@ class PPO:
 
         def build(rate):
             schedule = optax.linear_schedule(rate, 0.0, steps) if config.lr_decay else rate
-            return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(schedule, eps=config.adam_eps))
+            return optax.chain(
+                optax.clip_by_global_norm(config.max_grad_norm), optax.adam(schedule, eps=config.adam_eps)
+            )
 
         return build(config.actor_lr), build(config.critic_lr)
 
 
-def policy_loss(log_prob: jax.Array, behaviour: jax.Array, advantage: jax.Array, clip: float) -> tuple[jax.Array, Metrics]:
+def policy_loss(
+    log_prob: jax.Array, behaviour: jax.Array, advantage: jax.Array, clip: float
+) -> tuple[jax.Array, Metrics]:
     """The clipped surrogate (eq. 7) on joint log-probabilities; all arguments [M]. Returns the loss and metrics."""
     log_ratio = log_prob - behaviour
     ratio = jnp.exp(log_ratio)

@@ -95,7 +95,9 @@ class PranceProcess:
             "tokens_left": token_counts(spec, structure).mlp[-1] / spec.tokens,
         }
         observation = (
-            self.observer(midway, group + 1) if group < self.horizon else jnp.zeros((self.batch, self.observer.size))
+            self.observer(midway, group + 1)
+            if group < self.horizon
+            else jnp.zeros((self.batch, self.observer.size))
         )
         now = worth(good, share, context.price)
         gained = reward(self.config, now, episode.worth, choice.keep)

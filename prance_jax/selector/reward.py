@@ -41,9 +41,13 @@ class RewardConfig:
 
     def __post_init__(self):
         if self.quality not in ("correct", "probability", "agreement"):
-            raise UserError(f"reward quality {self.quality!r} is not known; say 'correct', 'probability' or 'agreement'")
+            raise UserError(
+                f"reward quality {self.quality!r} is not known; say 'correct', 'probability' or 'agreement'"
+            )
         if self.target_macs is not None and not 0 < self.target_macs <= 1:
-            raise UserError(f"target_macs={self.target_macs} is not a share of dense MACs; say a number above 0 and up to 1")
+            raise UserError(
+                f"target_macs={self.target_macs} is not a share of dense MACs; say a number above 0 and up to 1"
+            )
 
 
 def quality(config: RewardConfig, logits: jax.Array, labels: jax.Array, full_logits: jax.Array) -> jax.Array:
@@ -60,7 +64,9 @@ def quality(config: RewardConfig, logits: jax.Array, labels: jax.Array, full_log
     return score if config.reward_mending else jnp.where(full_correct, score, 1.0)
 
 
-def reward(config: RewardConfig, worth: jax.Array, before: jax.Array, keep: tuple[jax.Array, ...]) -> jax.Array:
+def reward(
+    config: RewardConfig, worth: jax.Array, before: jax.Array, keep: tuple[jax.Array, ...]
+) -> jax.Array:
     """float32 [B]. worth: of the structure finished after this decision, see `worth`; before: the same for the decision
     before, 0 for the first; keep: rates of this decision, [B] each."""
     return worth - (before if config.marginal else 0.0) - config.keep_weight * sum(keep)

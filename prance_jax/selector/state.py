@@ -47,10 +47,17 @@ class Observer:
         count = jnp.broadcast_to(jnp.asarray(midway.tokens.count, jnp.float32), (batch,))
         sharpness = jnp.sum(cls_attention**2, axis=1) * count
         shares = jnp.stack(
-            [count / self.spec.tokens, sharpness, jnp.broadcast_to(spread(midway.width, 1) / space.widest, (batch,))], axis=1
+            [
+                count / self.spec.tokens,
+                sharpness,
+                jnp.broadcast_to(spread(midway.width, 1) / space.widest, (batch,)),
+            ],
+            axis=1,
         )
         which = jnp.broadcast_to(jax.nn.one_hot(group - 1, space.groups - 1), (batch, space.groups - 1))
-        return jnp.concatenate([keys, cls_attention * count[:, None], self._class_token(midway), shares, which], axis=1)
+        return jnp.concatenate(
+            [keys, cls_attention * count[:, None], self._class_token(midway), shares, which], axis=1
+        )
 
     def _per_token(self, midway: Midway, values: jax.Array) -> jax.Array:
         if midway.tokens.valid is not None:

@@ -3,4 +3,12 @@
 from prance_jax.tokens.registry import METHODS, TokenMethod, get_method
 from prance_jax.tokens.tokenset import AttentionSignals, TokenSet, initial_tokens, kept_count
 
-__all__ = ["METHODS", "AttentionSignals", "TokenMethod", "TokenSet", "get_method", "initial_tokens", "kept_count"]
+__all__ = [
+    "METHODS",
+    "AttentionSignals",
+    "TokenMethod",
+    "TokenSet",
+    "get_method",
+    "initial_tokens",
+    "kept_count",
+]

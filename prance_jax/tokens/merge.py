@@ -6,10 +6,19 @@ import jax
 import jax.numpy as jnp
 
 from prance_jax.space import Rate
-from prance_jax.tokens.tokenset import AttentionSignals, TokenSet, kept_count, prefix, renumber, sort_by_importance
+from prance_jax.tokens.tokenset import (
+    AttentionSignals,
+    TokenSet,
+    kept_count,
+    prefix,
+    renumber,
+    sort_by_importance,
+)
 
 
-def merge(tokens: TokenSet, signals: AttentionSignals, rates: tuple[Rate, ...], floor: int, weighted: bool = False) -> TokenSet:
+def merge(
+    tokens: TokenSet, signals: AttentionSignals, rates: tuple[Rate, ...], floor: int, weighted: bool = False
+) -> TokenSet:
     """Merges every token that is not among the first floor(keep x tokens) into its most similar one there.
 
     Destinations are the most important tokens; similarity is the cosine of the features; CLS is no destination unless
@@ -45,7 +54,9 @@ def merge(tokens: TokenSet, signals: AttentionSignals, rates: tuple[Rate, ...], 
     # Features of invalid tokens are arbitrary, so they are silenced before the product, not by it.
     silent = jnp.where(is_source[:, :, None], sources.astype(jnp.float32), 0.0) * source_weights[:, :, None]
     total = own + jnp.einsum("bds,bs->bd", received, source_weights)
-    features = (own[:, :, None] * destinations + jnp.einsum("bds,bsc->bdc", received, silent)) / total[:, :, None]
+    features = (own[:, :, None] * destinations + jnp.einsum("bds,bsc->bdc", received, silent)) / total[
+        :, :, None
+    ]
     size = ordered.size[:, :ends] + jnp.einsum("bds,bs->bd", received, ordered.size[:, first_source:])
 
     slot_of = jnp.broadcast_to(jnp.arange(slots, dtype=jnp.int32), rank.shape)

@@ -5,7 +5,14 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from prance_jax.space import Rate
-from prance_jax.tokens.tokenset import AttentionSignals, TokenSet, kept_count, prefix, renumber, sort_by_importance
+from prance_jax.tokens.tokenset import (
+    AttentionSignals,
+    TokenSet,
+    kept_count,
+    prefix,
+    renumber,
+    sort_by_importance,
+)
 
 
 def prune(tokens: TokenSet, signals: AttentionSignals, rates: tuple[Rate, ...], floor: int) -> TokenSet:

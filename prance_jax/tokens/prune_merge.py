@@ -10,7 +10,9 @@ from prance_jax.tokens.prune import prune
 from prance_jax.tokens.tokenset import AttentionSignals, TokenSet
 
 
-def prune_merge(tokens: TokenSet, signals: AttentionSignals, rates: tuple[Rate, ...], floor: int, weighted: bool = False) -> TokenSet:
+def prune_merge(
+    tokens: TokenSet, signals: AttentionSignals, rates: tuple[Rate, ...], floor: int, weighted: bool = False
+) -> TokenSet:
     """Prunes with the first rate, merges with the second. rates: (prune keep, merge keep), floats or float32 [B]."""
     prune_keep, merge_keep = rates
     left = prune(tokens, signals, (prune_keep,), floor)
@@ -19,7 +21,6 @@ def prune_merge(tokens: TokenSet, signals: AttentionSignals, rates: tuple[Rate, 
 
 def _ranked(tokens: TokenSet) -> AttentionSignals:
     """Pruning has sorted the tokens already; a falling importance keeps that order."""
-
 
     batch, slots, _ = tokens.features.shape
     falling = jnp.broadcast_to(-jnp.arange(slots, dtype=jnp.float32), (batch, slots))

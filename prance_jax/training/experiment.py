@@ -33,7 +33,17 @@ from prance_jax.training.workdir import Workdir, write_atomic
 
 STAGES = ("dense", "meta", "selector", "finetune")
 # Every use of randomness has a stream of its own, so that leaving a stage out changes no other.
-_STREAMS = ("init", "dense", "meta", "selector_init", "selector", "pool", "finetune", "finetune_random", "finetune_static")
+_STREAMS = (
+    "init",
+    "dense",
+    "meta",
+    "selector_init",
+    "selector",
+    "pool",
+    "finetune",
+    "finetune_random",
+    "finetune_static",
+)
 
 
 @dataclass(frozen=True)
@@ -120,7 +130,9 @@ class Experiment:
             if not held:
                 key = self.key(seed, "pool")
                 held.append(select.pool(selector, params, self.source.tables, self.source.sample, key))
-            return select.select_step(selector)(state, index, self.key(seed, "selector", mode), params, *held[0])
+            return select.select_step(selector)(
+                state, index, self.key(seed, "selector", mode), params, *held[0]
+            )
 
         stage = Stage(
             name,
@@ -147,7 +159,9 @@ class Experiment:
         selector = self.selector(mode)
         policy = self.policy(seed, mode)
         params = self.finetuned(seed, mode, "finetune", selector.rule, policy)
-        return Contender(f"prance_{mode}", self.spec(mode), selector.rule, params, policy, selector.decision_cost)
+        return Contender(
+            f"prance_{mode}", self.spec(mode), selector.rule, params, policy, selector.decision_cost
+        )
 
     def best_static(self, seed: int, mode: str, budget: float) -> Contender:
         """The best static structure at `budget` MACs; the search's result is kept in the workdir."""
@@ -155,10 +169,18 @@ class Experiment:
         file = self.workdir.path / f"static_seed{seed}_{mode}.json"
         structure = _read_structure(file, budget)
         if structure is None:
-            self.progress.note(f"seed{seed}/{mode}: searching the best of {settings.candidates} static structures")
+            self.progress.note(
+                f"seed{seed}/{mode}: searching the best of {settings.candidates} static structures"
+            )
             structure, loss = search(
-                spec, self.selector(mode).lattice, self.meta(seed), self.source.split("validation"), budget,
-                candidates=settings.candidates, images=settings.images, seed=seed,
+                spec,
+                self.selector(mode).lattice,
+                self.meta(seed),
+                self.source.split("validation"),
+                budget,
+                candidates=settings.candidates,
+                images=settings.images,
+                seed=seed,
             )
             write_atomic(file, json.dumps({"budget": budget, "loss": loss, "structure": structure}))
         rule = StaticRule(structure)
@@ -197,8 +219,13 @@ class Experiment:
     def evaluate(self, row: Contender, split: str):
         """An `Evaluation` of a row on 'validation' or 'test'."""
         return evaluate(
-            row.spec, row.rule, row.params, row.variables, self.source.split(split),
-            batch=self.config.evaluation.batch, decision_cost=row.decision_cost,
+            row.spec,
+            row.rule,
+            row.params,
+            row.variables,
+            self.source.split(split),
+            batch=self.config.evaluation.batch,
+            decision_cost=row.decision_cost,
         )
 
     def run(self, stage: str) -> None:
@@ -213,7 +240,9 @@ class Experiment:
                     self.policy(seed, mode) if stage == "selector" else self.prance(seed, mode)
 
     def _run(self, name, steps, init, step, arguments, headline) -> Any:
-        return self._stage(Stage(name, steps, init, lambda state, index: step(state, index, *arguments), headline))
+        return self._stage(
+            Stage(name, steps, init, lambda state, index: step(state, index, *arguments), headline)
+        )
 
     def _stage(self, stage: Stage) -> Any:
         if stage.name not in self._finished:

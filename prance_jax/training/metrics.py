@@ -100,8 +100,15 @@ class Progress:
         if self._terminal and not self._quiet:
             from tqdm import tqdm
 
-            self._bar = tqdm(desc=name, total=steps, initial=done, file=self._stream, dynamic_ncols=True,
-                             unit="step", leave=True)
+            self._bar = tqdm(
+                desc=name,
+                total=steps,
+                initial=done,
+                file=self._stream,
+                dynamic_ncols=True,
+                unit="step",
+                leave=True,
+            )
 
     def update(self, step: int, values: Mapping[str, float] | None = None) -> None:
         """`step` steps are finished; `values` are the metrics worth showing (the last ones stay)."""

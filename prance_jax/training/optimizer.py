@@ -43,7 +43,9 @@ def make(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
 
 def decayed(params: Tree) -> Tree:
     """True for the kernels of affine maps."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: jax.tree_util.keystr(path[-1:]) == "['kernel']", params)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: jax.tree_util.keystr(path[-1:]) == "['kernel']", params
+    )
 
 
 def init(params: Tree, optimizer: optax.GradientTransformation) -> Tree:
@@ -52,7 +54,11 @@ def init(params: Tree, optimizer: optax.GradientTransformation) -> Tree:
 
 
 def update(
-    state: Tree, step: jax.Array, loss: Callable[[Tree], tuple[jax.Array, dict]], optimizer: optax.GradientTransformation, ema: float
+    state: Tree,
+    step: jax.Array,
+    loss: Callable[[Tree], tuple[jax.Array, dict]],
+    optimizer: optax.GradientTransformation,
+    ema: float,
 ) -> tuple[Tree, dict[str, jax.Array]]:
     """One step on `loss`, a function of the parameters that returns (loss, metrics).
 

@@ -52,7 +52,11 @@ def dense_step(spec: ModelSpec, config: DenseConfig, sample: Sample) -> Callable
 
 @functools.lru_cache(maxsize=None)
 def meta_step(
-    spec: ModelSpec, config: MetaConfig, first: GroupChoice, keep_choices: tuple[tuple[float, ...], ...], sample: Sample
+    spec: ModelSpec,
+    config: MetaConfig,
+    first: GroupChoice,
+    keep_choices: tuple[tuple[float, ...], ...],
+    sample: Sample,
 ) -> Callable:
     """Compiled (state, step, key, tables) -> (state, metrics): one sandwich step.
 
@@ -74,7 +78,8 @@ def meta_step(
         ramp = jnp.clip((index / config.steps - config.reduce_from) / 0.2, 0.0, 1.0)
         drawn = space.sample(structure_key, few, keep_choices)
         groups = [first] + [
-            group._replace(keep=tuple(1 - ramp * (1 - rate) for rate in group.keep)) for group in drawn.groups[1:]
+            group._replace(keep=tuple(1 - ramp * (1 - rate) for rate in group.keep))
+            for group in drawn.groups[1:]
         ]
 
         def loss(params):

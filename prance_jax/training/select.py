@@ -40,7 +40,9 @@ class Selector:
 
     @property
     def actions(self) -> ActionSpace:
-        return self.lattice if self.config.policy == "lattice" else ActionSpace(self.spec.space, self.spec.rates)
+        return (
+            self.lattice if self.config.policy == "lattice" else ActionSpace(self.spec.space, self.spec.rates)
+        )
 
     @property
     def observer(self) -> Observer:
@@ -65,7 +67,13 @@ class Selector:
     @property
     def process(self) -> PranceProcess:
         return PranceProcess(
-            ViT(self.spec), self.actions, self.observer, self.config.reward, self.first, self.config.batch, self.decision_cost
+            ViT(self.spec),
+            self.actions,
+            self.observer,
+            self.config.reward,
+            self.first,
+            self.config.batch,
+            self.decision_cost,
         )
 
     def init(self, key: jax.Array) -> Tree:

@@ -6,10 +6,19 @@ import numpy as np
 import pytest
 
 from prance_jax.data.arrays import from_arrays
-from prance_jax.data.digits import DigitsConfig, Glyphs, draw, load_digits_source, place, split_digits
+from prance_jax.data.digits import DigitsConfig, draw, load_digits_source, place, split_digits
 from prance_jax.errors import UserError
 
-CONFIG = DigitsConfig(canvas=28, grid=4, min_scale=14.0, max_scale=17.0, min_crop=2, max_crop=3, clutter_ink=0.7, test_images=300)
+CONFIG = DigitsConfig(
+    canvas=28,
+    grid=4,
+    min_scale=14.0,
+    max_scale=17.0,
+    min_crop=2,
+    max_crop=3,
+    clutter_ink=0.7,
+    test_images=300,
+)
 
 
 @pytest.fixture(scope="module")
@@ -77,15 +86,18 @@ def test_fixed_sets(source):
         source.split("train")
 
 
-@pytest.mark.parametrize("change, words", [
-    (dict(max_scale=27.0), "does not fit on a canvas of 28"),
-    (dict(min_scale=20.0), "min_scale <= max_scale"),
-    (dict(min_crop=0), "min_crop"),
-    (dict(max_clutter=-1), "max_clutter is -1"),
-    (dict(clutter_ink=0.0), "clutter_ink 0.0"),
-    (dict(grid=-4), "grid is -4"),
-    (dict(test_images=0), "test_images must be 1 or more"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(max_scale=27.0), "does not fit on a canvas of 28"),
+        (dict(min_scale=20.0), "min_scale <= max_scale"),
+        (dict(min_crop=0), "min_crop"),
+        (dict(max_clutter=-1), "max_clutter is -1"),
+        (dict(clutter_ink=0.0), "clutter_ink 0.0"),
+        (dict(grid=-4), "grid is -4"),
+        (dict(test_images=0), "test_images must be 1 or more"),
+    ],
+)
 def test_digits_that_cannot_be_drawn_are_refused(change, words):
     with pytest.raises(UserError, match=words):
         DigitsConfig(**{**dict(canvas=28, min_scale=14.0, max_scale=17.0), **change})
@@ -105,14 +117,21 @@ def test_arrays_give_back_what_they_were_given():
         source.split("validation")
 
 
-@pytest.mark.parametrize("images, labels, words", [
-    (IMAGES[:0], LABELS[:0], "train set is empty"),
-    (IMAGES[0], LABELS, "shape \\(8, 8, 3\\); wanted"),
-    (IMAGES, LABELS[:3], "wanted 12 integers"),
-    (IMAGES, LABELS + 0.5, "wanted 12 integers"),
-    (IMAGES, LABELS + 1, "label 4 of image 3 is outside 0 .. 3"),
-    (np.where(np.arange(12)[:, None, None, None] == 7, np.nan, IMAGES), LABELS, "train image 7 has pixels that are not finite"),
-])
+@pytest.mark.parametrize(
+    "images, labels, words",
+    [
+        (IMAGES[:0], LABELS[:0], "train set is empty"),
+        (IMAGES[0], LABELS, "shape \\(8, 8, 3\\); wanted"),
+        (IMAGES, LABELS[:3], "wanted 12 integers"),
+        (IMAGES, LABELS + 0.5, "wanted 12 integers"),
+        (IMAGES, LABELS + 1, "label 4 of image 3 is outside 0 .. 3"),
+        (
+            np.where(np.arange(12)[:, None, None, None] == 7, np.nan, IMAGES),
+            LABELS,
+            "train image 7 has pixels that are not finite",
+        ),
+    ],
+)
 def test_arrays_that_cannot_be_trained_on_are_refused(images, labels, words):
     with pytest.raises(UserError, match=words):
         from_arrays((images, labels), num_classes=4)

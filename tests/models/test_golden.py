@@ -27,7 +27,9 @@ def part(arrays, prefix):
 def load(arrays, mode):
     spec = ModelSpec(SPACE, image_size=64, patch_size=8, num_classes=10, token_optimization=mode).official()
     actions, observer = ActionSpace(SPACE, spec.rates), Observer(spec, "keys")
-    ppo = PPO(PPOConfig(normalise_observation=False), Gaussian(actions.components), observer.size, (256, 256), 1)
+    ppo = PPO(
+        PPOConfig(normalise_observation=False), Gaussian(actions.components), observer.size, (256, 256), 1
+    )
     fresh = ppo.init(jax.random.key(0))
     params = official.meta_network(part(arrays, "model/"), spec, walk.init(ViT(spec), jax.random.key(0)))
     actor = official.selector(part(arrays, "actor/"), fresh.policy.actor, "actor")
@@ -44,7 +46,9 @@ def test_official_network(mode, golden):
     decide = lambda policy: rule.decide(policy, jax.random.key(0))
     run = jax.jit(lambda params, policy, x: walk.walk(ViT(spec), params, x, rule.first, decide(policy)))
     outcome = run(params, policy, images)
-    np.testing.assert_allclose(outcome.logits, arrays["logits"], rtol=0, atol=1e-4 * np.abs(arrays["logits"]).max())
+    np.testing.assert_allclose(
+        outcome.logits, arrays["logits"], rtol=0, atol=1e-4 * np.abs(arrays["logits"]).max()
+    )
     for index in range(len(images)):
         own = outcome.structure.image(index)
         assert own.widths == tuple(arrays["embed_dim"][index])
@@ -53,7 +57,9 @@ def test_official_network(mode, golden):
         assert token_counts(spec, own).mlp == tuple(arrays["tokens_after"][index])
     # One image under its own static structure, compact, as the official code runs it.
     alone = ViT(spec).apply({"params": params}, images[:1], outcome.structure.image(0))
-    np.testing.assert_allclose(alone[0], arrays["logits"][0], rtol=0, atol=1e-4 * np.abs(arrays["logits"]).max())
+    np.testing.assert_allclose(
+        alone[0], arrays["logits"][0], rtol=0, atol=1e-4 * np.abs(arrays["logits"]).max()
+    )
 
 
 def test_import_lists_everything_that_does_not_fit(golden):
@@ -65,5 +71,9 @@ def test_import_lists_everything_that_does_not_fit(golden):
     del arrays["cls_token"]
     with pytest.raises(UserError) as caught:
         official.meta_network(arrays, spec, wanted)
-    for words in ("missing cls_token (112,)", "not used: stranger.weight (3,)", "head/bias: wanted (10,), found (11,)"):
+    for words in (
+        "missing cls_token (112,)",
+        "not used: stranger.weight (3,)",
+        "head/bias: wanted (10,), found (11,)",
+    ):
         assert words in str(caught.value)

@@ -7,18 +7,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small import SPACE, keep_choices, make_spec
 
 from prance_jax.models.vit import ViT
 from prance_jax.models.walk import begin, follow, walk
 from prance_jax.tokens import METHODS
-from small import SPACE, keep_choices, make_spec
 
 MODES = sorted(METHODS)
 
 
 @functools.lru_cache(maxsize=None)
 def masked(spec):
-    return jax.jit(lambda params, images, structure: walk(ViT(spec), params, images, structure.groups[0], follow(structure)))
+    return jax.jit(
+        lambda params, images, structure: walk(
+            ViT(spec), params, images, structure.groups[0], follow(structure)
+        )
+    )
 
 
 def structures(spec, seed, batch=6):
@@ -105,7 +109,10 @@ def test_weights_outside_the_slices_do_not_matter(params, images):
 
     def inside(path, kept, other):
         name = jax.tree_util.keystr(path)
-        cuts = [slice(0, width) if size == SPACE.super_width else slice(0, hidden) if size == 96 else slice(None) for size in kept.shape]
+        cuts = [
+            slice(0, width) if size == SPACE.super_width else slice(0, hidden) if size == 96 else slice(None)
+            for size in kept.shape
+        ]
         if "qkv" in name and "bias" in name or "head" in name and "bias" in name:
             cuts = [slice(None)]
         if "qkv" in name and "kernel" in name:
@@ -133,7 +140,9 @@ def test_gradients_agree(params, images):
 def test_structures_are_data_not_shapes(params, images):
     """Invariant 5: other structures cause no new trace."""
     spec = make_spec("prune")
-    counted = chex.assert_max_traces(lambda p, x, s: walk(ViT(spec), p, x, s.groups[0], follow(s)).logits, n=1)
+    counted = chex.assert_max_traces(
+        lambda p, x, s: walk(ViT(spec), p, x, s.groups[0], follow(s)).logits, n=1
+    )
     run = jax.jit(counted)
     for seed in range(4):
         run(params, images, structures(spec, seed))
@@ -143,7 +152,12 @@ def test_keep_one_is_a_plain_vit(params, images):
     """With all tokens kept, pruning only permutes patches, and attention does not see their order."""
     spec = make_spec("prune")
     everything = SPACE.largest()
+
     class NoReduction(ViT):
         def reduce(self, tokens, signals, rates):
             return tokens
-    close(ViT(spec).apply({"params": params}, images, everything), NoReduction(spec).apply({"params": params}, images, everything))
+
+    close(
+        ViT(spec).apply({"params": params}, images, everything),
+        NoReduction(spec).apply({"params": params}, images, everything),
+    )

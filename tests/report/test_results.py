@@ -15,8 +15,17 @@ images_per_s speedup realised_share""".split()
 
 
 def row(method, seed, top1, **others):
-    figures = dict(top1_change=-0.002, gmacs=0.01234, macs_kept=0.48, tokens_left=0.2, tokens_mean=0.5,
-                   active_params=310_000, images_per_s=900.0, speedup=1.8, realised_share=0.9)
+    figures = dict(
+        top1_change=-0.002,
+        gmacs=0.01234,
+        macs_kept=0.48,
+        tokens_left=0.2,
+        tokens_mean=0.5,
+        active_params=310_000,
+        images_per_s=900.0,
+        speedup=1.8,
+        realised_share=0.9,
+    )
     return Row(method, seed, top1, **{**figures, **others})
 
 
@@ -51,15 +60,27 @@ def test_what_is_saved_is_loaded(tmp_path):
 
 def test_one_seed_shows_plain_figures():
     assert cells(ONE, "prance_prune") == [
-        "prance_prune", "94.80", "-0.20", "0.0123", "48.0", "20.0", "50.0", "0.310", "900", "1.80", "90"
+        "prance_prune",
+        "94.80",
+        "-0.20",
+        "0.0123",
+        "48.0",
+        "20.0",
+        "50.0",
+        "0.310",
+        "900",
+        "1.80",
+        "90",
     ]
     assert cells(ONE, "dense")[2] == "+0.00" and cells(ONE, "dense")[9] == "-"
     assert "±" not in table(ONE)
 
 
 def test_several_seeds_show_mean_and_sample_standard_deviation():
-    three = make(*(row("dense", seed, top1) for seed, top1 in enumerate((0.94, 0.95, 0.97))),
-                 row("prance_prune", 0, 0.9))
+    three = make(
+        *(row("dense", seed, top1) for seed, top1 in enumerate((0.94, 0.95, 0.97))),
+        row("prance_prune", 0, 0.9),
+    )
     # mean 95.333, deviations -1.333, -0.333, 1.667: sqrt((1.778 + 0.111 + 2.778) / 2) = 1.528
     assert cells(three, "dense")[1] == "95.33 ±1.53"
     assert cells(three, "prance_prune")[1] == "90.00"
@@ -76,9 +97,13 @@ def test_a_figure_that_some_seeds_lack_is_averaged_over_the_others():
 def test_the_full_table_fits_120_columns_and_its_lines_are_even():
     methods = "dense meta_largest best_static random_policy prance_prune prance_prune_merge".split()
     wide = dict(macs_kept=1.0, gmacs=17.58, active_params=102_504_424, images_per_s=123_456.0)
-    full = make(*(row(method, seed, 0.9 + seed / 9, top1_change=-0.1 * seed, tokens_left=1 - seed / 9, **wide)
-                  for method in methods
-                  for seed in range(3)))
+    full = make(
+        *(
+            row(method, seed, 0.9 + seed / 9, top1_change=-0.1 * seed, tokens_left=1 - seed / 9, **wide)
+            for method in methods
+            for seed in range(3)
+        )
+    )
     lines = table(full).splitlines()
     assert max(map(len, lines)) <= 120
     assert len({len(line) for line in lines[: 4 + len(methods)]}) == 1
@@ -120,7 +145,14 @@ def test_hardware_names_cores_and_jax():
 
 @pytest.mark.parametrize(
     "value, text",
-    [(0.01234, "0.0123"), (4.608, "4.61"), (20.507, "20.5"), (892.4, "892"), (12345.6, "12,346"), (0, "0.00")],
+    [
+        (0.01234, "0.0123"),
+        (4.608, "4.61"),
+        (20.507, "20.5"),
+        (892.4, "892"),
+        (12345.6, "12,346"),
+        (0, "0.00"),
+    ],
 )
 def test_three_figures_without_exponents(value, text):
     assert results_module._figures(value) == text

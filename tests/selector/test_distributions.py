@@ -33,7 +33,9 @@ def test_gaussian_entropy_has_a_gradient_towards_the_middle():
     family = Gaussian(1)
     slope = jax.grad(lambda x: family.entropy(x[None], STD).sum())
     assert float(slope(jnp.array([1.5]))[0]) < 0 < float(slope(jnp.array([-1.5]))[0])
-    np.testing.assert_allclose(family.entropy(jnp.zeros((1, 1)), STD), scipy.stats.norm.entropy(0, 0.3), rtol=1e-5)
+    np.testing.assert_allclose(
+        family.entropy(jnp.zeros((1, 1)), STD), scipy.stats.norm.entropy(0, 0.3), rtol=1e-5
+    )
 
 
 def test_lattice_density_by_hand():
@@ -64,4 +66,6 @@ def test_both_agree_with_distrax():
     np.testing.assert_allclose(log_prob, oracle.log_prob(action), rtol=1e-5)
     action, log_prob = lattice.sample(OUTPUT, jax.random.key(1), STD)
     parts = distrax.Categorical(OUTPUT[:, :3]), distrax.Categorical(OUTPUT[:, 3:])
-    np.testing.assert_allclose(log_prob, sum(p.log_prob(action[:, i]) for i, p in enumerate(parts)), rtol=1e-5)
+    np.testing.assert_allclose(
+        log_prob, sum(p.log_prob(action[:, i]) for i, p in enumerate(parts)), rtol=1e-5
+    )

@@ -53,7 +53,9 @@ def test_policy_loss_by_hand():
     loss, metrics = policy_loss(log_prob, behaviour, jnp.array([1.0, -1.0, 2.0]), 0.2)
     np.testing.assert_allclose(loss, -(1.2 - 0.8 + 2.2) / 3, rtol=1e-5)
     np.testing.assert_allclose(metrics["clip_fraction"], 2 / 3, rtol=1e-6)
-    np.testing.assert_allclose(metrics["approx_kl"], np.mean([0.5 - np.log(1.5), -0.5 - np.log(0.5), 0.1 - np.log(1.1)]), rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics["approx_kl"], np.mean([0.5 - np.log(1.5), -0.5 - np.log(0.5), 0.1 - np.log(1.1)]), rtol=1e-4
+    )
     np.testing.assert_allclose(value_loss(jnp.array([1.0, 2.0]), jnp.array([3.0, 2.0])), 1.0)
 
 
@@ -61,7 +63,9 @@ def test_policy_loss_agrees_with_rlax():
     rlax = pytest.importorskip("rlax")
     log_ratio, advantage = jax.random.normal(jax.random.key(0), (2, 50)) * 0.3
     loss, _ = policy_loss(log_ratio, jnp.zeros(50), advantage, 0.2)
-    np.testing.assert_allclose(loss, rlax.clipped_surrogate_pg_loss(jnp.exp(log_ratio), advantage, 0.2), rtol=1e-5)
+    np.testing.assert_allclose(
+        loss, rlax.clipped_surrogate_pg_loss(jnp.exp(log_ratio), advantage, 0.2), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("lattice", [True, False])
@@ -81,7 +85,9 @@ def test_reaches_the_best_policy(lattice):
 def test_first_pass_has_ratio_one():
     """Behaviour log-probabilities are those that the actions were drawn with: nothing is clipped before anything moved."""
     ppo = make(epochs=1, minibatches=1)
-    _, metrics, _ = jax.jit(lambda s, k: ppo.update(s, Toy(), (), k))(ppo.init(jax.random.key(0)), jax.random.key(1))
+    _, metrics, _ = jax.jit(lambda s, k: ppo.update(s, Toy(), (), k))(
+        ppo.init(jax.random.key(0)), jax.random.key(1)
+    )
     assert float(metrics["clip_fraction"]) == 0.0
     np.testing.assert_allclose(metrics["approx_kl"], 0.0, atol=1e-6)
 
@@ -90,7 +96,11 @@ def test_scan_over_updates_is_a_loop_of_updates_and_traces_once():
     ppo, toy, key = make(updates=3), Toy(), jax.random.key(1)
     state = ppo.init(jax.random.key(0))
     scanned, _ = jax.jit(lambda state: ppo.train(state, toy, (), key, 3))(state)
-    update = jax.jit(chex.assert_max_traces(lambda state, i: ppo.update(state, toy, (), jax.random.fold_in(key, i))[0], n=1))
+    update = jax.jit(
+        chex.assert_max_traces(
+            lambda state, i: ppo.update(state, toy, (), jax.random.fold_in(key, i))[0], n=1
+        )
+    )
     for index in range(3):
         state = update(state, jnp.int32(index))
     chex.assert_trees_all_close(scanned, state, rtol=1e-5, atol=1e-6)
@@ -123,7 +133,9 @@ def test_entropy_bonus_moves_the_policy():
             signs, following, reward, info = super().step(context, t, signs, action)
             return signs, following, jnp.zeros_like(reward), info
 
-    plain, bonus = (make(epochs=1, minibatches=1, entropy=weight, normalise_advantage=False) for weight in (0.0, 1.0))
+    plain, bonus = (
+        make(epochs=1, minibatches=1, entropy=weight, normalise_advantage=False) for weight in (0.0, 1.0)
+    )
     state = plain.init(jax.random.key(0))
     state = state._replace(critic=jax.tree.map(jnp.zeros_like, state.critic))
     still = plain.update(state, Flat(), (), jax.random.key(1))[0].policy.actor
@@ -144,7 +156,9 @@ def test_running_statistics_are_those_of_all_observations():
 
 def test_schedule_of_the_standard_deviation():
     ppo = make(lattice=False, updates=100)
-    np.testing.assert_allclose([ppo.std(0), ppo.std(50), ppo.std(100), ppo.std(200)], [0.3, 0.175, 0.05, 0.05], rtol=1e-5)
+    np.testing.assert_allclose(
+        [ppo.std(0), ppo.std(50), ppo.std(100), ppo.std(200)], [0.3, 0.175, 0.05, 0.05], rtol=1e-5
+    )
 
 
 def test_networks_carry_the_official_names_and_gains():

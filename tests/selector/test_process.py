@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small import KEEP, SPACE, make_spec
 
 from prance_jax.complexity import macs
 from prance_jax.config import SelectorConfig
@@ -20,11 +21,12 @@ from prance_jax.selector.reward import RewardConfig, next_price, quality, reward
 from prance_jax.selector.state import Observer, decision_macs
 from prance_jax.space import Structure
 from prance_jax.training.select import Selector
-from small import KEEP, SPACE, make_spec
 
 
 def selector(mode="prune", **changes):
-    settings = dict(updates=1, batch=6, pool=12, keep_choices=KEEP, hidden=(8,), reward=RewardConfig(keep_weight=0.1))
+    settings = dict(
+        updates=1, batch=6, pool=12, keep_choices=KEEP, hidden=(8,), reward=RewardConfig(keep_weight=0.1)
+    )
     spec = make_spec(mode)
     return Selector(spec, SelectorConfig(**{**settings, **changes}), SPACE.first_group("max"))
 
@@ -53,7 +55,9 @@ def test_continuous_actions_round_halves_to_even_and_clip():
     np.testing.assert_allclose(float(choice.keep[0][0]), 0.123, rtol=1e-6)
 
 
-@pytest.mark.parametrize("choices", [((0.0, 0.5),), ((0.5, float("nan")),), ((),), ((0.5,), (0.5,)), ((0.8, 0.5),)])
+@pytest.mark.parametrize(
+    "choices", [((0.0, 0.5),), ((0.5, float("nan")),), ((),), ((0.5,), (0.5,)), ((0.8, 0.5),)]
+)
 def test_a_lattice_of_impossible_rates_is_refused(choices):
     with pytest.raises(UserError, match="keep"):
         ActionSpace(SPACE, 1, choices)
@@ -70,18 +74,24 @@ def test_quality_by_hand():
     first = -(0.9 * np.log(0.9 / 0.7) + 0.1 * np.log(0.1 / 0.3))
     second = -(0.9 * np.log(0.9 / 0.2) + 0.1 * np.log(0.1 / 0.8))
     third = -(0.1 * np.log(0.1 / 0.6) + 0.9 * np.log(0.9 / 0.4))
-    np.testing.assert_allclose(score(quality="agreement", agreement_floor=1.0), [first, -1.0, third], rtol=1e-4)
+    np.testing.assert_allclose(
+        score(quality="agreement", agreement_floor=1.0), [first, -1.0, third], rtol=1e-4
+    )
     assert second < -1.0
 
 
 def test_reward_and_price_by_hand():
     now = worth(jnp.array([1.0]), jnp.array([0.5]), jnp.float32(0.2))
     keep, before = (jnp.array([0.4]), jnp.array([0.5])), jnp.array([0.7])
-    np.testing.assert_allclose(reward(RewardConfig(keep_weight=0.1), now, before, keep), 1 - 0.2 * 0.5 - 0.1 * 0.9, rtol=1e-6)
+    np.testing.assert_allclose(
+        reward(RewardConfig(keep_weight=0.1), now, before, keep), 1 - 0.2 * 0.5 - 0.1 * 0.9, rtol=1e-6
+    )
     marginal = RewardConfig(keep_weight=0.0, marginal=True)
     np.testing.assert_allclose(reward(marginal, now, before, keep), 1 - 0.2 * 0.5 - 0.7, rtol=1e-5)
     dual = RewardConfig(target_macs=0.4, price_rate=0.5)
-    np.testing.assert_allclose(next_price(dual, jnp.float32(0.2), jnp.float32(0.6)), 0.2 * np.exp(0.1), rtol=1e-6)
+    np.testing.assert_allclose(
+        next_price(dual, jnp.float32(0.2), jnp.float32(0.6)), 0.2 * np.exp(0.1), rtol=1e-6
+    )
     assert float(next_price(RewardConfig(), jnp.float32(0.2), jnp.float32(0.6))) == pytest.approx(0.2)
 
 
@@ -114,6 +124,7 @@ def test_an_episode_takes_seven_group_evaluations(context, monkeypatch):
         def call(*arguments):
             counted.append(name)
             return function(*arguments)
+
         return call
 
     monkeypatch.setattr(process_module, "begin", counting("group", walk.begin))
@@ -131,12 +142,18 @@ def test_observations_do_not_see_dropped_tokens(kind, size, context):
     spec = make_spec()
     observer = Observer(spec, kind)
     midway = walk.begin(ViT(spec), context.params, context.images, SPACE.first_group("max"))
-    choice = RandomRule(SPACE.first_group("max"), ActionSpace(SPACE, 1, (KEEP,))).structure(0.0, jax.random.key(0), 6).groups[1]
+    choice = (
+        RandomRule(SPACE.first_group("max"), ActionSpace(SPACE, 1, (KEEP,)))
+        .structure(0.0, jax.random.key(0), 6)
+        .groups[1]
+    )
     midway = walk.advance(ViT(spec), context.params, midway, choice, 1)
     tokens = midway.tokens
     noise = jnp.where(tokens.valid[:, :, None], tokens.features, 1e6)
     keys = jnp.where(tokens.valid[:, :, None], midway.signals.keys, 1e6)
-    poisoned = midway._replace(tokens=tokens._replace(features=noise), signals=midway.signals._replace(keys=keys))
+    poisoned = midway._replace(
+        tokens=tokens._replace(features=noise), signals=midway.signals._replace(keys=keys)
+    )
     seen = observer(midway, 2)
     assert seen.shape == (6, size) == (6, observer.size)
     np.testing.assert_array_equal(observer(poisoned, 2), seen)

@@ -26,15 +26,21 @@ def reference(features, importance, sizes, members, mode, rates, floor):
     features, sizes, members = ([values[n] for n in order] for values in (features, sizes, members))
     rates = list(rates)
     if mode in ("prune", "prune_merge"):
-        kept = max(min(floor, len(features)), int(np.floor(np.float32(rates.pop(0)) * np.float32(len(features)))))
+        kept = max(
+            min(floor, len(features)), int(np.floor(np.float32(rates.pop(0)) * np.float32(len(features))))
+        )
         features, sizes, members = features[:kept], sizes[:kept], members[:kept]
     if mode in ("merge", "prune_merge"):
-        kept = max(min(floor, len(features)), int(np.floor(np.float32(rates.pop(0)) * np.float32(len(features)))))
+        kept = max(
+            min(floor, len(features)), int(np.floor(np.float32(rates.pop(0)) * np.float32(len(features))))
+        )
         groups = [[n] for n in range(kept)]
         for n in range(kept, len(features)):
             best, best_similarity = 0, -np.inf
             for m in range(1, kept) if kept > 1 else [0]:
-                similarity = features[n] @ features[m] / np.linalg.norm(features[n]) / np.linalg.norm(features[m])
+                similarity = (
+                    features[n] @ features[m] / np.linalg.norm(features[n]) / np.linalg.norm(features[m])
+                )
                 if similarity > best_similarity:
                     best, best_similarity = m, similarity
             groups[best].append(n)
@@ -50,7 +56,9 @@ def check(left, image, wanted, count):
     np.testing.assert_allclose(left.features[image, :count], features, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(left.sizes[image, :count], sizes)
     owner = np.asarray(left.owner[image])
-    assert [sorted(np.flatnonzero(owner == n) + 1) for n in range(count)] == [[p for p in group if p] for group in members]
+    assert [sorted(np.flatnonzero(owner == n) + 1) for n in range(count)] == [
+        [p for p in group if p] for group in members
+    ]
     held = sum(len([p for p in group if p]) for group in members)
     assert (owner == -1).sum() == TOKENS - 1 - held
 
@@ -67,7 +75,9 @@ def test_masked_and_compact_follow_the_text(mode, floor):
         masked = reduce(tokens, signals, tuple(jnp.asarray(rates)))
         for image in range(BATCH):
             start = list(np.asarray(tokens.features[image])), list(np.asarray(signals.cls_attention[image]))
-            wanted = reference(*start, [1.0] * TOKENS, [[n] for n in range(TOKENS)], mode, rates[:, image], floor)
+            wanted = reference(
+                *start, [1.0] * TOKENS, [[n] for n in range(TOKENS)], mode, rates[:, image], floor
+            )
             check(masked, image, wanted, int(masked.count[image]))
             one = jax.tree.map(lambda leaf: leaf[image : image + 1], (tokens, signals))
             compact = method.reduce(*one, tuple(float(rate) for rate in rates[:, image]), floor)

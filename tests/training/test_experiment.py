@@ -56,9 +56,13 @@ def without_time(path):
 
 @pytest.mark.parametrize("stage", ["dense", "meta", "prune/selector", "prune/finetune"])
 def test_killed_and_continued_is_bit_identical(stage, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_SAVE_SHARE", 1e9)  # a checkpoint at every step, so that there is something to continue
+    monkeypatch.setattr(
+        loop, "_SAVE_SHARE", 1e9
+    )  # a checkpoint at every step, so that there is something to continue
     with pytest.raises(Killed):
-        experiment(tmp_path, KillingProgress(f"seed0/{stage}", 3), "--config.checkpoint_seconds=0").contenders(0)
+        experiment(
+            tmp_path, KillingProgress(f"seed0/{stage}", 3), "--config.checkpoint_seconds=0"
+        ).contenders(0)
     again = experiment(tmp_path, None, "--config.checkpoint_seconds=0")
     rows = again.contenders(0)
     for row, wanted in zip(rows, whole[1]):

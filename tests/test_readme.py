@@ -1,0 +1,41 @@
+"""What the README tells people to run, runs."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text()
+
+
+def test_python_snippets_run(capsys):
+    snippets = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    assert snippets
+    for snippet in snippets:
+        exec(compile(snippet, "README.md", "exec"), {})
+    assert "of the MACs" in capsys.readouterr().out
+
+
+def test_it_opens_with_the_two_commands():
+    first = re.search(r"```bash\n(.*?)```", TEXT, re.DOTALL).group(1)
+    scripts = re.findall(r"bash (launch/\S+)", first)
+    assert scripts == ["launch/demo.sh", "launch/test.sh"]
+    assert all((ROOT / script).exists() for script in scripts)
+
+
+def test_files_it_names_exist():
+    named = set(re.findall(r"`((?:prance_jax|configs|tests|launch)/[\w./]*)`", TEXT)) | set(
+        re.findall(r"(configs/\w+\.py)", TEXT)
+    )
+    assert named
+    assert not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_commands_it_names_are_known():
+    from prance_jax.cli import _parser
+
+    for words in re.findall(r"python -m prance_jax ([^\n#`]*)", TEXT):
+        _parser().parse_args([word for word in words.split() if not word.startswith("--config.")])
+
+
+def test_nothing_is_left_to_fill_in():
+    assert "@@" not in TEXT
