@@ -65,14 +65,14 @@ class Process(Protocol):
 
 
 class Normaliser(NamedTuple):
-    """Running statistics of observations: number seen, mean and mean square, [D]."""
+    """Running statistics of observations: number seen, mean and variance, [D] (Chan et al. 1983, pairwise merge)."""
 
     count: jax.Array
     mean: jax.Array
-    square: jax.Array
+    variance: jax.Array
 
     def __call__(self, observation: jax.Array) -> jax.Array:
-        deviation = jnp.sqrt(jnp.maximum(self.square - self.mean**2, 1e-6))
+        deviation = jnp.sqrt(jnp.maximum(self.variance, 1e-6))
         return jnp.clip((observation - self.mean) / deviation, -10.0, 10.0)
 
     def seen(self, observations: jax.Array) -> Normaliser:
@@ -80,8 +80,10 @@ class Normaliser(NamedTuple):
         flat = observations.reshape(-1, observations.shape[-1])
         count = self.count + flat.shape[0]
         weight = flat.shape[0] / count
-        mean = self.mean + weight * (flat.mean(0) - self.mean)
-        return Normaliser(count, mean, self.square + weight * ((flat**2).mean(0) - self.square))
+        # Not from mean squares: their difference loses float32's digits where the mean is large.
+        apart = flat.mean(0) - self.mean
+        variance = self.variance + weight * (flat.var(0) - self.variance) + weight * (1 - weight) * apart**2
+        return Normaliser(count, self.mean + weight * apart, variance)
 
 
 class Policy(NamedTuple):
@@ -182,10 +184,12 @@ class PPO:
         roll_key, epoch_key = jax.random.split(key)
         if config.normalise_observation:
             # The first statistics come from a rollout of their own, else the first buffer would be seen unscaled.
-            warm = lambda: state.policy.normaliser.seen(
-                self.rollout(state, process, context, roll_key)[0].observation
-            )
-            normaliser = jax.lax.cond(state.updates == 0, warm, lambda: state.policy.normaliser)
+            # A loop that ends once anything was seen, not `cond`, which under vmap over seeds runs every update.
+            def warm(own):
+                warm_key = jax.random.fold_in(roll_key, own.count.astype(jnp.int32))
+                return own.seen(self.rollout(state, process, context, warm_key)[0].observation)
+
+            normaliser = jax.lax.while_loop(lambda own: own.count == 0, warm, state.policy.normaliser)
             state = state._replace(policy=state.policy._replace(normaliser=normaliser))
         buffer, info = self.rollout(state, process, context, roll_key)
         advantage = advantages(buffer.reward, buffer.value, config.gamma, config.lam)

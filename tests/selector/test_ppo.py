@@ -6,11 +6,11 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from prance_jax.errors import UserError
 from prance_jax.selector.distributions import Gaussian, Lattice
-from prance_jax.selector.networks import Actor, Critic
 from prance_jax.selector.ppo import PPO, Normaliser, PPOConfig, policy_loss, value_loss
 
 
@@ -151,7 +151,7 @@ def test_running_statistics_are_those_of_all_observations():
         running = running.seen(part)
     flat = np.asarray(parts).reshape(-1, 2)
     np.testing.assert_allclose(running.mean, flat.mean(0), rtol=1e-4)
-    np.testing.assert_allclose(running.square - running.mean**2, flat.var(0), rtol=1e-4)
+    np.testing.assert_allclose(running.variance, flat.var(0), rtol=1e-4)
 
 
 def test_schedule_of_the_standard_deviation():
@@ -161,17 +161,97 @@ def test_schedule_of_the_standard_deviation():
     )
 
 
-def test_networks_carry_the_official_names_and_gains():
-    actor = Actor(7).init(jax.random.key(0), jnp.zeros((1, 65)))["params"]
-    critic = Critic().init(jax.random.key(0), jnp.zeros((1, 65)))["params"]
-    assert set(actor) == {"fc1", "fc2", "fc_mu"} and set(critic) == {"fc1", "fc2", "fc3"}
-    kernel = np.asarray(actor["fc2"]["kernel"])
-    np.testing.assert_allclose(kernel @ kernel.T, 2 * np.eye(256), atol=1e-4)
-    kernel = np.asarray(actor["fc_mu"]["kernel"])
-    np.testing.assert_allclose(kernel.T @ kernel, 1e-4 * np.eye(7), atol=1e-7)
-
-
 def test_a_buffer_that_cannot_be_cut_is_refused():
     with pytest.raises(UserError, match="192 decisions .* 5 equal"):
         ppo = make(minibatches=5)
         ppo.update(ppo.init(jax.random.key(0)), Toy(), (), jax.random.key(1))
+
+
+@pytest.mark.parametrize("lattice", [True, False])
+def test_an_update_is_the_algorithm_written_plainly(lattice):
+    """Three passes over one buffer, written out with optax and jax.grad alone, at a learning rate halfway down."""
+    gamma, lam, clip, weight, limit, rate = 0.8, 0.7, 0.05, 0.3, 0.01, 3e-3
+    settings = dict(gamma=gamma, lam=lam, clip=clip, entropy=weight, max_grad_norm=limit)
+    settings |= dict(actor_lr=rate, critic_lr=2 * rate, epochs=3, minibatches=1)
+    ppo, toy = make(lattice, updates=2, **settings), Toy(lattice=lattice)
+    update = jax.jit(lambda state, key: ppo.update(state, toy, (), key)[:2])
+    start, _ = update(ppo.init(jax.random.key(0)), jax.random.key(1))
+    found, metrics = update(start, jax.random.key(2))
+
+    # The buffer of an update is that of the first half of its key.
+    roll = jax.jit(lambda key: ppo.rollout(start, toy, (), key)[0])
+    buffer = roll(jax.random.split(jax.random.key(2))[0])
+    r, v = np.asarray(buffer.reward), np.asarray(buffer.value)
+    a2 = r[2] - v[2]
+    a1 = r[1] + gamma * v[2] - v[1] + gamma * lam * a2
+    a0 = r[0] + gamma * v[1] - v[0] + gamma * lam * a1
+    advantage = np.stack([a0, a1, a2])
+    target = advantage + v
+    advantage = (advantage - advantage.mean()) / advantage.std()
+    seen, family, std = start.policy.normaliser(buffer.observation), ppo.distribution, 0.175
+
+    def actor_loss(params):
+        output = ppo.actor.apply({"params": params}, seen)
+        ratio = jnp.exp(family.log_prob(output, buffer.action, std) - buffer.log_prob)
+        pessimist = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
+        return -pessimist.mean() - weight * family.entropy(output, std).mean()
+
+    def critic_loss(params):
+        return 0.5 * ((ppo.critic.apply({"params": params}, seen) - target) ** 2).mean()
+
+    def train(loss, params, state, rate):
+        chain = optax.chain(
+            optax.clip_by_global_norm(limit), optax.adam(optax.linear_schedule(rate, 0, 6), eps=1e-5)
+        )
+        gradient = jax.jit(jax.grad(loss))
+        for _ in range(3):
+            change, state = chain.update(gradient(params), state)
+            params = optax.apply_updates(params, change)
+        return params
+
+    actor = train(actor_loss, start.policy.actor, start.actor_optimizer, rate)
+    critic = train(critic_loss, start.critic, start.critic_optimizer, 2 * rate)
+    chex.assert_trees_all_close(found.policy.actor, actor, rtol=1e-3, atol=1e-5)
+    chex.assert_trees_all_close(found.critic, critic, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(metrics["return"], r.sum(0).mean(), rtol=1e-5)
+    assert float(found.policy.normaliser.count - start.policy.normaliser.count) == r.size
+
+
+def test_every_decision_is_learned_from_once_an_epoch_in_random_order():
+    ppo, toy = make(epochs=2, minibatches=3, lr_decay=False), Toy()
+    state = ppo.init(jax.random.key(0))
+    update = jax.jit(lambda state, key: ppo.update(state, toy, (), key)[0])
+    assert int(optax.tree_utils.tree_get(update(state, jax.random.key(1)).actor_optimizer, "count")) == 6
+
+    buffer = jax.jit(lambda key: ppo.rollout(state, toy, (), key)[0])(jax.random.key(1))
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), buffer)
+    learn = jax.jit(lambda key: ppo._learn(state, flat, flat.reward - flat.value, flat.reward, key)[0].critic)
+    one, other = learn(jax.random.key(2)), learn(jax.random.key(3))
+    assert float(jnp.abs(one["fc1"]["kernel"] - other["fc1"]["kernel"]).max()) > 1e-5
+
+
+def test_the_scale_of_observations_does_not_matter_from_the_first_update_on():
+    class Scaled(Toy):
+        def _show(self, signs, t):
+            return 40.0 * super()._show(signs, t) - 20.0
+
+    ppo, key = make(epochs=1, updates=2), jax.random.key(1)
+    plain, scaled = (
+        jax.jit(lambda state, toy=toy: ppo.train(state, toy, (), key, 2)[1])(ppo.init(jax.random.key(0)))
+        for toy in (Toy(), Scaled())
+    )
+    chex.assert_trees_all_close(plain, scaled, rtol=1e-3, atol=1e-4)
+
+
+def test_statistics_keep_their_digits_where_the_mean_is_large():
+    parts = 300 + 0.1 * jax.random.normal(jax.random.key(0), (20, 400, 1))
+    running = Normaliser(jnp.float32(0), jnp.zeros(1), jnp.ones(1))
+    for part in parts:
+        running = running.seen(part)
+    np.testing.assert_allclose(running(parts).std(), 1.0, rtol=0.01)
+
+
+def test_no_random_key_is_used_twice():
+    ppo = make()
+    with jax.debug_key_reuse(True):
+        jax.jit(lambda key: ppo.update(ppo.init(jax.random.key(0)), Toy(), (), key)[1])(jax.random.key(1))
