@@ -3,10 +3,14 @@
 A structure exists in two forms with the same fields. *Static*: Python numbers, the program is compiled for them and
 inactive channels and tokens do not exist (compact execution). *Per image*: arrays of shape [B], full shapes with
 masks (masked execution). Code that walks a structure does not ask which one it holds.
+
+`Within` stands between the two: a size per image inside a static bound, so that what no image of a chunk can use does
+not exist, and what only some use is masked.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,8 +21,34 @@ import numpy as np
 
 from prance_jax.errors import UserError
 
-Size = int | jax.Array  # int, or int32 [B]
-Rate = float | jax.Array  # float in (0, 1], or float32 [B]
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("value",), meta_fields=("bound",))
+@dataclass(frozen=True)
+class Within:
+    """A number per image with a static bound on the size that it leads to.
+
+    value: int32 [B] (a width, hidden units, a token count), or float32 [B] (a keep rate).
+    bound: no image has more than so many channels, or keeps more than so many tokens; the caller sees to that.
+    """
+
+    value: jax.Array
+    bound: int
+
+
+Size = int | jax.Array | Within  # int, or int32 [B]
+Rate = float | jax.Array | Within  # float in (0, 1], or float32 [B]
+
+
+def extent(size: Size, full: int) -> int:
+    """Channels or slots that an array of this size really has. full: those of a masked array without a bound."""
+    if isinstance(size, int):
+        return size
+    return min(size.bound, full) if isinstance(size, Within) else full
+
+
+def number(size: Size | Rate) -> int | float | jax.Array:
+    """The size without its bound."""
+    return size.value if isinstance(size, Within) else size
 
 
 class GroupChoice(NamedTuple):

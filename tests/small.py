@@ -1,10 +1,17 @@
-"""The small network that tests share."""
+"""The small network that tests share, and its executions."""
 
-from prance_jax.space import SearchSpace
+import functools
+
+import jax
+
+from prance_jax.models import walk
+from prance_jax.models.vit import ViT
+from prance_jax.space import SearchSpace, Structure
 from prance_jax.spec import ModelSpec
 
 SPACE = SearchSpace("small test", 32, 3, 2, (16, 24, 28), (1, 2, 3), layers=(2, 2, 2, 2), head_dim=8)
 KEEP = (0.3, 0.55, 0.8, 1.0)
+MODES = ("merge", "prune", "prune_merge")
 
 
 def make_spec(mode="prune", official=False, **changes) -> ModelSpec:
@@ -18,3 +25,38 @@ def make_spec(mode="prune", official=False, **changes) -> ModelSpec:
 
 def keep_choices(spec: ModelSpec):
     return (KEEP,) * spec.rates
+
+
+def structures(spec: ModelSpec, seed: int, batch: int = 6) -> Structure:
+    """A random structure for each image."""
+    return SPACE.sample(jax.random.key(seed), batch, keep_choices(spec))
+
+
+@functools.lru_cache(maxsize=None)
+def masked(spec: ModelSpec):
+    """(params, images, per-image structure) -> Outcome; one compiled program for all tests."""
+    return jax.jit(
+        lambda params, images, structure: walk.walk(
+            ViT(spec), params, images, structure.groups[0], walk.follow(structure)
+        )
+    )
+
+
+def quick_jit(function):
+    """jit for a program of few runs: optimising it would take far longer than running it."""
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(function, compiler_options=options)
+
+
+@functools.lru_cache(maxsize=None)
+def _compact(spec: ModelSpec, structure: Structure):
+    return quick_jit(
+        lambda params, images: walk.walk(
+            ViT(spec), params, images, structure.groups[0], walk.follow(structure)
+        )
+    )
+
+
+def compact(spec: ModelSpec, params, images, structure: Structure) -> walk.Outcome:
+    """Outcome under a static structure."""
+    return _compact(spec, structure)(params, images)

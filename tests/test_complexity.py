@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import SPACE, keep_choices, make_spec
+from small import MODES, SPACE, keep_choices, make_spec, structures
 
 from prance_jax.complexity import element_operations, macs, parameters, token_counts
 from prance_jax.models import walk
@@ -104,8 +104,8 @@ CASES = [
 
 @pytest.mark.parametrize("name, mode, width, ratio, keep", CASES)
 def test_the_compact_program_costs_what_is_counted(name, mode, width, ratio, keep):
-    """Products in the program: 2 x MACs within 0.5 %. XLA's total, on the spaces where element operations are few
-    (about 5 % of `tiny`): within 3 %."""
+    """Products in the program: 2 x MACs within 0.5 %. XLA's count of the compiled program, element operations
+    included, within 3 % on the spaces where these are few (they are about 5 % of `tiny`)."""
     spec = ModelSpec(SPACES[name], image_size=224, patch_size=16, num_classes=1000, token_optimization=mode)
     structure = spec.space.uniform(width, ratio, keep)
     model = ViT(spec)
@@ -115,8 +115,46 @@ def test_the_compact_program_costs_what_is_counted(name, mode, width, ratio, kee
     wanted = 2 * macs(spec, structure).total
     assert product_flops(jax.make_jaxpr(program)(params, image).jaxpr) / wanted == pytest.approx(1, abs=0.005)
     if name != "tiny":
-        flops = jax.jit(program).lower(params, image).cost_analysis()["flops"]
+        flops = jax.jit(program).lower(params, image).compile().cost_analysis()["flops"]
         assert flops / wanted == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize("official", [False, True])
+@pytest.mark.parametrize("mode", MODES)
+def test_every_product_of_a_random_structure_is_counted(mode, official, params):
+    """Exactly, for widths that differ from layer to layer: what is not counted is the one row of attention from CLS
+    that each layer reports to the token methods."""
+    spec = make_spec(mode, official)
+    drawn = structures(spec, 3, batch=12)
+    for index in range(12):
+        own = drawn.image(index)
+        image = jax.ShapeDtypeStruct((1, spec.image_size, spec.image_size, 3), jnp.float32)
+        program = lambda params, image: ViT(spec).apply({"params": params}, image, own)
+        reported = SPACE.attention_width * sum(token_counts(spec, own).attention)
+        found = product_flops(jax.make_jaxpr(program)(params, image).jaxpr)
+        assert found == 2 * (macs(spec, own).total + reported)
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_active_parameters_are_those_that_a_gradient_reaches(official, params, images):
+    """Key biases apart: they shift all logits of a query alike, so that no output depends on them. (Nor would one
+    depend on a query once CLS is alone, hence the high keep rates.)"""
+    spec = make_spec("prune", official)
+    drawn = SPACE.sample(jax.random.key(6), 3, ((0.8, 1.0),))
+    score = lambda params, structure: jnp.sum(
+        jnp.sin(ViT(spec).apply({"params": params}, images[:2], structure))
+    )
+    gradient = jax.jit(jax.vmap(jax.grad(score), in_axes=(None, 0)))
+    # vmap hands one structure at a time to both images.
+    reached = gradient(params, jax.tree.map(lambda leaf: jnp.stack([leaf, leaf], axis=1), drawn))
+    for index in range(3):
+        total = 0
+        for path, leaf in jax.tree_util.tree_leaves_with_path(reached):
+            own = np.asarray(leaf[index])
+            if "qkv" in jax.tree_util.keystr(path) and own.ndim == 1:
+                own = np.ones_like(own)
+            total += np.count_nonzero(own)
+        assert total == parameters(spec, drawn.image(index))
 
 
 def product_flops(jaxpr) -> int:

@@ -1,7 +1,8 @@
-"""Elastic widths: one piece of code for both executions.
+"""Elastic widths: one piece of code for every execution.
 
-A width is an int (compact: the array is sliced, inactive channels do not exist) or int32 [B] (masked: the array keeps
-its full extent and inactive channels read as zero, whatever they hold). A narrow width is always the leading slice.
+A width is an int (compact: the array is sliced, inactive channels do not exist), int32 [B] (masked: the array keeps
+its full extent and inactive channels read as zero, whatever they hold), or `Within` (masked inside a static slice).
+A narrow width is always the leading slice.
 """
 
 from __future__ import annotations
@@ -9,24 +10,20 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from prance_jax.space import Size
-
-
-def extent(width: Size, full: int) -> int:
-    """Channels that an array of this width really has."""
-    return width if isinstance(width, int) else full
+from prance_jax.space import Size, extent, number
 
 
 def spread(width: Size, ndim: int) -> jax.Array:
     """A width as float32 [B, 1, ...] (all ones for an int or a scalar), broadcastable to an array of `ndim` axes."""
-    width = jnp.asarray(width, jnp.float32)
+    width = jnp.asarray(number(width), jnp.float32)
     return width.reshape(width.shape + (1,) * (ndim - width.ndim))
 
 
 def active(x: jax.Array, width: Size) -> jax.Array:
     """The leading `width` channels of the last axis: sliced, or zeros behind them. x: [B, ..., C]."""
+    x = x[..., : extent(width, x.shape[-1])]
     if isinstance(width, int):
-        return x[..., :width]
+        return x
     return jnp.where(jnp.arange(x.shape[-1]) < spread(width, x.ndim), x, jnp.zeros((), x.dtype))
 
 
@@ -72,9 +69,9 @@ def layer_norm(
         centred = x - x.mean(-1, keepdims=True)
         variance = jnp.mean(centred * centred, -1, keepdims=True)
     else:
-        number = spread(width, x.ndim)
-        centred = active(x - x.sum(-1, keepdims=True) / number, width)
-        variance = jnp.sum(centred * centred, -1, keepdims=True) / number
+        channels = spread(width, x.ndim)
+        centred = active(x - x.sum(-1, keepdims=True) / channels, width)
+        variance = jnp.sum(centred * centred, -1, keepdims=True) / channels
     y = centred * jax.lax.rsqrt(variance + epsilon)
     if share is not None:
         y = y * jnp.sqrt(share)

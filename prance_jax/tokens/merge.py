@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from prance_jax.space import Rate
+from prance_jax.space import Rate, extent, number
 from prance_jax.tokens.tokenset import (
     AttentionSignals,
     TokenSet,
@@ -35,16 +35,20 @@ def merge(
     compact = isinstance(kept, int)
     if compact and kept == slots:
         return ordered._replace(owner=renumber(tokens.owner, rank))
-    # Compact: destinations and sources are two slices. Masked: both are the whole array, told apart by masks.
-    first_source, ends = (kept, kept) if compact else (0, slots)
+    # Compact: destinations and sources are two slices. Masked: sources are the whole array, destinations that or its
+    # leading slots up to a bound, told apart by masks.
+    first_source, ends = kept if compact else 0, extent(kept, slots)
+    kept_here = number(kept)
     destinations, sources = ordered.features[:, :ends], ordered.features[:, first_source:]
     place = jnp.arange(ends)
     if compact:
         open_to = (place >= min(1, kept - 1))[None]
         is_source = jnp.ones((1, slots - kept), bool)
     else:
-        open_to = (place < kept[:, None]) & (place >= jnp.minimum(1, kept - 1)[:, None])
-        is_source = (jnp.arange(slots) >= kept[:, None]) & (True if ordered.valid is None else ordered.valid)
+        open_to = (place < kept_here[:, None]) & (place >= jnp.minimum(1, kept_here - 1)[:, None])
+        is_source = (jnp.arange(slots) >= kept_here[:, None]) & (
+            True if ordered.valid is None else ordered.valid
+        )
     target = jnp.argmax(jnp.where(open_to[:, None], _cosine(sources, destinations), -jnp.inf), axis=2)
 
     received = (jax.nn.one_hot(target, ends, dtype=jnp.float32) * is_source[:, :, None]).swapaxes(1, 2)
@@ -54,6 +58,8 @@ def merge(
     # Features of invalid tokens are arbitrary, so they are silenced before the product, not by it.
     silent = jnp.where(is_source[:, :, None], sources.astype(jnp.float32), 0.0) * source_weights[:, :, None]
     total = own + jnp.einsum("bds,bs->bd", received, source_weights)
+    # A slot emptied earlier weighs nothing by size; 0 / 0 there would reach every token through the attention.
+    total = jnp.where(total > 0, total, 1.0)
     features = (own[:, :, None] * destinations + jnp.einsum("bds,bsc->bdc", received, silent)) / total[
         :, :, None
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from prance_jax.space import Rate
+from prance_jax.space import Rate, number
 from prance_jax.tokens.tokenset import (
     AttentionSignals,
     TokenSet,
@@ -26,5 +26,5 @@ def prune(tokens: TokenSet, signals: AttentionSignals, rates: tuple[Rate, ...], 
     if isinstance(kept, int):
         left, limit = ordered, kept
     else:
-        left, limit = ordered._replace(valid=prefix(rank.shape[1], kept)), kept[:, None]
+        left, limit = ordered._replace(valid=prefix(rank.shape[1], kept)), number(kept)[:, None]
     return left._replace(owner=renumber(tokens.owner, jnp.where(rank < limit, rank, -1)))

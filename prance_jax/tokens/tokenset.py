@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prance_jax.space import Rate, Size
+from prance_jax.space import Rate, Size, Within, extent, number
 
 
 class TokenSet(NamedTuple):
@@ -66,10 +66,14 @@ def initial_tokens(features: jax.Array) -> TokenSet:
 def kept_count(count: Size, keep: Rate, floor: int) -> Size:
     """floor(keep x count), at least `floor`, at most `count`; both factors in float32 so that int and array agree.
 
-    A NaN rate (possible only inside a compiled program; the doors refuse it) keeps everything.
+    A NaN rate (possible only inside a compiled program; the doors refuse it) keeps everything. The bound of a `Within`
+    rate bounds the result.
     """
     if isinstance(count, int) and isinstance(keep, (int, float)):
         return int(np.clip(np.floor(np.float32(keep) * np.float32(count)), min(floor, count), count))
+    if isinstance(keep, Within):
+        kept = kept_count(count, keep.value, floor)
+        return Within(jnp.minimum(kept, keep.bound), keep.bound)
     keep = jnp.nan_to_num(jnp.asarray(keep, jnp.float32), nan=1.0)
     wanted = jnp.floor(keep * jnp.asarray(count, jnp.float32)).astype(jnp.int32)
     return jnp.clip(wanted, jnp.minimum(floor, count), count)
@@ -79,7 +83,7 @@ def sort_by_importance(tokens: TokenSet, importance: jax.Array, kept: Size) -> t
     """Tokens in order of falling importance; CLS first, ties to the lower index, invalid tokens last.
 
     importance: [B, N]. kept: with an int only that many tokens are gathered (compact execution), with an array [B] all
-    are, and validity is left to the caller.
+    are (up to its bound, if it has one), and validity is left to the caller.
     Returns the tokens with `owner` not yet renumbered, and the rank of every old token, int32 [B, N].
     """
     batch, slots, _ = tokens.features.shape
@@ -90,17 +94,16 @@ def sort_by_importance(tokens: TokenSet, importance: jax.Array, kept: Size) -> t
     _, order = jax.lax.top_k(importance, slots)
     rank = jnp.zeros((batch, slots), jnp.int32)
     rank = rank.at[jnp.arange(batch)[:, None], order].set(jnp.arange(slots, dtype=jnp.int32))
-    if isinstance(kept, int):
-        order = order[:, :kept]
+    order = order[:, : extent(kept, slots)]
     features = jnp.take_along_axis(tokens.features, order[:, :, None], axis=1)
     size = None if tokens.size is None else jnp.take_along_axis(tokens.size, order, axis=1)
     valid = None if tokens.valid is None else jnp.take_along_axis(tokens.valid, order, axis=1)
     return TokenSet(features, size, valid, tokens.owner), rank
 
 
-def prefix(slots: int, kept: jax.Array) -> jax.Array:
-    """bool [B, slots]: the first kept[b] entries."""
-    return jnp.arange(slots) < kept[:, None]
+def prefix(slots: int, kept: Size) -> jax.Array:
+    """bool [B, slots] (fewer if `kept` has a lower bound): the first kept[b] entries."""
+    return jnp.arange(extent(kept, slots)) < number(kept)[:, None]
 
 
 def renumber(owner: jax.Array, mapping: jax.Array) -> jax.Array:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small import compact
 
 from prance_jax.complexity import token_counts
 from prance_jax.errors import UserError
@@ -56,7 +57,7 @@ def test_official_network(mode, golden):
         np.testing.assert_array_equal(ratios, arrays["mlp_ratio"][index])
         assert token_counts(spec, own).mlp == tuple(arrays["tokens_after"][index])
     # One image under its own static structure, compact, as the official code runs it.
-    alone = ViT(spec).apply({"params": params}, images[:1], outcome.structure.image(0))
+    alone = compact(spec, params, images[:1], outcome.structure.image(0)).logits
     np.testing.assert_allclose(
         alone[0], arrays["logits"][0], rtol=0, atol=1e-4 * np.abs(arrays["logits"]).max()
     )

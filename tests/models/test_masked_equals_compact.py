@@ -7,26 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import SPACE, keep_choices, make_spec
+from small import MODES, SPACE, compact, make_spec, masked, structures
 
 from prance_jax.models.vit import ViT
 from prance_jax.models.walk import begin, follow, walk
-from prance_jax.tokens import METHODS
-
-MODES = sorted(METHODS)
-
-
-@functools.lru_cache(maxsize=None)
-def masked(spec):
-    return jax.jit(
-        lambda params, images, structure: walk(
-            ViT(spec), params, images, structure.groups[0], follow(structure)
-        )
-    )
-
-
-def structures(spec, seed, batch=6):
-    return SPACE.sample(jax.random.key(seed), batch, keep_choices(spec))
 
 
 def close(a, b, tolerance=1e-5):
@@ -40,9 +24,9 @@ def test_masked_equals_compact(mode, official, params, images):
     for seed in range(2):
         drawn = structures(spec, seed)
         outcome = masked(spec)(params, images, drawn)
-        for index in range(0, len(images), 2):
+        for index in (seed, seed + 3):
             own = drawn.image(index)
-            alone = walk(ViT(spec), params, images[index : index + 1], own.groups[0], follow(own))
+            alone = compact(spec, params, images[index : index + 1], own)
             close(outcome.logits[index], alone.logits[0])
             left = alone.tokens.features.shape[1]
             assert int(outcome.tokens.count[index]) == left
@@ -52,16 +36,42 @@ def test_masked_equals_compact(mode, official, params, images):
             close(outcome.tokens.features[index, :left, :width], alone.tokens.features[0])
 
 
-def test_masked_equals_compact_in_bfloat16(params, images):
-    spec = make_spec("prune", dtype="bfloat16")
+@pytest.mark.parametrize("mode", ["merge", "prune_merge"])
+def test_masked_equals_compact_when_merging_by_size(mode, params, images):
+    """A slot that was emptied at an earlier decision weighs nothing: it must not turn into 0 / 0."""
+    spec = make_spec(mode, weighted_merge=True)
+    drawn = structures(spec, 1)
+    outcome = masked(spec)(params, images, drawn)
+    assert np.isfinite(outcome.tokens.features).all()
+    alone = compact(spec, params, images[:1], drawn.image(0))
+    close(outcome.logits[0], alone.logits[0])
+
+
+@pytest.mark.parametrize("mode", ["prune", "merge"])
+def test_masked_equals_compact_in_bfloat16(mode, params, images):
+    spec = make_spec(mode, dtype="bfloat16")
     # Rankings of near ties may differ between 16-bit executions, so all tokens stay.
     drawn = SPACE.sample(jax.random.key(0), len(images), ((1.0,),))
     outcome = masked(spec)(params, images, drawn)
     assert outcome.logits.dtype == jnp.float32
-    for index in range(3):
-        own = drawn.image(index)
-        alone = walk(ViT(spec), params, images[index : index + 1], own.groups[0], follow(own))
-        close(outcome.logits[index], alone.logits[0], 0.05)
+    alone = compact(spec, params, images[:1], drawn.image(0))
+    close(outcome.logits[0], alone.logits[0], 0.05)
+
+
+def test_a_group_may_be_static_among_per_image_ones(params, images):
+    """As in use: the first group is fixed, the selector decides on the others."""
+    spec = make_spec("prune_merge")
+    first, drawn = SPACE.first_group("24x2"), structures(spec, 3)
+    mixed = drawn._replace(groups=(first, *drawn.groups[1:]))
+    arrays = drawn._replace(
+        groups=(jax.tree.map(lambda leaf: jnp.full(len(images), leaf), first), *drawn.groups[1:])
+    )
+    partly = jax.jit(
+        lambda params, images, rest: (
+            walk(ViT(spec), params, images, first, follow(drawn._replace(groups=(first, *rest)))).logits
+        )
+    )
+    close(partly(params, images, mixed.groups[1:]), masked(spec)(params, images, arrays).logits)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -120,8 +130,8 @@ def test_weights_outside_the_slices_do_not_matter(params, images):
         return other.at[tuple(cuts)].set(kept[tuple(cuts)])
 
     poisoned = jax.tree_util.tree_map_with_path(inside, params, outside)
-    wanted = ViT(spec).apply({"params": params}, images, narrow)
-    np.testing.assert_array_equal(ViT(spec).apply({"params": poisoned}, images, narrow), wanted)
+    wanted = compact(spec, params, images, narrow).logits
+    np.testing.assert_array_equal(compact(spec, poisoned, images, narrow).logits, wanted)
     arrays = jax.tree.map(lambda leaf: jnp.full(len(images), leaf), narrow)
     close(masked(spec)(poisoned, images, arrays).logits, wanted)
 
@@ -157,7 +167,5 @@ def test_keep_one_is_a_plain_vit(params, images):
         def reduce(self, tokens, signals, rates):
             return tokens
 
-    close(
-        ViT(spec).apply({"params": params}, images, everything),
-        NoReduction(spec).apply({"params": params}, images, everything),
-    )
+    plain = jax.jit(lambda params, images: NoReduction(spec).apply({"params": params}, images, everything))
+    close(compact(spec, params, images, everything).logits, plain(params, images))

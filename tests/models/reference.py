@@ -1,0 +1,130 @@
+"""The network of PRANCE a second time: one image, one structure, plain NumPy in float64, token by token.
+
+Written from the description alone (sections 3.1 and 3.2 of the paper, this package's native semantics), so that it
+shares no code and no array layout with the package but the stored weights.
+"""
+
+import math
+
+import numpy as np
+
+
+def forward(params, image, groups, *, mode, heads, patch, epsilon=1e-6):
+    """Logits and the original tokens that each token left stands for.
+
+    params: as stored by the package. image: [S, S, channels]. groups: (widths, hidden, keep rates) per group.
+    """
+    widths = [width for group in groups for width in group[0]]
+    hidden = [units for group in groups for units in group[1]]
+    tokens = _embed(params, np.asarray(image, np.float64), widths[0], patch)
+    members = [[n] for n in range(len(tokens))]
+    layer = 0
+    for index, (group_widths, _, rates) in enumerate(groups):
+        for place in range(len(group_widths)):
+            block, d = _weights(params, layer), widths[layer]
+            attended, importance = _attention(block, tokens, [len(m) for m in members], d, heads, epsilon)
+            tokens = [token + new for token, new in zip(tokens, attended)]
+            if place == 0 and index > 0:
+                tokens, members = _reduce(tokens, members, importance, mode, rates)
+            last_layer = layer + 1 == len(widths)
+            target = d if last_layer else widths[layer + 1]
+            mapped = place + 1 == len(group_widths) and not last_layer
+            tokens = [_mlp(block, token, d, hidden[layer], target, mapped, epsilon) for token in tokens]
+            layer += 1
+    d = widths[-1]
+    cls = _norm(tokens[0], _double(params["norm"]), d, epsilon)
+    head = _double(params["head"])
+    return cls @ head["kernel"][:d] + head["bias"], members
+
+
+def _double(tree):
+    return {
+        name: _double(leaf) if isinstance(leaf, dict) else np.asarray(leaf, np.float64)
+        for name, leaf in tree.items()
+    }
+
+
+def _weights(params, layer):
+    return _double(params[f"block_{layer}"])
+
+
+def _embed(params, image, d, patch):
+    weights = _double(params["patch_embed"])
+    cls_token, positions = (
+        np.asarray(params["cls_token"], np.float64),
+        np.asarray(params["pos_embed"], np.float64),
+    )
+    side = image.shape[0] // patch
+    tokens = [cls_token[:d] + positions[0, :d]]
+    for row in range(side):
+        for column in range(side):
+            pixels = image[row * patch : (row + 1) * patch, column * patch : (column + 1) * patch]
+            value = pixels.ravel() @ weights["kernel"][:, :d] + weights["bias"][:d]
+            tokens.append(value + positions[1 + row * side + column, :d])
+    return tokens
+
+
+def _norm(x, weights, d, epsilon):
+    x = (x - x.mean()) / math.sqrt(x.var() + epsilon)
+    return x * weights["scale"][:d] + weights["bias"][:d]
+
+
+def _attention(block, tokens, sizes, d, heads, epsilon):
+    """What attention adds to every token, and the attention from CLS, averaged over heads."""
+    kernel, bias = block["qkv"]["kernel"], block["qkv"]["bias"]
+    inner = kernel.shape[1] // 3
+    wide = inner // heads
+    projected = [_norm(token, block["norm1"], d, epsilon) @ kernel[:d] + bias for token in tokens]
+    mixed, importance = np.zeros((len(tokens), inner)), np.zeros(len(tokens))
+    for head in range(heads):
+        q, k, v = (
+            np.array([row[part * inner + head * wide :][:wide] for row in projected]) for part in range(3)
+        )
+        for n in range(len(tokens)):
+            logits = k @ q[n] / math.sqrt(wide) + np.log(sizes)
+            attention = np.exp(logits - logits.max())
+            attention /= attention.sum()
+            mixed[n, head * wide : (head + 1) * wide] = attention @ v
+            if n == 0:
+                importance += attention / heads
+    return mixed @ block["proj"]["kernel"][:, :d] + block["proj"]["bias"][:d], importance
+
+
+def _mlp(block, x, d, hidden, target, mapped, epsilon):
+    h = (
+        _norm(x, block["norm2"], d, epsilon) @ block["fc1"]["kernel"][:d, :hidden]
+        + block["fc1"]["bias"][:hidden]
+    )
+    h = np.array([u * 0.5 * (1 + math.erf(u / math.sqrt(2))) for u in h])
+    h = h @ block["fc2"]["kernel"][:hidden, :target] + block["fc2"]["bias"][:target]
+    if mapped:
+        weights = block["residual_map"]
+        return h + x @ weights["kernel"][:d, :target] + weights["bias"][:target]
+    return h + np.concatenate([x, np.zeros(max(target - d, 0))])[:target]
+
+
+def _reduce(tokens, members, importance, mode, rates):
+    order = [0, *sorted(range(1, len(tokens)), key=lambda n: -importance[n])]
+    tokens, members, rates = [tokens[n] for n in order], [members[n] for n in order], list(rates)
+    if mode in ("prune", "prune_merge"):
+        kept = _left(len(tokens), rates.pop(0))
+        tokens, members = tokens[:kept], members[:kept]
+    if mode in ("merge", "prune_merge"):
+        kept = _left(len(tokens), rates.pop(0))
+        received = {n: [n] for n in range(kept)}
+        for n in range(kept, len(tokens)):
+            received[max(range(1, kept), key=lambda m: _cosine(tokens[n], tokens[m]))].append(n)
+        tokens, members = (
+            [sum(tokens[n] for n in group) / len(group) for group in received.values()],
+            [sum((members[n] for n in group), []) for group in received.values()],
+        )
+    return tokens, members
+
+
+def _left(count, rate):
+    """floor(rate x count) with both in float32, never fewer than CLS and one patch."""
+    return max(2, int(np.floor(np.float32(rate) * np.float32(count))))
+
+
+def _cosine(a, b):
+    return a @ b / np.linalg.norm(a) / np.linalg.norm(b)

@@ -1,0 +1,43 @@
+"""The model against an independent float64 walk of the paper's text, on random structures."""
+
+import numpy as np
+import pytest
+from models.reference import forward
+from small import MODES, SPACE, compact, make_spec, masked, structures
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_model_computes_what_the_text_says(mode, params, images):
+    spec = make_spec(mode)
+    for seed in range(20, 24):
+        drawn = structures(spec, seed)
+        outcome = masked(spec)(params, images, drawn)
+        for index in range(len(images)):
+            groups = [tuple(group) for group in drawn.image(index).groups]
+            logits, members = forward(params, images[index], groups, mode=mode, heads=SPACE.heads, patch=4)
+            scale = np.abs(logits).max()
+            np.testing.assert_allclose(outcome.logits[index], logits, rtol=0, atol=2e-5 * scale)
+            assert int(outcome.tokens.count[index]) == len(members)
+            owner = np.full(spec.patches, -1)
+            for token, group in enumerate(members):
+                owner[[patch - 1 for patch in group if patch]] = token
+            np.testing.assert_array_equal(outcome.tokens.owner[index], owner)
+            np.testing.assert_array_equal(
+                outcome.tokens.sizes[index, : len(members)], [len(group) for group in members]
+            )
+
+
+def test_compact_execution_too(params, images):
+    spec = make_spec("prune_merge")
+    own = structures(spec, 30).image(0)
+    wanted, members = forward(
+        params,
+        images[0],
+        [tuple(group) for group in own.groups],
+        mode="prune_merge",
+        heads=SPACE.heads,
+        patch=4,
+    )
+    alone = compact(spec, params, images[:1], own)
+    np.testing.assert_allclose(alone.logits[0], wanted, rtol=0, atol=2e-5 * np.abs(wanted).max())
+    assert alone.tokens.features.shape[1] == len(members)
