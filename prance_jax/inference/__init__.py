@@ -1,0 +1,1 @@
+"""Serving: plans, the adaptive executor, a trained workdir as a function."""
