@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
                     "max_scale": 17.0,
                     "min_crop": 2,
                     "max_crop": 3,
-                    "clutter_ink": 0.7,
+                    "clutter_ink": 0.5,
                 },
             },
             "model": {
@@ -44,8 +44,15 @@ def get_config() -> ConfigDict:
                 "patch_size": 4,
                 "first_group": "max",
             },
-            "dense": {"steps": 2400, "batch": 32, "optimizer": muon},
-            "meta": {"steps": 2000, "batch": 32, "random_batch": 24, "optimizer": muon},
+            "dense": {"steps": 3200, "batch": 32, "optimizer": muon},
+            "meta": {
+                "steps": 2400,
+                "batch": 32,
+                "random_batch": 24,
+                "largest_alone": 0.4,
+                "reduce_from": 0.5,
+                "optimizer": muon,
+            },
             "selector": {
                 "updates": 220,
                 "batch": 256,
@@ -65,9 +72,9 @@ def get_config() -> ConfigDict:
                 "ppo": {"actor_lr": 2e-3, "critic_lr": 3e-3, "epochs": 4, "gamma": 1.0, "entropy": 0.001},
             },
             "finetune": {
-                "steps": 400,
+                "steps": 800,
                 "batch": 64,
-                "optimizer": {"name": "muon", "learning_rate": 2e-3, "warmup": 50},
+                "optimizer": {"name": "muon", "learning_rate": 5e-3, "warmup": 50},
             },
         }
     )

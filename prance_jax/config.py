@@ -104,8 +104,9 @@ class MetaConfig:
     """Stage one. Every step trains the largest structure on the labels and smaller ones on its predictions.
 
     random_batch: images (of the same batch) that run under random structures, one per image; the smallest structure
-      runs on as many, at keep rate smallest_keep. reduce_from: share of the steps after which random structures
-      reduce tokens as well.
+      runs on as many, at keep rate smallest_keep. largest_alone: share of the steps in which only the largest structure
+      learns, before it begins to teach (as once-for-all networks grow, Cai et al. 2020). reduce_from: share of the steps
+      after which random structures reduce tokens as well.
     distillation: weight of the divergence from the largest structure's predictions; the rest is cross-entropy.
     """
 
@@ -113,6 +114,7 @@ class MetaConfig:
     batch: int = 64
     random_batch: int = 32
     smallest_keep: float = 0.6
+    largest_alone: float = 0.0
     reduce_from: float = 0.3
     distillation: float = 0.5
     label_smoothing: float = 0.0

@@ -85,19 +85,20 @@ def meta_step(
         def loss(params):
             run = functools.partial(model.apply, {"params": params})
             largest = run(images, spec.largest)
-            small = run(images[-few:], smallest)
-            random = run(images[:few], Structure(tuple(groups)))
-            parts = (
-                losses.cross_entropy(largest, labels, config.label_smoothing),
-                student(small, largest[-few:], labels[-few:]),
-                student(random, largest[:few], labels[:few]),
-            )
-            metrics = {
-                "accuracy": losses.accuracy(largest, labels),
-                "accuracy_smallest": losses.accuracy(small, labels[-few:]),
-                "accuracy_random": losses.accuracy(random, labels[:few]),
-            }
-            return sum(parts), metrics
+            value = losses.cross_entropy(largest, labels, config.label_smoothing)
+            metrics = {"accuracy": losses.accuracy(largest, labels)}
+
+            def smaller():
+                small = run(images[-few:], smallest)
+                random = run(images[:few], Structure(tuple(groups)))
+                value = student(small, largest[-few:], labels[-few:])
+                value += student(random, largest[:few], labels[:few])
+                right = losses.accuracy(small, labels[-few:]), losses.accuracy(random, labels[:few])
+                return value, *right
+
+            alone = index < config.largest_alone * config.steps
+            more, small, random = jax.lax.cond(alone, lambda: (0.0, 0.0, 0.0), smaller)
+            return value + more, {**metrics, "accuracy_smallest": small, "accuracy_random": random}
 
         return optimizer.update(state, index, loss, transform, config.optimizer.ema)
 
