@@ -58,15 +58,17 @@ def get_config() -> ConfigDict:
                 "batch": 256,
                 "pool": 24576,
                 "hidden": (64, 64),
+                "state": "lean",
                 "keep_choices": (0.2, 0.35, 0.5, 0.65, 0.8, 1.0),
                 # Agreement with the full network, step by step: see selector/reward.py. The price of compute follows the
                 # budget; the paper's reward is quality "correct", price 0.008 x MACs / 1e8, keep_weight 0.1.
                 "reward": {
                     "quality": "agreement",
+                    "agreement_floor": 0.5,
                     "marginal": True,
                     "keep_weight": 0.0,
-                    "target_macs": 0.33,
-                    "price": 0.3,
+                    "target_macs": 0.34,
+                    "price": 0.1,
                     "price_rate": 0.2,
                 },
                 "ppo": {"actor_lr": 2e-3, "critic_lr": 3e-3, "epochs": 4, "gamma": 1.0, "entropy": 0.001},

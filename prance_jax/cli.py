@@ -7,7 +7,6 @@ import json
 import shlex
 import sys
 import time
-from pathlib import Path
 from typing import Callable, Sequence
 
 from prance_jax.errors import UserError
@@ -56,10 +55,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--stage", choices=("all", "dense", "meta", "selector", "finetune"), default="all")
     command("evaluate", _evaluate, "evaluates a trained workdir again and prints the table")
-    benchmark = command(
-        "benchmark", _benchmark, "measures the jitted rollout against a plain loop", workdir=False
+    benchmark = command("benchmark", _benchmark, "measures speed on this machine", workdir=False)
+    benchmark.add_argument(
+        "--measure",
+        choices=("serving", "rollout"),
+        default="serving",
+        help="serving: dense, masked and adaptive execution on random weights; rollout: stage two against a plain loop",
     )
-    benchmark.add_argument("--repeats", type=int, default=5)
+    benchmark.add_argument("--batches", default="1,8,64,256", help="batch sizes of serving")
+    benchmark.add_argument("--dtypes", default="float32,bfloat16", help="types of serving's computation")
+    benchmark.add_argument(
+        "--out", default="runs/benchmark", help="folder of serving's benchmark.json and .csv"
+    )
+    benchmark.add_argument("--repeats", type=int, default=7)
     return parser
 
 
@@ -141,30 +149,73 @@ def _experiment(options: argparse.Namespace, config, workdir, train: bool):
 
 def _benchmark(options: argparse.Namespace) -> int:
     import jax
-    import jax.numpy as jnp
 
     from prance_jax import config_io
     from prance_jax.config import Config
     from prance_jax.models import walk
     from prance_jax.models.vit import ViT
-    from prance_jax.report.results import hardware
-    from prance_jax.report.rollout_speed import measure
-    from prance_jax.selector.process import Context
     from prance_jax.training.experiment import load_source
-    from prance_jax.training.select import Selector
 
     config = config_io.load(options.config, Config, options.overrides)
     source = load_source(config.data)
     spec = config.spec(source, config.token_modes[0])
+    params = walk.init(ViT(spec), jax.random.key(1))
+    if options.measure == "rollout":
+        return _rollout_speed(options, config, source, spec, params)
+    return _serving_speed(options, config, spec, params)
+
+
+def _rollout_speed(options: argparse.Namespace, config, source, spec, params) -> int:
+    import jax
+    import jax.numpy as jnp
+
+    from prance_jax.report.results import hardware
+    from prance_jax.report.rollout_speed import measure
+    from prance_jax.selector.process import Context
+    from prance_jax.training.select import Selector
+
     selector = Selector(spec, config.selector, spec.space.first_group(config.model.first_group))
     images, labels = source.sample(source.tables, jax.random.key(0), config.selector.batch)
-    params = walk.init(ViT(spec), jax.random.key(1))
     context = Context(params, images, labels, jnp.zeros((len(labels), spec.num_classes)), jnp.float32(0))
     figures = measure(selector, context, jax.random.key(2), options.repeats)
-    print(
-        json.dumps(
-            {**figures, "hardware": hardware(), "weights": "random", "config": str(Path(options.config))},
-            indent=1,
-        )
-    )
+    header = {"hardware": hardware(), "weights": "random", "command": options.line}
+    print(json.dumps({**figures, **header}, indent=1))
     return 0
+
+
+def _serving_speed(options: argparse.Namespace, config, spec, params) -> int:
+    from prance_jax.report import serving_speed
+    from prance_jax.report.results import hardware
+
+    batches = _numbers(options.batches, "--batches")
+    plans = serving_speed.random_weights_plans(spec, spec.space.first_group(config.model.first_group))
+    rows = []
+    print(
+        f"{'method':10} {'batch':>5} {'type':9} {'img/s':>8} {'ms':>9} {'MACs %':>7} {'speed-up':>8} {'real. %':>8} {'MB':>7}"
+    )
+    for dtype in options.dtypes.split(","):
+        typed = serving_speed.with_dtype(plans, dtype)
+        for batch in batches:
+            for row in serving_speed.measure(typed, params, batches=(batch,), repeats=options.repeats):
+                rows.append(row)
+                memory = "-" if row.peak_mb is None else f"{row.peak_mb:,.0f}"
+                print(
+                    f"{row.method:10} {row.batch:5} {row.dtype:9} {row.images_per_s:8.1f} {row.latency_ms:9.1f} "
+                    f"{100 * row.macs_kept:7.1f} {row.speedup:8.2f} {100 * row.realised_share:8.1f} {memory:>7}",
+                    flush=True,
+                )
+    weights = "random weights, an even spread of plans: equally many images on each, half of them on one level throughout"
+    header = {"hardware": hardware(), "command": options.line, "weights": weights}
+    serving_speed.save(rows, header, options.out, plans)
+    print(f"{weights}\n{header['hardware']}\nresults: {options.out}/benchmark.json and benchmark.csv")
+    return 0
+
+
+def _numbers(text: str, option: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(word) for word in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        raise UserError(f"{option} {text!r} is not a list of positive whole numbers, such as 1,8,64")
+    return numbers

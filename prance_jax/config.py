@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from prance_jax.data.digits import DigitsConfig
+from prance_jax.data.noise import NoiseConfig
 from prance_jax.errors import UserError
 from prance_jax.selector.ppo import PPOConfig
 from prance_jax.selector.reward import RewardConfig
@@ -15,10 +16,11 @@ from prance_jax.tokens import get_method
 
 @dataclass(frozen=True)
 class DataConfig:
-    """name: 'digits', the embedded cluttered digits."""
+    """name: 'digits', the embedded cluttered digits, or 'noise', for measurements without data."""
 
     name: str = "digits"
     digits: DigitsConfig = field(default_factory=DigitsConfig)
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,10 @@ class SelectorConfig:
     """Stage two. One update plays `batch` images through all decisions.
 
     policy: 'lattice' (categorical over a finite lattice, default) or 'gaussian' (the paper's).
-    state: 'rich' or 'keys' (the paper's). keep_choices: the lattice of keep rates, for every rate.
+    state: 'rich', 'lean' or 'keys' (the paper's), see `selector.state`. keep_choices: the lattice of keep rates, for every rate.
     pool: images that episodes are drawn from, drawn once from the training data.
+    prices: when given, (lowest, highest) price of compute: every episode draws its own and the selector sees it, so that
+      one selector serves every budget; `reward.price` and `reward.target_macs` are then not used.
     """
 
     updates: int = 200
@@ -137,12 +141,15 @@ class SelectorConfig:
     state: str = "rich"
     keep_choices: tuple[float, ...] = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0)
     hidden: tuple[int, ...] = (256, 256)
+    prices: tuple[float, float] | None = None
     reward: RewardConfig = field(default_factory=RewardConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
 
     def __post_init__(self):
         if self.policy not in ("lattice", "gaussian"):
             raise UserError(f"selector policy {self.policy!r} is not known; say 'lattice' or 'gaussian'")
+        if self.prices is not None and not 0 < self.prices[0] < self.prices[1]:
+            raise UserError(f"selector.prices={self.prices} must be (lowest, highest), both above 0")
 
 
 @dataclass(frozen=True)
@@ -174,10 +181,17 @@ class BaselineConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """batch: images per compiled call. speed_seconds: time given to each speed measurement."""
+    """batch: images per compiled call. speed_seconds: time given to the speed measurement of all methods together.
+
+    plans, token_multiple, chunk, calibration_images: of the adaptive executor, see `inference`.
+    """
 
     batch: int = 250
-    speed_seconds: float = 2.0
+    speed_seconds: float = 4.0
+    plans: int = 4
+    token_multiple: int = 4
+    chunk: int = 25
+    calibration_images: int = 1000
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
+import prance_jax
+from prance_jax import config_io
 from prance_jax.cli import main
+from prance_jax.config import Config
+from prance_jax.data.digits import load_digits_source
+from prance_jax.errors import UserError
+from prance_jax.training.workdir import Workdir
 
 CONFIG = str(Path(__file__).parent / "tiny_config.py")
 
@@ -56,6 +62,22 @@ def test_evaluate_needs_only_the_workdir(trained, capsys):
     assert status == 0 and "prance_prune" in out
     after = json.loads((trained / "results.json").read_text())["rows"]
     assert [row["top1"] for row in after] == [row["top1"] for row in before]
+
+
+def test_a_trained_workdir_is_a_function_of_images(trained):
+    """Served by the executor, the test images are classified as the table says."""
+    model = prance_jax.load(trained)
+    split = load_digits_source(config_io.from_dict(Config, Workdir(trained).config()).data.digits).split(
+        "test"
+    )
+    rows = {row["method"]: row for row in json.loads((trained / "results.json").read_text())["rows"]}
+    told = model.explain(split.images)
+    right = [one.predicted == label for one, label in zip(told, split.labels)]
+    assert sum(right) / 50 == pytest.approx(rows["prance_prune"]["top1"])
+    kept = sum(one.macs_kept for one in told) / 50
+    assert kept == pytest.approx(rows["prance_prune"]["macs_kept"], rel=1e-5)
+    with pytest.raises(UserError, match="has seeds .* not seed 7"):
+        prance_jax.load(trained, seed=7)
 
 
 def test_a_second_train_trains_nothing(trained, capsys):
@@ -125,12 +147,30 @@ def test_a_missing_config_file(tmp_path, capsys):
     )
 
 
-def test_the_benchmark_prints_its_figures(capsys):
-    status, out, _ = run(capsys, "benchmark", "--config", CONFIG, "--repeats", "1")
+def test_the_benchmark_of_the_rollout(capsys):
+    status, out, _ = run(capsys, "benchmark", "--config", CONFIG, "--measure", "rollout", "--repeats", "1")
     figures = json.loads(out)
     assert status == 0 and figures["ratio"] == pytest.approx(
         figures["rollout_decisions_per_s"] / figures["loop_decisions_per_s"]
     )
+
+
+def test_the_benchmark_of_serving(tmp_path, capsys):
+    out = tmp_path / "speed"
+    words = ["--repeats", "2", "--batches", "1,5", "--dtypes", "float32", "--out", str(out)]
+    status, said, _ = run(capsys, "benchmark", "--config", CONFIG, *words)
+    assert status == 0 and "random weights, an even spread" in said
+    record = json.loads((out / "benchmark.json").read_text())
+    assert [(row["method"], row["batch"]) for row in record["rows"]] == [
+        (method, batch) for batch in (1, 5) for method in ("dense", "masked", "adaptive")
+    ]
+    for row in record["rows"]:
+        assert row["realised_share"] == pytest.approx(row["speedup"] * row["macs_kept"])
+        assert row["images_per_s"] == pytest.approx(1e3 * row["batch"] / row["latency_ms"])
+        assert (row["macs_kept"] == 1) == (row["method"] == "dense")
+    table = (out / "benchmark.csv").read_text().splitlines()
+    assert table[0].startswith("model,infer_samples_per_sec,infer_step_time") and len(table) == 7
+    assert "--batches '1,x'" in refused(capsys, "benchmark", "--config", CONFIG, "--batches", "1,x")
 
 
 def test_help_as_a_module():

@@ -3,16 +3,22 @@
 import re
 from pathlib import Path
 
+from inference.test_model import IMAGES, make
+
+import prance_jax
+
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
 
 
-def test_python_snippets_run(capsys):
+def test_python_snippets_run(capsys, monkeypatch, params):
+    """The trained workdir that one of them speaks of is a small random network here."""
+    monkeypatch.setattr(prance_jax, "load", lambda workdir: make(params))
     snippets = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert snippets
+    assert len(snippets) == 2
     for snippet in snippets:
-        exec(compile(snippet, "README.md", "exec"), {})
-    assert "of the MACs" in capsys.readouterr().out
+        exec(compile(snippet, "README.md", "exec"), {"images": IMAGES})
+    assert capsys.readouterr().out.count("of the MACs") == 1 + 3
 
 
 def test_it_opens_with_the_two_commands():

@@ -72,13 +72,13 @@ class _Finished(NamedTuple):
 
 
 def _arriving(state: Midway) -> Midway:
-    """What a group reads of the state before it, per image: not the signals, which were for the decision, and not the
-    static sizes of group 0."""
+    """What a group reads of the state before it, per image: not what was for the decision, and not the static sizes of
+    group 0."""
     per_image = {
         name: None if isinstance(size, int) else size
         for name, size in (("width", state.width), ("hidden", state.hidden))
     }
-    return state._replace(signals=None, **per_image)
+    return state._replace(signals=None, glance=None, **per_image)
 
 
 def _branches(plans: Plans, model: ViT, params: Tree, group: int) -> list[list[Callable]]:
@@ -127,7 +127,7 @@ def _pad(state: Midway, plan: Plan) -> Midway:
         valid=pad(state.tokens.valid),
     )
     signals = jax.tree.map(lambda x: pad(x, *[(0, 0)] * (x.ndim - 2)), state.signals)
-    return Midway(tokens, signals, number(state.width), number(state.hidden))
+    return Midway(tokens, signals, number(state.width), number(state.hidden), state.glance)
 
 
 def _in_chunks(

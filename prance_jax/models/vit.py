@@ -29,13 +29,15 @@ from prance_jax.tokens import AttentionSignals, TokenSet, initial_tokens
 class Midway(NamedTuple):
     """The state of inference between two groups: after the attention of a group's last layer, before its MLP.
 
-    tokens: at `width` channels. signals: of that attention. width, hidden: of the MLP still to run.
+    tokens: at `width` channels. signals: of that attention. width, hidden: of the MLP still to run. glance: float32
+    [B, num_classes], what the classifier would say of the class token as it is now.
     """
 
     tokens: TokenSet
     signals: AttentionSignals
     width: Size
     hidden: Size
+    glance: jax.Array
 
 
 class ViT(nn.Module):
@@ -121,4 +123,7 @@ class ViT(nn.Module):
             width, target = choice.widths[index - 1], choice.widths[index]
             tokens = self.blocks[layer + index - 1].feed(tokens, width, choice.hidden[index - 1], target)
             tokens, signals = self.blocks[layer + index].attend(tokens, target, target)
-        return Midway(tokens, signals, choice.widths[-1], choice.hidden[-1])
+        width = choice.widths[-1]
+        # Where nobody looks at it, the compiler leaves it out.
+        glance = self.classify(tokens.features[:, :1], width)[:, 0]
+        return Midway(tokens, signals, width, choice.hidden[-1], glance)

@@ -7,10 +7,12 @@ from typing import Callable, Iterator
 import jax
 
 from prance_jax.complexity import macs
+from prance_jax.inference.calibrate import calibrated_plans
+from prance_jax.inference.executor import serve
 from prance_jax.report.evaluate import forward
 from prance_jax.report.results import Results, Row, hardware
 from prance_jax.report.speed import throughput
-from prance_jax.selector.decide import StaticRule
+from prance_jax.selector.decide import SelectorRule, StaticRule
 from prance_jax.training.experiment import Contender, Experiment
 
 
@@ -19,8 +21,9 @@ def compare(experiment: Experiment, command: str, spent: Callable[[], float]) ->
 
     spent: gives the seconds of the run so far.
 
-    Speed is measured where execution is compact (static structures). Per-image decisions run masked here, and a mask
-    saves no time, so their speed is left empty rather than quoted.
+    Speed is that of what would be served: the compact program of a static structure, the adaptive executor for a
+    selector, with plans calibrated on the validation images. Masked execution saves no time and is not quoted: the
+    random policy, which nobody would serve, has no speed.
     """
     rows, images = [], 0
     for seed in experiment.config.seeds:
@@ -58,11 +61,30 @@ def compare(experiment: Experiment, command: str, spent: Callable[[], float]) ->
 def _speeds(experiment: Experiment, contenders: list[Contender]) -> dict[str, float]:
     settings = experiment.config.evaluation
     images = jax.device_put(experiment.source.split("test").images[: settings.batch])
+    calibration = experiment.source.split("validation").images[: settings.calibration_images]
     key = jax.random.key(0)
 
-    def program(row: Contender):
+    def compact(row: Contender):
         run = forward(row.spec, row.rule)
         return lambda: run(row.params, row.variables, images, key)["predicted"]
 
-    static = {row.method: program(row) for row in contenders if isinstance(row.rule, StaticRule)}
-    return throughput(static, len(images), settings.speed_seconds)
+    def adaptive(row: Contender):
+        plans = calibrated_plans(
+            row.spec,
+            row.rule,
+            row.params,
+            row.variables,
+            calibration,
+            settings.plans,
+            settings.token_multiple,
+        )
+        run = jax.jit(
+            lambda params, variables, images: serve(
+                plans, row.rule, params, variables, images, key, settings.chunk
+            ).logits.argmax(-1)
+        )
+        return lambda: run(row.params, row.variables, images)
+
+    programs = {row.method: compact(row) for row in contenders if isinstance(row.rule, StaticRule)}
+    programs |= {row.method: adaptive(row) for row in contenders if isinstance(row.rule, SelectorRule)}
+    return throughput(programs, len(images), settings.speed_seconds)

@@ -7,7 +7,7 @@ every seed and every checkpoint.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from prance_jax.complexity import macs
 from prance_jax.models.vit import Midway
 from prance_jax.models.walk import Decide
 from prance_jax.selector.actions import ActionSpace
-from prance_jax.selector.ppo import PPO
+from prance_jax.selector.ppo import PPO, Policy
 from prance_jax.selector.state import Observer
 from prance_jax.space import GroupChoice, Structure
 from prance_jax.spec import ModelSpec
@@ -33,9 +33,16 @@ class Rule(Protocol):
         """A function (group, Midway) -> GroupChoice, for a batch."""
 
 
+class Priced(NamedTuple):
+    """A policy that was trained for every budget, and what compute costs now: scalar, or [B] for a price per image."""
+
+    policy: Policy
+    price: jax.Array
+
+
 @dataclass(frozen=True)
 class SelectorRule:
-    """The trained policy at its mode. variables: the `Policy` of the PPO state."""
+    """The trained policy at its mode. variables: the `Policy` of the PPO state, or `Priced`."""
 
     first: GroupChoice
     actions: ActionSpace
@@ -43,8 +50,10 @@ class SelectorRule:
     policy: PPO
 
     def decide(self, variables: Variables, key: jax.Array) -> Decide:
+        policy, price = variables if isinstance(variables, Priced) else (variables, None)
+
         def choose(group: int, midway: Midway) -> GroupChoice:
-            return self.actions.decode(self.policy.act(variables, self.observer(midway, group)), group)
+            return self.actions.decode(self.policy.act(policy, self.observer(midway, group, price)), group)
 
         return choose
 

@@ -25,24 +25,26 @@ class Context(NamedTuple):
     """What an update of the selector holds fixed.
 
     params: of the meta-network, frozen. images [P, S, S, C], labels [P], full_logits [P, num_classes]: the pool that
-    episodes draw from. price: scalar, of compute.
+    episodes draw from. price: of compute; a scalar, or the (lowest, highest) that episodes draw theirs from, evenly in
+    its logarithm.
     """
 
     params: Any
     images: jax.Array
     labels: jax.Array
     full_logits: jax.Array
-    price: jax.Array
+    price: jax.Array | tuple[jax.Array, jax.Array]
 
 
 class Episode(NamedTuple):
-    """B episodes between two decisions. worth: [B], of the structure finished after the decision before."""
+    """B episodes between two decisions. worth: [B], of the structure finished after the decision before; price: [B]."""
 
     midway: Midway
     chosen: tuple[GroupChoice, ...]
     labels: jax.Array
     full_logits: jax.Array
     worth: jax.Array
+    price: jax.Array
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,15 @@ class PranceProcess:
         """Draws images from the pool and runs group 0. Returns the episodes and the first observation [B, D]."""
         drawn = jax.random.randint(key, (self.batch,), 0, context.labels.shape[0])
         midway = begin(self.model, context.params, context.images[drawn], self.first)
-        nothing = jnp.zeros(self.batch)
-        episode = Episode(midway, (self.first,), context.labels[drawn], context.full_logits[drawn], nothing)
-        return episode, self.observer(midway, 1)
+        episode = Episode(
+            midway=midway,
+            chosen=(self.first,),
+            labels=context.labels[drawn],
+            full_logits=context.full_logits[drawn],
+            worth=jnp.zeros(self.batch),
+            price=self._prices(context, jax.random.fold_in(key, 1)),
+        )
+        return episode, self.observer(midway, 1, episode.price)
 
     def step(self, context: Context, t: int, episode: Episode, action: jax.Array):
         """Takes decision t (0, 1, ...): returns (episode, observation [B, D], reward [B], info of [B] arrays).
@@ -95,10 +103,16 @@ class PranceProcess:
             "tokens_left": token_counts(spec, structure).mlp[-1] / spec.tokens,
         }
         observation = (
-            self.observer(midway, group + 1)
+            self.observer(midway, group + 1, episode.price)
             if group < self.horizon
             else jnp.zeros((self.batch, self.observer.size))
         )
-        now = worth(good, share, context.price)
+        now = worth(good, share, episode.price)
         gained = reward(self.config, now, episode.worth, choice.keep)
         return episode._replace(midway=midway, chosen=chosen, worth=now), observation, gained, info
+
+    def _prices(self, context: Context, key: jax.Array) -> jax.Array:
+        if not isinstance(context.price, tuple):
+            return jnp.broadcast_to(context.price, (self.batch,))
+        low, high = (jnp.log(jnp.asarray(bound, jnp.float32)) for bound in context.price)
+        return jnp.exp(jax.random.uniform(key, (self.batch,), minval=low, maxval=high))

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from prance_jax.complexity import macs
 from prance_jax.config import Config, DataConfig
 from prance_jax.data.digits import load_digits_source
+from prance_jax.data.noise import load_noise_source
 from prance_jax.data.source import Source
 from prance_jax.errors import UserError
 from prance_jax.report.evaluate import evaluate
@@ -268,9 +269,11 @@ def load_source(config: DataConfig) -> Source:
 
     Raises UserError for an unknown name.
     """
-    if config.name != "digits":
-        raise UserError(f"data set {config.name!r} is not known; choose from digits")
-    return load_digits_source(config.digits)
+    if config.name == "digits":
+        return load_digits_source(config.digits)
+    if config.name == "noise":
+        return load_noise_source(config.noise)
+    raise UserError(f"data set {config.name!r} is not known; choose from digits, noise")
 
 
 def _name(method: str, mode: str, config: Config) -> str:

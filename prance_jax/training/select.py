@@ -46,7 +46,7 @@ class Selector:
 
     @property
     def observer(self) -> Observer:
-        return Observer(self.spec, self.config.state)
+        return Observer(self.spec, self.config.state, self.config.prices is not None)
 
     @property
     def ppo(self) -> PPO:
@@ -56,8 +56,10 @@ class Selector:
 
     @property
     def decision_cost(self) -> int:
-        """MACs of one decision."""
-        return decision_macs(self.observer.size, self.config.hidden, self.ppo.distribution.outputs)
+        """MACs of one decision: the actor, and but for the paper's state a look at the class token by the classifier."""
+        actor = decision_macs(self.observer.size, self.config.hidden, self.ppo.distribution.outputs)
+        looks = self.config.state != "keys"
+        return actor + looks * self.spec.space.widest * self.spec.num_classes
 
     @property
     def rule(self) -> SelectorRule:
@@ -108,11 +110,14 @@ def select_step(selector: Selector) -> Callable:
     ppo, process, config = selector.ppo, selector.process, selector.config
 
     def step(state, index, key, params, images, labels, full_logits):
-        context = Context(params, images, labels, full_logits, state["price"])
+        price = state["price"] if config.prices is None else tuple(map(jnp.float32, config.prices))
+        context = Context(params, images, labels, full_logits, price)
         learned, metrics, info = ppo.update(state["ppo"], process, context, jax.random.fold_in(key, index))
         # Only after the last decision nothing is left at its default: that structure is what serving will run.
         final = {name: value[-1].mean() for name, value in info.items()}
-        price = next_price(config.reward, state["price"], final["macs_kept"])
+        price = state["price"]
+        if config.prices is None:
+            price = next_price(config.reward, price, final["macs_kept"])
         return {"ppo": learned, "price": price}, {**final, **metrics, "price": state["price"]}
 
     return jax.jit(step, donate_argnums=0)

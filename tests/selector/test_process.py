@@ -137,7 +137,7 @@ def test_an_episode_takes_seven_group_evaluations(context, monkeypatch):
     assert len(counted) == 7
 
 
-@pytest.mark.parametrize("kind, size", [("keys", 17), ("rich", 2 * 17 + 28 + 3 + 3)])
+@pytest.mark.parametrize("kind, size", [("keys", 17), ("lean", 6 + 3), ("rich", 2 * 17 + 28 + 6 + 3)])
 def test_observations_do_not_see_dropped_tokens(kind, size, context):
     spec = make_spec()
     observer = Observer(spec, kind)
@@ -157,8 +157,50 @@ def test_observations_do_not_see_dropped_tokens(kind, size, context):
     seen = observer(midway, 2)
     assert seen.shape == (6, size) == (6, observer.size)
     np.testing.assert_array_equal(observer(poisoned, 2), seen)
-    means = np.asarray(midway.signals.keys).mean(-1) * np.asarray(tokens.valid)
-    np.testing.assert_allclose(seen[:, :17], means, rtol=1e-5, atol=1e-6)
+    if kind != "lean":
+        means = np.asarray(midway.signals.keys).mean(-1) * np.asarray(tokens.valid)
+        np.testing.assert_allclose(seen[:, :17], means, rtol=1e-5, atol=1e-6)
+
+
+def test_the_lean_state_by_hand(context):
+    """Shares of tokens and width, how sharp attention is, how sure the classifier is, and which decision this is."""
+    spec = make_spec()
+    midway = walk.begin(ViT(spec), context.params, context.images, SPACE.first_group("24x2"))
+    midway = midway._replace(glance=jnp.log(jnp.array([[0.5, 0.3, 0.1, 0.05, 0.05]] * 6)))
+    seen = np.asarray(Observer(spec, "lean")(midway, 3))
+    attention = np.asarray(midway.signals.cls_attention, np.float64)
+    entropy = -(0.5 * np.log(0.5) + 0.3 * np.log(0.3) + 0.1 * np.log(0.1) + 0.1 * np.log(0.05)) / np.log(5)
+    for image in range(6):
+        sharp = 17 * (attention[image] ** 2).sum()
+        wanted = [1.0, sharp, 24 / 28, 0.5, 0.2, entropy, 0, 0, 1]
+        np.testing.assert_allclose(seen[image], wanted, rtol=1e-4)
+
+
+def test_the_glance_is_the_classifier_on_the_class_token_as_it_is(context):
+    spec = make_spec()
+    midway = walk.begin(ViT(spec), context.params, context.images, SPACE.first_group("24x2"))
+    cls = np.asarray(midway.tokens.features)[:, 0, :24].astype(np.float64)
+    norm, head = (jax.tree.map(np.asarray, context.params[name]) for name in ("norm", "head"))
+    cls = (cls - cls.mean(-1, keepdims=True)) / np.sqrt(cls.var(-1, keepdims=True) + spec.norm_epsilon)
+    wanted = (cls * norm["scale"][:24] + norm["bias"][:24]) @ head["kernel"][:24] + head["bias"]
+    np.testing.assert_allclose(midway.glance, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_selector_of_every_budget_sees_and_pays_its_own_price(context):
+    """The observation ends with the logarithm of the price; rewards are worth - price x MACs, image by image."""
+    process = selector(prices=(0.05, 0.8)).process
+    drawn = context._replace(price=(jnp.float32(0.05), jnp.float32(0.8)))
+    episode, observation = process.reset(drawn, jax.random.key(3))
+    price = np.exp(np.asarray(observation)[:, -1])
+    np.testing.assert_allclose(price, episode.price, rtol=1e-5)
+    assert price.min() >= 0.05 and price.max() <= 0.8 and len(set(price)) == 6
+    action = jnp.zeros((6, process.actions.components), jnp.int32)
+    _, following, rewards, info = process.step(drawn, 0, episode, action)
+    np.testing.assert_array_equal(following[:, -1], observation[:, -1])
+    free = process.step(drawn, 0, episode._replace(price=jnp.zeros(6)), action)[2]
+    np.testing.assert_allclose(free - rewards, price * np.asarray(info["macs_kept"]), rtol=1e-4)
+    with pytest.raises(UserError, match="needs the price"):
+        process.observer(episode.midway, 1)
 
 
 def test_the_papers_selector_costs_118_thousand_macs():

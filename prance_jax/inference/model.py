@@ -1,0 +1,133 @@
+"""A trained network as a function of images: `model = prance_jax.load(workdir)`, `logits = model(images)`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from prance_jax.complexity import macs, token_counts
+from prance_jax.errors import UserError
+from prance_jax.inference.budget import Ladder
+from prance_jax.inference.executor import Served, serve
+from prance_jax.inference.plans import Plans
+from prance_jax.selector.decide import Priced, SelectorRule
+
+Tree = Any
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What was decided for one image.
+
+    predicted: class. macs_kept: share of the full network's MACs, the selector included. widths, hidden, tokens: per
+    layer, as its MLP ran. surviving: per decision, for every patch the token that carries it, -1 once it was pruned,
+    int32 [P].
+    """
+
+    predicted: int
+    macs_kept: float
+    widths: tuple[int, ...]
+    hidden: tuple[int, ...]
+    tokens: tuple[int, ...]
+    surviving: tuple[np.ndarray, ...]
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("params", "policy"),
+    meta_fields=("plans", "rule", "decision_cost", "ladder", "chunk"),
+)
+@dataclass(frozen=True)
+class AdaptiveModel:
+    """A network, a selector and the plans that they are served with; a pytree, so that it can be passed to `jax.jit`.
+
+    ladder: what each budget costs, where the selector was trained for every budget; else None.
+    chunk: images that share a plan in a batch.
+    """
+
+    params: Tree
+    policy: Tree
+    plans: Plans
+    rule: SelectorRule
+    decision_cost: int = 0
+    ladder: Ladder | None = None
+    chunk: int = 16
+
+    @property
+    def spec(self):
+        return self.plans.spec
+
+    def __call__(self, images: jax.Array, budget: jax.Array | float | None = None) -> jax.Array:
+        """Logits float32 [B, num_classes] of images [B, S, S, channels].
+
+        budget: share of the full network's MACs, a number or [B]; needs a selector that was trained for every budget.
+        Raises UserError for images of another shape, not of floating point, or (outside of jit) not finite, and for a
+        budget that was not calibrated.
+        """
+        return self.serve(images, budget).logits
+
+    def serve(self, images: jax.Array, budget: jax.Array | float | None = None) -> Served:
+        """Logits, decisions and plans of a batch, see `Served`; arguments and errors as in `__call__`."""
+        self.check(images)
+        return _run(self, jnp.asarray(images), self._price(budget))
+
+    def explain(self, images: jax.Array, budget: jax.Array | float | None = None) -> list[Explanation]:
+        """What was decided for each image; arguments and errors as in `__call__`."""
+        served = jax.device_get(self.serve(images, budget))
+        full = macs(self.spec, self.spec.largest).total
+        found = []
+        for index, logits in enumerate(served.logits):
+            own = served.structure.image(index)
+            found.append(
+                Explanation(
+                    predicted=int(logits.argmax()),
+                    macs_kept=macs(self.spec, own, self.decision_cost).total / full,
+                    widths=own.widths,
+                    hidden=own.hidden,
+                    tokens=token_counts(self.spec, own).mlp,
+                    surviving=tuple(owner[index] for owner in served.owners),
+                )
+            )
+        return found
+
+    def with_chunk(self, chunk: int) -> AdaptiveModel:
+        """The same with another chunk size."""
+        return dataclasses.replace(self, chunk=chunk)
+
+    def check(self, images: jax.Array) -> None:
+        """Raises UserError unless the images are what the network takes."""
+        spec, shape, dtype = self.spec, jnp.shape(images), jnp.result_type(images)
+        wanted = (spec.image_size, spec.image_size, spec.channels)
+        if len(shape) != 4 or shape[1:] != wanted or not shape[0]:
+            raise UserError(
+                f"images have shape {shape}; this model takes [batch, {', '.join(map(str, wanted))}]"
+            )
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise UserError(
+                f"images are {dtype}; convert and normalise them to floating point as in training"
+            )
+        if not isinstance(images, jax.core.Tracer):
+            bad = ~np.isfinite(np.asarray(images, np.float32)).all(axis=(1, 2, 3))
+            if bad.any():
+                raise UserError(f"image {int(bad.argmax())} of the batch has pixels that are not finite")
+
+    def _price(self, budget: jax.Array | float | None) -> jax.Array | None:
+        if self.ladder is None:
+            if budget is not None:
+                raise UserError(
+                    "this selector was trained for one budget; train with selector.prices to choose it here"
+                )
+            return None
+        return self.ladder.price(self.ladder.range[1] if budget is None else budget)
+
+
+@jax.jit
+def _run(model: AdaptiveModel, images: jax.Array, price: jax.Array | None) -> Served:
+    variables = model.policy if price is None else Priced(model.policy, price)
+    return serve(model.plans, model.rule, model.params, variables, images, jax.random.key(0), model.chunk)

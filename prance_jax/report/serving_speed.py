@@ -1,0 +1,202 @@
+"""How fast what is served really is: dense, masked and adaptive execution, measured in turn in one run."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from prance_jax.complexity import macs
+from prance_jax.inference.executor import serve
+from prance_jax.inference.plans import Plans, even_plans
+from prance_jax.models.vit import ViT
+from prance_jax.models.walk import walk
+from prance_jax.selector.decide import GivenRule
+from prance_jax.space import GroupChoice, Structure
+from prance_jax.training.workdir import write_atomic
+
+Tree = Any
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One measurement. Times are medians over interleaved repeats.
+
+    macs_kept: share of the dense network's MACs. speedup: against dense at the same batch and type. realised_share:
+    speedup x macs_kept, 1 where every MAC saved is time saved. spread: quartiles of the latency, ms. peak_mb: memory of
+    the program by the compiler's own analysis, weights and images included; None where it does not tell.
+    """
+
+    method: str
+    batch: int
+    dtype: str
+    images_per_s: float
+    latency_ms: float
+    macs_kept: float
+    speedup: float
+    realised_share: float
+    spread: tuple[float, float]
+    peak_mb: float | None
+
+
+def even_spread(plans: Plans, batch: int, seed: int = 0) -> Structure:
+    """A structure per image: equally many images on each plan, every group in an order of its own.
+
+    Images take the same level in all groups half of the time (what is easy stays easy) and any level otherwise.
+    """
+    rng, spec = np.random.default_rng(seed), plans.spec
+    levels = rng.permutation(np.arange(batch))
+    stay = rng.random(batch) < 0.5
+    count, groups = np.full(batch, spec.tokens), [plans.first]
+    for group in plans.groups:
+        own = np.where(stay, levels, rng.permutation(levels)) % len(group)
+        chosen = [group[level] for level in own]
+        wanted = np.minimum([plan.tokens for plan in chosen], count[:, None])
+        rates = []
+        for left in wanted.T:
+            # The middle of the rates that lead to this count, so that rounding cannot miss it.
+            rate = np.minimum((left + 0.5) / count, 1.0).astype(np.float32)
+            count = np.floor(rate * count.astype(np.float32)).astype(int)
+            rates.append(jnp.asarray(rate))
+        sizes = [
+            tuple(
+                jnp.asarray([getattr(plan, name)[layer] for plan in chosen], jnp.int32)
+                for layer in range(size)
+            )
+            for name in ("widths", "hidden")
+            for size in [len(group[0].widths)]
+        ]
+        groups.append(GroupChoice(*sizes, tuple(rates)))
+    return Structure(tuple(groups))
+
+
+def measure(
+    plans: Plans,
+    params: Tree,
+    *,
+    batches: tuple[int, ...] = (1, 8, 64, 256),
+    chunk: Callable[[int], int] = lambda batch: max(1, batch // 8),
+    repeats: int = 9,
+) -> list[Speed]:
+    """Measures dense, masked and adaptive execution on random images with an even spread of plans.
+
+    plans: of the network to measure, its `spec.dtype` included; params: its weights, of any value. chunk: images that
+    share a plan, by batch.
+    """
+    spec, found = plans.spec, []
+    model, full = ViT(spec), float(macs(spec, spec.largest).total)
+    rule = GivenRule(plans.first)
+    for batch in batches:
+        shape = (batch, spec.image_size, spec.image_size, spec.channels)
+        images = jax.random.normal(jax.random.key(1), shape)
+        structure = even_spread(plans, batch)
+        kept = float(np.mean(macs(spec, structure).total)) / full
+
+        def dense(params, structure, images):
+            return model.apply({"params": params}, images, spec.largest)
+
+        def masked(params, structure, images):
+            decide = rule.decide(structure, jax.random.key(0))
+            return walk(model, params, images, plans.first, decide).logits
+
+        def adaptive(params, structure, images):
+            return serve(plans, rule, params, structure, images, jax.random.key(0), chunk(batch)).logits
+
+        arguments = params, structure, images
+        programs = {
+            run.__name__: jax.jit(run).lower(*arguments).compile() for run in (dense, masked, adaptive)
+        }
+        taken = _interleaved(
+            {name: lambda run=run: run(*arguments) for name, run in programs.items()}, repeats
+        )
+        usual = float(np.median(taken["dense"]))
+        for name, times in taken.items():
+            middle = float(np.median(times))
+            share = 1.0 if name == "dense" else kept
+            found.append(
+                Speed(
+                    method=name,
+                    batch=batch,
+                    dtype=spec.dtype,
+                    images_per_s=batch / middle,
+                    latency_ms=1e3 * middle,
+                    macs_kept=share,
+                    speedup=usual / middle,
+                    realised_share=usual / middle * share,
+                    spread=tuple(float(1e3 * q) for q in np.quantile(times, (0.25, 0.75))),
+                    peak_mb=_peak(programs[name]),
+                )
+            )
+    return found
+
+
+def random_weights_plans(spec, first: GroupChoice, number: int = 4, smallest_keep: float = 0.2) -> Plans:
+    """The stated spread of plans for a network without a trained selector, see `even_plans`."""
+    return even_plans(spec, first, number, smallest_keep)
+
+
+def with_dtype(plans: Plans, dtype: str) -> Plans:
+    """The same plans for a network that computes in another type."""
+    return dataclasses.replace(plans, spec=dataclasses.replace(plans.spec, dtype=dtype))
+
+
+def save(rows: list[Speed], header: dict[str, Any], folder: str | Path, plans: Plans) -> None:
+    """Writes benchmark.json, and benchmark.csv with timm's column names."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {**header, "rows": [dataclasses.asdict(row) for row in rows]}
+    write_atomic(folder / "benchmark.json", json.dumps(record, indent=1) + "\n")
+    text = io.StringIO()
+    names = [
+        "model",
+        "infer_samples_per_sec",
+        "infer_step_time",
+        "infer_batch_size",
+        "infer_img_size",
+        "infer_gmacs",
+    ]
+    table = csv.DictWriter(text, names)
+    table.writeheader()
+    full = macs(plans.spec, plans.spec.largest).total / 1e9
+    for row in rows:
+        values = (
+            f"{plans.spec.space.name}_{row.method}_{row.dtype}",
+            round(row.images_per_s, 2),
+            round(row.latency_ms, 3),
+            row.batch,
+            plans.spec.image_size,
+            round(full * row.macs_kept, 3),
+        )
+        table.writerow(dict(zip(names, values)))
+    write_atomic(folder / "benchmark.csv", text.getvalue())
+
+
+def _interleaved(programs: dict[str, Callable], repeats: int) -> dict[str, list[float]]:
+    for run in programs.values():
+        jax.block_until_ready(run())
+    taken: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(repeats):
+        for name, run in programs.items():
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            taken[name].append(time.perf_counter() - start)
+    return taken
+
+
+def _peak(program) -> float | None:
+    try:
+        memory = program.memory_analysis()
+        return (
+            memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+        ) / 2**20
+    except (AttributeError, NotImplementedError, jax.errors.JaxRuntimeError):
+        return None
