@@ -16,7 +16,7 @@ from prance_jax.inference.budget import Ladder
 from prance_jax.inference.calibrate import calibrated_plans, decisions
 from prance_jax.inference.model import AdaptiveModel
 from prance_jax.inference.plans import choose_plans
-from prance_jax.report.evaluate import evaluate
+from prance_jax.evaluation.evaluate import evaluate
 from prance_jax.selector.decide import Priced, StaticRule
 from prance_jax.space import Structure
 from prance_jax.training.experiment import Contender, Experiment

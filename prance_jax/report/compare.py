@@ -9,7 +9,7 @@ import jax
 from prance_jax.complexity import macs
 from prance_jax.inference.calibrate import calibrated_plans
 from prance_jax.inference.executor import serve
-from prance_jax.report.evaluate import forward
+from prance_jax.evaluation.evaluate import forward
 from prance_jax.report.results import Results, Row, hardware
 from prance_jax.report.speed import throughput
 from prance_jax.selector.decide import SelectorRule, StaticRule

@@ -20,8 +20,8 @@ from prance_jax.data.digits import load_digits_source
 from prance_jax.data.noise import load_noise_source
 from prance_jax.data.source import Source
 from prance_jax.errors import UserError
-from prance_jax.report.evaluate import evaluate
-from prance_jax.report.static_search import search
+from prance_jax.evaluation.evaluate import evaluate
+from prance_jax.evaluation.static_search import search
 from prance_jax.selector.decide import RandomRule, Rule, StaticRule
 from prance_jax.space import GroupChoice, Structure
 from prance_jax.spec import ModelSpec

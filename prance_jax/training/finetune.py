@@ -11,13 +11,14 @@ from typing import Any, Callable
 import jax
 import jax.numpy as jnp
 
+from prance_jax import losses
 from prance_jax.complexity import macs
 from prance_jax.config import FinetuneConfig
 from prance_jax.models.vit import ViT
 from prance_jax.models.walk import walk
 from prance_jax.selector.decide import Rule
 from prance_jax.spec import ModelSpec
-from prance_jax.training import losses, optimizer
+from prance_jax.training import optimizer
 from prance_jax.training.pretrain import Sample
 
 Tree = Any

@@ -13,12 +13,13 @@ from typing import Any, Callable
 import jax
 import jax.numpy as jnp
 
+from prance_jax import losses
 from prance_jax.config import DenseConfig, MetaConfig
 from prance_jax.models import walk
 from prance_jax.models.vit import ViT
 from prance_jax.space import GroupChoice, Structure
 from prance_jax.spec import ModelSpec
-from prance_jax.training import losses, optimizer
+from prance_jax.training import optimizer
 
 Tree = Any
 Sample = Callable[[Any, jax.Array, int], tuple[jax.Array, jax.Array]]
