@@ -205,7 +205,30 @@ def _remarks(results: Results) -> list[str]:
         results.hardware,
         "change: points against dense; tok: tokens left, in the last group and averaged over layers; "
         "real.: speed-up / MACs ratio",
+        *_margins(results.rows),
     ]
+
+
+def _margins(rows: tuple[Row, ...]) -> list[str]:
+    """How far PRANCE is above the baselines of its own token mode, seed by seed; the seed's luck drops out."""
+    top1 = {(row.method, row.seed): row.top1 for row in rows if row.top1 is not None}
+    lines = []
+    for method in dict.fromkeys(row.method for row in rows if row.method.startswith("prance_")):
+        parts = []
+        for baseline in ("best_static", "random_policy"):
+            name = f"{baseline}{method.removeprefix('prance')}"
+            name = name if any(row.method == name for row in rows) else baseline
+            points = [
+                100 * (value - top1[name, seed])
+                for (own, seed), value in top1.items()
+                if own == method and (name, seed) in top1
+            ]
+            if points:
+                spread = f" ±{statistics.stdev(points):.2f}" if len(points) > 1 else ""
+                parts.append(f"{statistics.fmean(points):+.2f}{spread} points on {name}")
+        if parts:
+            lines.append(f"{method}: {', '.join(parts)}, seed by seed")
+    return lines
 
 
 def _nulls(record: dict) -> dict:

@@ -89,6 +89,16 @@ def test_several_seeds_show_mean_and_sample_standard_deviation():
     assert "3 seeds (0, 1, 2)" in table(three)
 
 
+def test_margins_are_taken_seed_by_seed():
+    """By hand: differences 1.0, 2.0, 3.0 points, whose mean is 2 and sample deviation 1, though seeds differ by 10."""
+    rows = [row("random_policy", seed, 0.7 + 0.1 * seed) for seed in range(3)]
+    rows += [row("prance_prune", seed, 0.71 + 0.11 * seed) for seed in range(3)]
+    rows += [row("random_policy_merge", 0, 0.5), row("prance_merge", 0, 0.45)]
+    text = markdown(make(*rows))
+    assert "prance_prune: +2.00 ±1.00 points on random_policy, seed by seed" in text
+    assert "prance_merge: -5.00 points on random_policy_merge, seed by seed" in text
+
+
 def test_a_figure_that_some_seeds_lack_is_averaged_over_the_others():
     results = make(row("dense", 0, 0.9, speedup=None), row("dense", 1, 0.9, speedup=2.0))
     assert cells(results, "dense")[9] == "2.00"
