@@ -7,6 +7,7 @@ import json
 import shlex
 import sys
 import time
+from pathlib import Path
 from typing import Callable, Sequence
 
 from prance_jax.errors import UserError
@@ -42,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         sub.add_argument(
             "--config",
-            required=name != "evaluate",
+            required=name not in ("evaluate", "export"),
             help="a file with get_config(), such as configs/digits.py",
         )
         if workdir:
@@ -55,6 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--stage", choices=("all", "dense", "meta", "selector", "finetune"), default="all")
     command("evaluate", _evaluate, "evaluates a trained workdir again and prints the table")
+    export = command("export", _export, "writes a trained workdir as one file that runs by JAX alone")
+    export.add_argument("--out", required=True, help="the file, say model.prance")
+    export.add_argument("--seed", type=int, help="of the run; the first one by default")
+    export.add_argument("--token-mode", help="of the run; the first one by default")
     benchmark = command("benchmark", _benchmark, "measures speed on this machine", workdir=False)
     benchmark.add_argument(
         "--measure",
@@ -145,6 +150,38 @@ def _experiment(options: argparse.Namespace, config, workdir, train: bool):
     from prance_jax.training.metrics import Progress
 
     return Experiment(config, workdir, Progress(quiet=options.quiet), train=train)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from prance_jax import config_io
+    from prance_jax.config import Config
+    from prance_jax.inference.export import export
+    from prance_jax.inference.load import load
+    from prance_jax.report import results
+    from prance_jax.training.experiment import load_source
+    from prance_jax.training.workdir import Workdir
+
+    workdir = Workdir(options.workdir)
+    config = config_io.from_dict(Config, workdir.config())
+    model = load(workdir.path, seed=options.seed, token_mode=options.token_mode)
+    source = load_source(config.data)
+    seed = config.seeds[0] if options.seed is None else options.seed
+    method = f"prance_{model.spec.token_optimization}"
+    facts = {
+        "preprocessing": {"pixels": "0 to 1", "mean": float(source.mean), "std": float(source.std)},
+        "labels": [str(label) for label in range(source.num_classes)],
+        "config": config.name,
+        "seed": seed,
+        "measured": None,
+    }
+    if (workdir.path / "results.json").exists():
+        found = results.load(workdir.path)
+        rows = [vars(row) for row in found.rows if (row.method, row.seed) == (method, seed)]
+        facts["measured"] = {"hardware": found.hardware, "images": found.images, "rows": rows}
+    card = export(model, options.out, facts)
+    size = Path(options.out).stat().st_size / 2**20
+    print(f"{options.out}: {size:.1f} MB, for {', '.join(card['platforms'])}, any batch size")
+    return 0
 
 
 def _benchmark(options: argparse.Namespace) -> int:
