@@ -15,6 +15,7 @@ import numpy as np
 from jax import export as jax_export
 
 from prance_jax.errors import UserError
+from prance_jax.inputs import check_budget, check_images
 
 FORMAT, VERSION = "prance_jax adaptive model", 1
 PROGRAM, WEIGHTS, CARD = "program.stablehlo", "weights.npz", "card.json"
@@ -34,27 +35,14 @@ class ExportedModel:
         budget: share of the full network's MACs, within the card's `budget_range`; by default its upper end.
         Raises UserError for images or a budget that the card does not admit.
         """
-        wanted, shape = tuple(self.card["input"]["shape"][1:]), jnp.shape(images)
-        if len(shape) != 4 or shape[1:] != wanted or not shape[0]:
-            raise UserError(
-                f"images have shape {shape}; this model takes [batch, {', '.join(map(str, wanted))}]"
-            )
-        if not jnp.issubdtype(jnp.result_type(images), jnp.floating):
-            raise UserError(
-                f"images are {jnp.result_type(images)}; normalise them as the card's preprocessing says"
-            )
-        if not isinstance(images, jax.core.Tracer) and not np.isfinite(np.asarray(images, np.float32)).all():
-            raise UserError("images have pixels that are not finite")
+        check_images(images, tuple(self.card["input"]["shape"][1:]))
         span = self.card["budget_range"]
         if span is None:
             if budget is not None:
                 raise UserError("this model was exported for one budget; it takes no other")
             return self.program.call(self.weights, jnp.asarray(images, jnp.float32))
-        budget = span[1] if budget is None else float(budget)
-        if not span[0] <= budget <= span[1]:
-            raise UserError(
-                f"budget {budget:g} is outside of what was calibrated, {span[0]:.2f} to {span[1]:.2f}"
-            )
+        budget = span[1] if budget is None else budget
+        check_budget(budget, *span)
         return self.program.call(self.weights, jnp.asarray(images, jnp.float32), jnp.float32(budget))
 
 

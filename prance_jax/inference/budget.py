@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from prance_jax.errors import UserError
+from prance_jax.inputs import check_budget
 
 
 @dataclass(frozen=True)
@@ -46,23 +47,11 @@ class Ladder:
 
         Raises UserError for a number outside the calibrated range; a traced one is clipped to it.
         """
-        self.check(budget)
+        check_budget(budget, *self.range)
         shares = jnp.asarray(np.maximum.accumulate(self.macs_kept), jnp.float32)
         return jnp.exp(
             jnp.interp(jnp.asarray(budget, jnp.float32), shares, jnp.log(jnp.asarray(self.prices)))
         )
-
-    def check(self, budget: jax.Array | float) -> None:
-        if isinstance(budget, jax.core.Tracer):
-            return
-        values, (low, high) = np.atleast_1d(np.asarray(budget, np.float64)), self.range
-        # Half a percent of slack: the ends are themselves measured.
-        bad = values[~((values >= low - 0.005) & (values <= high + 0.005))]
-        if bad.size:
-            raise UserError(
-                f"budget {bad[0]:g} is outside of what was calibrated; say a share of the full network's MACs from "
-                f"{low:.2f} to {high:.2f}"
-            )
 
     def contract(self, eps: float, delta: float) -> float:
         """The cheapest calibrated budget whose disagreement with the full network is at most `eps`, with confidence

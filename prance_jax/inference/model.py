@@ -16,6 +16,7 @@ from prance_jax.errors import UserError
 from prance_jax.inference.budget import Ladder
 from prance_jax.inference.executor import Served, serve
 from prance_jax.inference.plans import Plans
+from prance_jax.inputs import check_images
 from prance_jax.selector.decide import Priced, SelectorRule
 
 Tree = Any
@@ -74,7 +75,8 @@ class AdaptiveModel:
 
     def serve(self, images: jax.Array, budget: jax.Array | float | None = None) -> Served:
         """Logits, decisions and plans of a batch, see `Served`; arguments and errors as in `__call__`."""
-        self.check(images)
+        spec = self.spec
+        check_images(images, (spec.image_size, spec.image_size, spec.channels))
         return _run(self, jnp.asarray(images), self._price(budget))
 
     def explain(self, images: jax.Array, budget: jax.Array | float | None = None) -> list[Explanation]:
@@ -99,23 +101,6 @@ class AdaptiveModel:
     def with_chunk(self, chunk: int) -> AdaptiveModel:
         """The same with another chunk size."""
         return dataclasses.replace(self, chunk=chunk)
-
-    def check(self, images: jax.Array) -> None:
-        """Raises UserError unless the images are what the network takes."""
-        spec, shape, dtype = self.spec, jnp.shape(images), jnp.result_type(images)
-        wanted = (spec.image_size, spec.image_size, spec.channels)
-        if len(shape) != 4 or shape[1:] != wanted or not shape[0]:
-            raise UserError(
-                f"images have shape {shape}; this model takes [batch, {', '.join(map(str, wanted))}]"
-            )
-        if not jnp.issubdtype(dtype, jnp.floating):
-            raise UserError(
-                f"images are {dtype}; convert and normalise them to floating point as in training"
-            )
-        if not isinstance(images, jax.core.Tracer):
-            bad = ~np.isfinite(np.asarray(images, np.float32)).all(axis=(1, 2, 3))
-            if bad.any():
-                raise UserError(f"image {int(bad.argmax())} of the batch has pixels that are not finite")
 
     def _price(self, budget: jax.Array | float | None) -> jax.Array | None:
         if self.ladder is None:

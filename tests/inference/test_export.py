@@ -48,7 +48,9 @@ def test_the_models_code_is_not_needed(exported, tmp_path):
     quick = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     told = subprocess.run(words, cwd=Path(__file__).parents[2], env=quick, capture_output=True, text=True)
     shape, modules = told.stdout.splitlines()
-    assert shape == "(2, 5)" and modules == "['prance_jax.errors', 'prance_jax.exported']"
+    assert (
+        shape == "(2, 5)" and modules == "['prance_jax.errors', 'prance_jax.exported', 'prance_jax.inputs']"
+    )
 
 
 def test_what_the_card_does_not_admit_is_refused(exported):
@@ -56,7 +58,7 @@ def test_what_the_card_does_not_admit_is_refused(exported):
     for images, words in (
         (np.zeros((2, 8, 8, 3), np.float32), r"takes \[batch, 16, 16, 3\]"),
         (np.zeros((2, 16, 16, 3), np.int32), "images are int32"),
-        (np.full((2, 16, 16, 3), np.inf, np.float32), "not finite"),
+        (np.full((2, 16, 16, 3), np.inf, np.float32), "image 0 .* not finite"),
     ):
         with pytest.raises(UserError, match=words):
             loaded(images)
