@@ -1,7 +1,7 @@
 """The full table on the embedded digits: three token modes, every row, three seeds.
 
 Command:   python -m prance_jax train --config configs/digits_full.py --workdir runs/digits_full
-Cost:      under 90 minutes on 2 CPU cores.
+Cost:      about an hour on 2 CPU cores.
 Result:    see README.md.
 
 As configs/digits.py, but the baselines are fine-tuned too, for as many steps as PRANCE: a random policy under random

@@ -122,8 +122,8 @@ def test_the_compact_program_costs_what_is_counted(name, mode, width, ratio, kee
 @pytest.mark.parametrize("official", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 def test_every_product_of_a_random_structure_is_counted(mode, official, params):
-    """Exactly, for widths that differ from layer to layer: what is not counted is the one row of attention from CLS
-    that each layer reports to the token methods."""
+    """Exactly, for widths that differ from layer to layer. What is traced and not counted is what is reported for
+    decisions: a row of attention from CLS in each layer, a glance of the classifier after each group."""
     spec = make_spec(mode, official)
     drawn = structures(spec, 3, batch=12)
     for index in range(12):
@@ -131,6 +131,7 @@ def test_every_product_of_a_random_structure_is_counted(mode, official, params):
         image = jax.ShapeDtypeStruct((1, spec.image_size, spec.image_size, 3), jnp.float32)
         program = lambda params, image: ViT(spec).apply({"params": params}, image, own)
         reported = SPACE.attention_width * sum(token_counts(spec, own).attention)
+        reported += spec.num_classes * sum(group.widths[-1] for group in own.groups)
         found = product_flops(jax.make_jaxpr(program)(params, image).jaxpr)
         assert found == 2 * (macs(spec, own).total + reported)
 
