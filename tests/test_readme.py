@@ -39,7 +39,8 @@ def test_files_it_names_exist():
 def test_commands_it_names_are_known():
     from prance_jax.cli import _parser
 
-    for words in re.findall(r"python -m prance_jax ([^\n#`]*)", TEXT):
+    fenced = "".join(re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL))
+    for words in re.findall(r"python -m prance_jax ([^\n#]*)", fenced):
         _parser().parse_args([word for word in words.split() if not word.startswith("--config.")])
 
 
