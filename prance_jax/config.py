@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from prance_jax.data.digits import DigitsConfig
 from prance_jax.data.noise import NoiseConfig
 from prance_jax.errors import UserError
+from prance_jax.selector.actions import check_keep_choices
 from prance_jax.selector.ppo import PPOConfig
 from prance_jax.selector.reward import RewardConfig
 from prance_jax.space import SPACES, SearchSpace
@@ -148,6 +149,7 @@ class SelectorConfig:
     def __post_init__(self):
         if self.policy not in ("lattice", "gaussian"):
             raise UserError(f"selector policy {self.policy!r} is not known; say 'lattice' or 'gaussian'")
+        check_keep_choices(self.keep_choices)
         if self.prices is not None and not 0 < self.prices[0] < self.prices[1]:
             raise UserError(f"selector.prices={self.prices} must be (lowest, highest), both above 0")
 
@@ -172,11 +174,13 @@ class BaselineConfig:
 
     candidates: static structures looked at in the search. finetune: baselines get a stage three of their own, with as
       many steps as PRANCE's; else they run on stage one's weights.
+    single_budget: beside a selector of every budget, one trained for each of `budgets` alone.
     """
 
     candidates: int = 200
     images: int = 512
     finetune: bool = False
+    single_budget: bool = False
 
 
 @dataclass(frozen=True)
@@ -196,11 +200,15 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """One experiment. token_modes: a selector and a fine-tuned network for each; seeds: everything once per seed."""
+    """One experiment. token_modes: a selector and a fine-tuned network for each; seeds: everything once per seed.
+
+    budgets: shares of dense MACs at which a selector of every budget (`selector.prices`) is evaluated, a row each.
+    """
 
     name: str = "experiment"
     seeds: tuple[int, ...] = (0,)
     token_modes: tuple[str, ...] = ("prune",)
+    budgets: tuple[float, ...] = ()
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     dense: DenseConfig = field(default_factory=DenseConfig)
@@ -216,6 +224,10 @@ class Config:
             raise UserError("config: seeds and token_modes need at least one entry each")
         for mode in self.token_modes:
             get_method(mode)
+        if (self.selector.prices is None) != (not self.budgets):
+            raise UserError("config: selector.prices and budgets belong together; give both or neither")
+        if not all(0 < budget <= 1 for budget in self.budgets):
+            raise UserError(f"budgets={self.budgets} must be shares of dense MACs, above 0 and up to 1")
 
     def spec(self, source, mode: str) -> ModelSpec:
         """The network for a data source under one token mode."""

@@ -7,10 +7,10 @@ import hypothesis
 import jax
 import numpy as np
 import pytest
-from small import make_spec
+from small import make_spec, noisy_params
 
-from prance_jax.models import walk
-from prance_jax.models.vit import ViT
+# Programs of a test run a few times on a few small images: compiling them well would take far longer.
+jax.config.update("jax_disable_most_optimizations", True)
 
 hypothesis.settings.register_profile("house", database=None, deadline=None, max_examples=30, derandomize=True)
 hypothesis.settings.load_profile("house")
@@ -18,12 +18,8 @@ hypothesis.settings.load_profile("house")
 
 @pytest.fixture(scope="session")
 def params():
-    """Random parameters of the small network, the same for every mode; biases and norms are not left at zero and one."""
-    fresh = walk.init(ViT(make_spec()), jax.random.key(0))
-    leaves, tree = jax.tree.flatten(fresh)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noisy = [leaf + 0.2 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)]
-    return jax.tree.unflatten(tree, noisy)
+    """Parameters of the small network, the same for every mode."""
+    return noisy_params(make_spec())
 
 
 @pytest.fixture(scope="session")

@@ -10,16 +10,15 @@ from prance_jax.space import SearchSpace, Structure
 from prance_jax.spec import ModelSpec
 
 SPACE = SearchSpace("small test", 32, 3, 2, (16, 24, 28), (1, 2, 3), layers=(2, 2, 2, 2), head_dim=8)
+# Three groups: for programs with a branch per plan, whose compilation is what a test waits for.
+SHORT = SearchSpace("short test", 32, 3, 2, (16, 24, 28), (1, 2, 3), layers=(1, 2, 1), head_dim=8)
 KEEP = (0.3, 0.55, 0.8, 1.0)
 MODES = ("merge", "prune", "prune_merge")
 
 
 def make_spec(mode="prune", official=False, **changes) -> ModelSpec:
-    spec = ModelSpec(
-        SPACE,
-        **{"image_size": 16, "patch_size": 4, "num_classes": 5, "channels": 3, **changes},
-        token_optimization=mode,
-    )
+    sizes = {"image_size": 16, "patch_size": 4, "num_classes": 5, "channels": 3}
+    spec = ModelSpec(**{"space": SPACE, **sizes, **changes}, token_optimization=mode)
     return spec.official() if official else spec
 
 
@@ -27,9 +26,17 @@ def keep_choices(spec: ModelSpec):
     return (KEEP,) * spec.rates
 
 
+def noisy_params(spec: ModelSpec):
+    """Random parameters; biases and norms are not left at zero and one."""
+    leaves, tree = jax.tree.flatten(walk.init(ViT(spec), jax.random.key(0)))
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    noisy = [leaf + 0.2 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)]
+    return jax.tree.unflatten(tree, noisy)
+
+
 def structures(spec: ModelSpec, seed: int, batch: int = 6) -> Structure:
     """A random structure for each image."""
-    return SPACE.sample(jax.random.key(seed), batch, keep_choices(spec))
+    return spec.space.sample(jax.random.key(seed), batch, keep_choices(spec))
 
 
 @functools.lru_cache(maxsize=None)

@@ -18,6 +18,7 @@ ORDER = (
     ("selector", "data"),
     ("config", "config_io", "config_text"),
     ("evaluation",),
+    ("adaptive",),
     ("training",),
     ("inference",),
     ("report",),

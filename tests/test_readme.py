@@ -11,9 +11,9 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
 
 
-def test_python_snippets_run(capsys, monkeypatch, params):
+def test_python_snippets_run(capsys, monkeypatch):
     """The trained workdir that one of them speaks of is a small random network here."""
-    monkeypatch.setattr(prance_jax, "load", lambda workdir: make(params))
+    monkeypatch.setattr(prance_jax, "load", lambda workdir: make())
     snippets = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     assert len(snippets) == 2
     for snippet in snippets:

@@ -1,1 +1,1 @@
-"""Serving: plans, the adaptive executor, a trained workdir as a function."""
+"""A trained workdir as a function of images, in process and exported."""

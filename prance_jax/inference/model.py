@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
 from prance_jax.complexity import macs, token_counts
 from prance_jax.errors import UserError
-from prance_jax.inference.budget import Ladder
-from prance_jax.inference.executor import Served, serve
-from prance_jax.inference.plans import Plans
+from prance_jax.adaptive.budget import Ladder
+from prance_jax.adaptive.executor import Served, serve
+from prance_jax.adaptive.plans import Plans
 from prance_jax.inputs import check_images
 from prance_jax.selector.decide import Priced, SelectorRule
 
@@ -75,9 +76,8 @@ class AdaptiveModel:
 
     def serve(self, images: jax.Array, budget: jax.Array | float | None = None) -> Served:
         """Logits, decisions and plans of a batch, see `Served`; arguments and errors as in `__call__`."""
-        spec = self.spec
-        check_images(images, (spec.image_size, spec.image_size, spec.channels))
-        return _run(self, jnp.asarray(images), self._price(budget))
+        price = self._checked(images, budget)
+        return _run(self, jnp.asarray(images), price)
 
     def explain(self, images: jax.Array, budget: jax.Array | float | None = None) -> list[Explanation]:
         """What was decided for each image; arguments and errors as in `__call__`."""
@@ -98,21 +98,64 @@ class AdaptiveModel:
             )
         return found
 
+    def over(self, mesh: Mesh, axis: str = "data") -> Callable[..., jax.Array]:
+        """The model over the devices of a mesh: a function (images, budget) -> logits, sharded over `axis` of the batch.
+
+        Every device sorts and chunks its own images, so that nothing crosses devices. Arguments and errors as in
+        `__call__`; the batch must divide by the devices on `axis`.
+        """
+        devices = mesh.shape[axis]
+
+        def call(images: jax.Array, budget: jax.Array | float | None = None) -> jax.Array:
+            price = self._checked(images, budget)
+            if images.shape[0] % devices:
+                raise UserError(f"a batch of {images.shape[0]} does not divide by {devices} devices; pad it")
+            if price is not None:
+                price = jnp.broadcast_to(price, images.shape[:1])
+            return _sharded(mesh, axis)(self, jnp.asarray(images), price)
+
+        return call
+
+    def contract(self, eps: float, delta: float) -> float:
+        """The cheapest budget whose disagreement with the full network is at most `eps` with confidence 1 - delta, see
+        `adaptive.budget.Ladder.contract`; raises UserError where there is none, or only one budget."""
+        if self.ladder is None:
+            raise UserError(_ONE_BUDGET)
+        return self.ladder.contract(eps, delta)
+
     def with_chunk(self, chunk: int) -> AdaptiveModel:
         """The same with another chunk size."""
         return dataclasses.replace(self, chunk=chunk)
 
+    def _checked(self, images: jax.Array, budget: jax.Array | float | None) -> jax.Array | None:
+        """The price of the budget; raises UserError for what does not fit."""
+        spec = self.spec
+        check_images(images, (spec.image_size, spec.image_size, spec.channels))
+        return self._price(budget)
+
     def _price(self, budget: jax.Array | float | None) -> jax.Array | None:
         if self.ladder is None:
             if budget is not None:
-                raise UserError(
-                    "this selector was trained for one budget; train with selector.prices to choose it here"
-                )
+                raise UserError(_ONE_BUDGET)
             return None
         return self.ladder.price(self.ladder.range[1] if budget is None else budget)
 
 
-@jax.jit
-def _run(model: AdaptiveModel, images: jax.Array, price: jax.Array | None) -> Served:
+_ONE_BUDGET = "this selector was trained for one budget; train with selector.prices to choose it here"
+
+
+def _serve(model: AdaptiveModel, images: jax.Array, price: jax.Array | None) -> Served:
     variables = model.policy if price is None else Priced(model.policy, price)
     return serve(model.plans, model.rule, model.params, variables, images, jax.random.key(0), model.chunk)
+
+
+_run = jax.jit(_serve)
+
+
+@functools.lru_cache(maxsize=None)
+def _sharded(mesh: Mesh, axis: str) -> Callable:
+    whole, part = PartitionSpec(), PartitionSpec(axis)
+    run = lambda model, images, price: _serve(model, images, price).logits
+    return jax.jit(
+        jax.shard_map(run, mesh=mesh, in_specs=(whole, part, part), out_specs=part, check_vma=False)
+    )

@@ -7,8 +7,8 @@ from typing import Callable, Iterator
 import jax
 
 from prance_jax.complexity import macs
-from prance_jax.inference.calibrate import calibrated_plans
-from prance_jax.inference.executor import serve
+from prance_jax.adaptive.calibrate import calibrated_plans
+from prance_jax.adaptive.executor import serve
 from prance_jax.evaluation.evaluate import forward
 from prance_jax.report.results import Results, Row, hardware
 from prance_jax.report.speed import throughput
@@ -86,5 +86,6 @@ def _speeds(experiment: Experiment, contenders: list[Contender]) -> dict[str, fl
         return lambda: run(row.params, row.variables, images)
 
     programs = {row.method: compact(row) for row in contenders if isinstance(row.rule, StaticRule)}
-    programs |= {row.method: adaptive(row) for row in contenders if isinstance(row.rule, SelectorRule)}
+    adaptive_rows = [row for row in contenders if isinstance(row.rule, SelectorRule)]
+    programs |= {row.method: adaptive(row) for row in adaptive_rows}
     return throughput(programs, len(images), settings.speed_seconds)

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from prance_jax.complexity import macs
-from prance_jax.inference.executor import serve
-from prance_jax.inference.plans import Plans, even_plans
+from prance_jax.adaptive.executor import serve
+from prance_jax.adaptive.plans import Plans, even_plans
 from prance_jax.models.vit import ViT
 from prance_jax.models.walk import walk
 from prance_jax.selector.decide import GivenRule
@@ -84,7 +84,7 @@ def measure(
     params: Tree,
     *,
     batches: tuple[int, ...] = (1, 8, 64, 256),
-    chunk: Callable[[int], int] = lambda batch: max(1, batch // 8),
+    chunk: Callable[[int], int] = lambda batch: max(1, batch // 16),
     repeats: int = 9,
 ) -> list[Speed]:
     """Measures dense, masked and adaptive execution on random images with an even spread of plans.

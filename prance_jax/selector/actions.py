@@ -20,6 +20,13 @@ from prance_jax.errors import UserError
 from prance_jax.space import GroupChoice, SearchSpace, check_keep
 
 
+def check_keep_choices(choices: tuple[float, ...]) -> None:
+    """Raises UserError unless these are keep rates in ascending order, at least one."""
+    check_keep(choices, "keep_choices")
+    if not choices or list(choices) != sorted(set(choices)):
+        raise UserError(f"keep_choices={choices} must be ascending, without repeats, at least one")
+
+
 @dataclass(frozen=True)
 class ActionSpace:
     """What one action means.
@@ -40,9 +47,7 @@ class ActionSpace:
                 f"keep_choices={self.keep_choices}: this token optimization needs {self.rates} non-empty tuple(s)"
             )
         for choices in self.keep_choices:
-            check_keep(choices, "keep_choices")
-            if list(choices) != sorted(set(choices)):
-                raise UserError(f"keep_choices={choices} must be ascending, without repeats")
+            check_keep_choices(choices)
 
     @property
     def layers(self) -> int:

@@ -59,6 +59,34 @@ class SelectorRule:
 
 
 @dataclass(frozen=True)
+class AnyPriceRule:
+    """A selector of every budget, at a price drawn for each image, evenly in its logarithm: for fine-tuning a network
+    that is to serve them all. prices: (lowest, highest). variables: the `Policy`."""
+
+    rule: SelectorRule
+    prices: tuple[float, float]
+
+    @property
+    def first(self) -> GroupChoice:
+        return self.rule.first
+
+    def decide(self, variables: Variables, key: jax.Array) -> Decide:
+        def choose(group: int, midway: Midway) -> GroupChoice:
+            # One key for all groups: an image keeps its price.
+            batch = midway.tokens.features.shape[0]
+            priced = Priced(variables, draw_prices(key, self.prices, batch))
+            return self.rule.decide(priced, key)(group, midway)
+
+        return choose
+
+
+def draw_prices(key: jax.Array, prices: tuple[Any, Any], batch: int) -> jax.Array:
+    """float32 [batch] between (lowest, highest), evenly in the logarithm."""
+    low, high = (jnp.log(jnp.asarray(bound, jnp.float32)) for bound in prices)
+    return jnp.exp(jax.random.uniform(key, (batch,), minval=low, maxval=high))
+
+
+@dataclass(frozen=True)
 class RandomRule:
     """Every component drawn independently; variables: the tilt (scalar), 0 for uniform.
 

@@ -16,6 +16,7 @@ from prance_jax.complexity import macs, token_counts
 from prance_jax.models.vit import Midway, ViT
 from prance_jax.models.walk import advance, begin, complete
 from prance_jax.selector.actions import ActionSpace
+from prance_jax.selector.decide import draw_prices
 from prance_jax.selector.reward import RewardConfig, quality, reward, worth
 from prance_jax.selector.state import Observer
 from prance_jax.space import GroupChoice, Structure
@@ -109,10 +110,11 @@ class PranceProcess:
         )
         now = worth(good, share, episode.price)
         gained = reward(self.config, now, episode.worth, choice.keep)
+        if self.observer.priced:
+            gained = gained / episode.price**self.config.price_balance
         return episode._replace(midway=midway, chosen=chosen, worth=now), observation, gained, info
 
     def _prices(self, context: Context, key: jax.Array) -> jax.Array:
         if not isinstance(context.price, tuple):
             return jnp.broadcast_to(context.price, (self.batch,))
-        low, high = (jnp.log(jnp.asarray(bound, jnp.float32)) for bound in context.price)
-        return jnp.exp(jax.random.uniform(key, (self.batch,), minval=low, maxval=high))
+        return draw_prices(key, context.price, self.batch)

@@ -26,6 +26,8 @@ class RewardConfig:
       With gamma 1 the return of an episode is then exactly the worth of its finished structure (the paper's sum weighs
       early decisions, whose costs come up in every later reward, more than late ones), and every step still has an
       immediate reward.
+    price_balance: for a selector of every budget, rewards are divided by price ** price_balance. What is best at a price
+      does not change; without it an update learns next to nothing from episodes at which compute is cheap.
     target_macs: when given (a share of dense MACs), the price follows the budget by dual ascent: after every update it
       is multiplied by exp(price_rate x (MACs kept - target)).
     """
@@ -36,6 +38,7 @@ class RewardConfig:
     price: float = 0.4
     keep_weight: float = 0.1
     marginal: bool = False
+    price_balance: float = 0.5
     target_macs: float | None = None
     price_rate: float = 0.5
 

@@ -6,6 +6,7 @@ Stages are named seedN/dense, seedN/meta, seedN/MODE/selector, seedN/MODE/finetu
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from prance_jax.adaptive.calibrate import calibrated_ladder
 from prance_jax.complexity import macs
 from prance_jax.config import Config, DataConfig
 from prance_jax.data.digits import load_digits_source
@@ -22,7 +24,7 @@ from prance_jax.data.source import Source
 from prance_jax.errors import UserError
 from prance_jax.evaluation.evaluate import evaluate
 from prance_jax.evaluation.static_search import search
-from prance_jax.selector.decide import RandomRule, Rule, StaticRule
+from prance_jax.selector.decide import AnyPriceRule, Priced, RandomRule, Rule, StaticRule
 from prance_jax.space import GroupChoice, Structure
 from prance_jax.spec import ModelSpec
 from prance_jax.training import finetune, pretrain, select
@@ -81,8 +83,13 @@ class Experiment:
     def first_group(self) -> GroupChoice:
         return self.meta_spec.space.first_group(self.config.model.first_group)
 
-    def selector(self, mode: str) -> Selector:
-        return Selector(self.spec(mode), self.config.selector, self.first_group())
+    def selector(self, mode: str, budget: float | None = None) -> Selector:
+        """The config's selector, or the same trained for one budget alone."""
+        config = self.config.selector
+        if budget is not None:
+            reward = dataclasses.replace(config.reward, target_macs=budget)
+            config = dataclasses.replace(config, prices=None, reward=reward)
+        return Selector(self.spec(mode), config, self.first_group())
 
     def key(self, seed: int, stream: str, mode: str = "") -> jax.Array:
         key = jax.random.fold_in(jax.random.key(seed), _STREAMS.index(stream))
@@ -120,10 +127,10 @@ class Experiment:
         )
         return state["ema"]
 
-    def policy(self, seed: int, mode: str) -> Any:
-        """The selector's policy after stage two."""
-        selector = self.selector(mode)
-        name = f"seed{seed}/{mode}/selector"
+    def policy(self, seed: int, mode: str, budget: float | None = None) -> Any:
+        """The selector's policy after stage two; budget: as in `prance`."""
+        selector = self.selector(mode, budget)
+        name = f"seed{seed}/{mode}/selector{_percent(budget)}"
         params = self.meta(seed)
         held: list = []
 
@@ -137,18 +144,21 @@ class Experiment:
 
         stage = Stage(
             name,
-            self.config.selector.updates,
+            selector.config.updates,
             lambda: selector.init(self.key(seed, "selector_init", mode)),
             step,
             ("reward", "correct", "macs_kept"),
         )
         return self._stage(stage)["ppo"].policy
 
-    def finetuned(self, seed: int, mode: str, kind: str, rule: Rule, variables: Any) -> Any:
-        """Parameters after stage three under a rule. kind: 'finetune', 'finetune_random' or 'finetune_static'."""
+    def finetuned(
+        self, seed: int, mode: str, kind: str, rule: Rule, variables: Any, budget: float | None = None
+    ) -> Any:
+        """Parameters after stage three under a rule. kind: 'finetune', 'finetune_random' or 'finetune_static'; budget:
+        as in `prance`."""
         teacher, config, spec = self.meta(seed), self.config.finetune, self.spec(mode)
         return self._run(
-            f"seed{seed}/{mode}/{kind}",
+            f"seed{seed}/{mode}/{kind}{_percent(budget)}",
             config.steps,
             lambda: finetune.init(teacher, config),
             finetune.finetune_step(spec, config, rule, self.source.sample),
@@ -156,13 +166,38 @@ class Experiment:
             ("loss", "accuracy", "macs_kept"),
         )["ema"]
 
-    def prance(self, seed: int, mode: str) -> Contender:
-        selector = self.selector(mode)
-        policy = self.policy(seed, mode)
-        params = self.finetuned(seed, mode, "finetune", selector.rule, policy)
-        return Contender(
-            f"prance_{mode}", self.spec(mode), selector.rule, params, policy, selector.decision_cost
+    def prance(self, seed: int, mode: str, budget: float | None = None) -> Contender:
+        """A selector and the network tuned under it; the policy, without a price where it was trained for every budget.
+
+        budget: of a selector trained for this share of dense MACs alone; by default the one of the config.
+        """
+        selector, policy = self.selector(mode, budget), self.policy(seed, mode, budget)
+        rule, prices = selector.rule, selector.config.prices
+        tuned_under = rule if prices is None else AnyPriceRule(rule, prices)
+        params = self.finetuned(seed, mode, "finetune", tuned_under, policy, budget)
+        name = f"prance_{mode}" if budget is None else f"single_{mode}{_percent(budget)}"
+        return Contender(name, self.spec(mode), rule, params, policy, selector.decision_cost)
+
+    def at_budgets(self, seed: int, mode: str) -> list[Contender]:
+        """The rows of one selector that serves every budget, at prices calibrated on the validation images; before each
+        that of a selector trained for its budget alone, where the config asks for it."""
+        every, prices, rows = self.prance(seed, mode), self.config.selector.prices, []
+        ladder, _ = calibrated_ladder(
+            every.spec,
+            every.rule,
+            every.params,
+            every.variables,
+            self.source.split("validation"),
+            prices,
+            every.decision_cost,
         )
+        for budget in self.config.budgets:
+            if self.config.baselines.single_budget:
+                rows.append(self.prance(seed, mode, budget))
+            variables = Priced(every.variables, ladder.price(budget))
+            name = f"{every.method}{_percent(budget)}"
+            rows.append(dataclasses.replace(every, method=name, variables=variables))
+        return rows
 
     def best_static(self, seed: int, mode: str, budget: float) -> Contender:
         """The best static structure at `budget` MACs; the search's result is kept in the workdir."""
@@ -209,6 +244,9 @@ class Experiment:
             Contender("meta_largest", spec, largest, self.meta(seed), ()),
         ]
         for mode in self.config.token_modes:
+            if self.config.budgets:
+                rows.extend(self.at_budgets(seed, mode))
+                continue
             prance = self.prance(seed, mode)
             spent = self.evaluate(prance, "validation").macs.mean()
             full = macs(spec, spec.largest).total
@@ -274,6 +312,10 @@ def load_source(config: DataConfig) -> Source:
     if config.name == "noise":
         return load_noise_source(config.noise)
     raise UserError(f"data set {config.name!r} is not known; choose from digits, noise")
+
+
+def _percent(budget: float | None) -> str:
+    return "" if budget is None else f"_{round(100 * budget)}"
 
 
 def _name(method: str, mode: str, config: Config) -> str:

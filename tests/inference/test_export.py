@@ -18,8 +18,8 @@ from prance_jax.inference.export import export
 
 
 @pytest.fixture(scope="module")
-def exported(params, tmp_path_factory):
-    model = make(params, prices=(0.01, 0.5))
+def exported(tmp_path_factory):
+    model = make(prices=(0.01, 0.5))
     path = tmp_path_factory.mktemp("export") / "model.prance"
     card = export(model, path, {"labels": list("abcde")})
     return model, path, card

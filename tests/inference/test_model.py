@@ -4,27 +4,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import KEEP, SPACE, make_spec, quick_jit
+from small import KEEP, SHORT, make_spec, noisy_params
 
 from prance_jax.complexity import macs
 from prance_jax.config import SelectorConfig
 from prance_jax.errors import UserError
-from prance_jax.inference.budget import Ladder
-from prance_jax.inference.calibrate import calibrated_plans, decisions
+from prance_jax.adaptive.budget import Ladder
+from prance_jax.adaptive.calibrate import calibrated_plans, decisions
 from prance_jax.inference.model import AdaptiveModel
 from prance_jax.models.vit import ViT
 from prance_jax.models.walk import walk
 from prance_jax.selector.decide import Priced
 from prance_jax.training.select import Selector
 
-SPEC = make_spec("prune")
+SPEC = make_spec("prune", space=SHORT)
 IMAGES = jax.random.normal(jax.random.key(8), (11, 16, 16, 3))
 
 
-def make(params, prices=None):
+def make(prices=None):
     """A selector with a lively random policy: nearly every image gets a structure of its own."""
     settings = SelectorConfig(updates=1, batch=6, keep_choices=KEEP, hidden=(16,), prices=prices)
-    selector = Selector(SPEC, settings, SPACE.first_group("24x2"))
+    params = noisy_params(SPEC)
+    selector = Selector(SPEC, settings, SHORT.first_group("24x2"))
     policy = selector.ppo.init(jax.random.key(4)).policy
     policy = policy._replace(actor=jax.tree.map(lambda leaf: 30 * leaf, policy.actor))
     variables = policy if prices is None else Priced(policy, jnp.float32(0.1))
@@ -34,15 +35,15 @@ def make(params, prices=None):
 
 
 @pytest.fixture(scope="module")
-def model(params):
-    return make(params)
+def model():
+    return make()
 
 
 @pytest.fixture(scope="module")
 def logits(model):
     """Of the same decisions by masked execution."""
     decide = model.rule.decide(model.policy, jax.random.key(0))
-    return quick_jit(lambda x: walk(ViT(SPEC), model.params, x, model.rule.first, decide).logits)(IMAGES)
+    return jax.jit(lambda x: walk(ViT(SPEC), model.params, x, model.rule.first, decide).logits)(IMAGES)
 
 
 def test_a_call_is_masked_execution_under_the_selector(model, logits):
@@ -65,14 +66,14 @@ def test_explanations_add_up(model, logits):
         assert one.predicted == int(logits[index].argmax())
         assert one.macs_kept == pytest.approx(macs(SPEC, own, model.decision_cost).total / full)
         assert one.widths == own.widths and one.hidden == own.hidden
-        for group, owners in zip(range(1, SPACE.groups), one.surviving):
-            left = one.tokens[SPACE.first_layers[group]]
+        for group, owners in zip(range(1, SHORT.groups), one.surviving):
+            left = one.tokens[SHORT.first_layers[group]]
             # CLS and the patches that have a token of their own.
             assert len(set(owners[owners >= 0])) == left - 1
 
 
-def test_budgets_reach_the_selector_without_a_new_trace(params):
-    model = make(params, prices=(0.01, 0.5))
+def test_budgets_reach_the_selector_without_a_new_trace():
+    model = make(prices=(0.01, 0.5))
     traces = []
 
     def run(model, images, budget):

@@ -73,6 +73,22 @@ class Plans:
         # Nothing is larger than the last plan.
         return jnp.where(covers.any(axis=1), jnp.argmax(covers, axis=1), len(bounds) - 1)
 
+    def rounded(self, group: int, choice: GroupChoice, count: jax.Array) -> GroupChoice:
+        """All that the plan of each image gives: its widths, hidden units and token counts, per image.
+
+        Arguments as in `index`. An image that arrives with fewer tokens than its plan keeps all that it has.
+        """
+        table = jnp.asarray([plan.sizes for plan in self.groups[group - 1]])
+        columns = tuple(table[self.index(group, choice, count)].T)
+        layers = self.spec.space.layers[group]
+        rates = []
+        for bound in columns[2 * layers :]:
+            wanted = jnp.minimum(bound, count)
+            # The middle of the rates that lead to this count, so that rounding cannot miss it.
+            rates.append(jnp.minimum((wanted + 0.5) / count, 1.0))
+            count = kept_count(count, rates[-1], self.spec.token_floor)
+        return GroupChoice(columns[:layers], columns[layers : 2 * layers], tuple(rates))
+
 
 def sizes(spec: ModelSpec, choice: GroupChoice, count: Size) -> tuple[Size, ...]:
     """What a plan must cover: widths, hidden units, tokens after each reduction."""

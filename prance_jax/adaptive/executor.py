@@ -14,7 +14,7 @@ from typing import Any, Callable, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from prance_jax.inference.plans import Plan, Plans
+from prance_jax.adaptive.plans import Plan, Plans
 from prance_jax.models.vit import Midway, ViT
 from prance_jax.models.walk import advance, begin, finish
 from prance_jax.selector.decide import Rule

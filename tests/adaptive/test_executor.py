@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import MODES, SPACE, make_spec, quick_jit, structures
+from small import MODES, SPACE, make_spec, structures
 
-from prance_jax.inference.executor import serve
-from prance_jax.inference.plans import choose_plans
+from prance_jax.adaptive.executor import serve
+from prance_jax.adaptive.plans import choose_plans
 from prance_jax.models.vit import ViT
 from prance_jax.models.walk import follow, walk
 from prance_jax.selector.decide import GivenRule
@@ -33,12 +33,12 @@ def program(spec, chunk):
         traces.append(1)
         return serve(plans, GivenRule(FIRST), params, structure, images, jax.random.key(0), chunk)
 
-    return quick_jit(run), plans, traces
+    return jax.jit(run), plans, traces
 
 
 @functools.lru_cache(maxsize=None)
 def whole(spec):
-    return quick_jit(
+    return jax.jit(
         lambda params, rest, images: walk(
             ViT(spec), params, images, FIRST, follow(decided(spec, 0)._replace(groups=(FIRST, *rest)))
         )

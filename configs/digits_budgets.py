@@ -1,0 +1,21 @@
+"""One selector for every budget, against a selector for each budget, on the embedded digits.
+
+Command:   python -m prance_jax train --config configs/digits_budgets.py --workdir runs/digits_budgets
+Cost:      see README.md.
+Result:    see README.md: rows prance_prune_30 ... are one network and one selector, single_prune_30 ... one of each per
+           budget, trained as in configs/digits.py.
+"""
+
+import runpy
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = runpy.run_path(str(Path(__file__).with_name("digits.py")))["get_config"]()
+    config.name = "digits_budgets"
+    config.budgets = (0.3, 0.4, 0.5, 0.6, 0.75)
+    config.selector.prices = (0.003, 0.6)
+    config.baselines = ConfigDict({"single_budget": True})
+    return config
