@@ -16,6 +16,6 @@ def get_config() -> ConfigDict:
     config = runpy.run_path(str(Path(__file__).with_name("digits.py")))["get_config"]()
     config.name = "digits_budgets"
     config.budgets = (0.3, 0.4, 0.5, 0.6, 0.75)
-    config.selector.prices = (0.003, 0.6)
+    config.selector.prices = (-0.02, 0.4)
     config.baselines = ConfigDict({"single_budget": True})
     return config

@@ -131,8 +131,9 @@ class SelectorConfig:
     policy: 'lattice' (categorical over a finite lattice, default) or 'gaussian' (the paper's).
     state: 'rich', 'lean' or 'keys' (the paper's), see `selector.state`. keep_choices: the lattice of keep rates, for every rate.
     pool: images that episodes are drawn from, drawn once from the training data.
-    prices: when given, (lowest, highest) price of compute: every episode draws its own and the selector sees it, so that
-      one selector serves every budget; `reward.price` and `reward.target_macs` are then not used.
+    prices: when given, (lowest, highest) price of compute, see `selector.price`: every episode draws its own and the
+      selector sees it, so that one selector serves every budget; `reward.price` and `reward.target_macs` are then not
+      used.
     """
 
     updates: int = 200
@@ -150,8 +151,8 @@ class SelectorConfig:
         if self.policy not in ("lattice", "gaussian"):
             raise UserError(f"selector policy {self.policy!r} is not known; say 'lattice' or 'gaussian'")
         check_keep_choices(self.keep_choices)
-        if self.prices is not None and not 0 < self.prices[0] < self.prices[1]:
-            raise UserError(f"selector.prices={self.prices} must be (lowest, highest), both above 0")
+        if self.prices is not None and not (self.prices[0] < self.prices[1] and 0 < self.prices[1]):
+            raise UserError(f"selector.prices={self.prices} must be (lowest, highest), the highest above 0")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """From a budget to the price that meets it, and the accuracy contract.
 
 A selector that was trained for every budget sees the price of compute. Calibration runs it at a ladder of prices on
-held-out images; between the rungs the logarithm of the price is interpolated. The contract picks the cheapest rung whose
+held-out images; between the rungs prices are interpolated. The contract picks the cheapest rung whose
 disagreement with the full network is bounded with confidence (Clopper and Pearson 1934, one-sided).
 """
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from prance_jax.errors import UserError
 from prance_jax.inputs import check_budget
+from prance_jax.selector.price import level, price_at
 
 
 @dataclass(frozen=True)
@@ -49,26 +50,33 @@ class Ladder:
         """
         check_budget(budget, *self.range)
         shares = jnp.asarray(np.maximum.accumulate(self.macs_kept), jnp.float32)
-        return jnp.exp(
-            jnp.interp(jnp.asarray(budget, jnp.float32), shares, jnp.log(jnp.asarray(self.prices)))
+        return price_at(
+            jnp.interp(jnp.asarray(budget, jnp.float32), shares, level(jnp.asarray(self.prices)))
         )
 
     def contract(self, eps: float, delta: float) -> float:
         """The cheapest calibrated budget whose disagreement with the full network is at most `eps`, with confidence
-        1 - delta. Every rung is tested at delta / rungs (Bonferroni), since the cheapest of several is chosen.
+        1 - delta.
 
-        Raises UserError where no rung meets it, with the bound that can be had.
+        Rungs are tested from dear to cheap, each at `delta`, up to the first that fails: an order that is fixed
+        beforehand needs no correction for the number of tests (Angelopoulos et al. 2021, arXiv 2110.01052, fixed
+        sequence testing). Raises UserError where not even the first one passes, with the bound that can be had.
         """
         if not (0 < eps < 1 and 0 < delta < 1):
             raise UserError(f"contract: eps={eps} and delta={delta} must lie between 0 and 1")
-        bounds = [upper_bound(found, self.images, delta / len(self.prices)) for found in self.disagreements]
-        for share, bound in zip(self.macs_kept, bounds):
-            if bound <= eps:
-                return share
-        raise UserError(
-            f"no budget disagrees with the full network on at most {eps:.2%} of images with confidence {1 - delta:.0%}; "
-            f"the best bound is {min(bounds):.2%}: allow more, or calibrate on more than {self.images} images"
-        )
+        bounds = [upper_bound(found, self.images, delta) for found in self.disagreements]
+        chosen = None
+        for share, bound in zip(reversed(self.macs_kept), reversed(bounds)):
+            if bound > eps:
+                break
+            chosen = share
+        if chosen is None:
+            raise UserError(
+                f"no budget disagrees with the full network on at most {eps:.2%} of images with confidence "
+                f"{1 - delta:.0%}; the bound of the largest one is {bounds[-1]:.2%}: allow more, or calibrate on more "
+                f"than {self.images} images"
+            )
+        return chosen
 
 
 def upper_bound(found: int, images: int, delta: float) -> float:

@@ -17,6 +17,7 @@ from prance_jax.evaluation.evaluate import evaluate
 from prance_jax.models.vit import ViT
 from prance_jax.models.walk import walk
 from prance_jax.selector.decide import Priced, Rule, StaticRule
+from prance_jax.selector.price import level, price_at
 from prance_jax.space import Structure
 from prance_jax.spec import ModelSpec
 
@@ -66,26 +67,54 @@ def calibrated_ladder(
     split: Split,
     prices: tuple[float, float],
     decision_cost: int = 0,
-    rungs: int = 17,
+    rungs: int = 9,
+    gap: float = 0.03,
 ) -> tuple[Ladder, Structure]:
-    """Runs a selector of every budget on a split at `rungs` prices between (lowest, highest), evenly in the logarithm.
+    """Runs a selector of every budget on a split, at prices between (lowest, highest).
+
+    The first quarter of the images says where rungs are needed: between the `rungs` evenly placed ones more are put in
+    until neighbours differ by at most `gap` in MACs, or until there are five times as many. All figures are then taken
+    from the other images, so that the contract does not see what placed its rungs.
 
     Returns what was measured, and the decisions on a share of the images at every rung, for `choose_plans`.
     """
+    cut = len(split.labels) // 4
+    placing, measuring = (Split(split.images[part], split.labels[part], {}) for part in (slice(cut), slice(cut, None)))
     full = float(macs(spec, spec.largest).total)
-    wanted = evaluate(spec, StaticRule(spec.largest), params, (), split, batch=250).predicted
-    ladder, shares, disagreements, drawn = np.geomspace(prices[1], prices[0], rungs), [], [], []
-    for price in ladder:
-        variables = Priced(policy, jnp.float32(price))
-        found = evaluate(spec, rule, params, variables, split, batch=250, decision_cost=decision_cost)
+
+    def run(own: float, images: Split):
+        variables = Priced(policy, price_at(jnp.float32(own)))
+        return evaluate(spec, rule, params, variables, images, batch=250, decision_cost=decision_cost)
+
+    share = lambda own: float(run(own, placing).macs.mean()) / full
+    levels = _placed(share, *(float(level(price)) for price in prices), rungs, gap)
+    wanted = evaluate(spec, StaticRule(spec.largest), params, (), measuring, batch=250).predicted
+    shares, disagreements, drawn = [], [], []
+    for own in levels:
+        found = run(own, measuring)
         shares.append(float(found.macs.mean()) / full)
         disagreements.append(int((found.predicted != wanted).sum()))
-        drawn.append(decisions(spec, rule, params, variables, split.images[:250]))
+        variables = Priced(policy, price_at(jnp.float32(own)))
+        drawn.append(decisions(spec, rule, params, variables, placing.images[:250]))
     together = jax.tree.map(lambda *parts: np.concatenate(parts), *(one.groups[1:] for one in drawn))
     measured = Ladder(
-        tuple(map(float, ladder)),
+        tuple(float(price_at(jnp.float32(own))) for own in levels),
         tuple(map(float, np.maximum.accumulate(shares))),
         tuple(disagreements),
-        len(split.labels),
+        len(measuring.labels),
     )
     return measured, Structure((rule.first, *together))
+
+
+def _placed(share: Callable[[float], float], low: float, high: float, rungs: int, gap: float) -> list[float]:
+    """Falling levels whose shares of MACs differ by at most `gap` from one to the next, see `calibrated_ladder`."""
+    levels = list(np.linspace(high, low, rungs))
+    shares = [share(own) for own in levels]
+    while len(levels) < 5 * rungs:
+        widest = int(np.argmax(np.diff(shares)))
+        if shares[widest + 1] - shares[widest] <= gap:
+            break
+        middle = (levels[widest] + levels[widest + 1]) / 2
+        levels.insert(widest + 1, middle)
+        shares.insert(widest + 1, share(middle))
+    return levels

@@ -17,6 +17,7 @@ from prance_jax.models.vit import Midway
 from prance_jax.models.walk import Decide
 from prance_jax.selector.actions import ActionSpace
 from prance_jax.selector.ppo import PPO, Policy
+from prance_jax.selector.price import draw_prices
 from prance_jax.selector.state import Observer
 from prance_jax.space import GroupChoice, Structure
 from prance_jax.spec import ModelSpec
@@ -60,8 +61,10 @@ class SelectorRule:
 
 @dataclass(frozen=True)
 class AnyPriceRule:
-    """A selector of every budget, at a price drawn for each image, evenly in its logarithm: for fine-tuning a network
-    that is to serve them all. prices: (lowest, highest). variables: the `Policy`."""
+    """A selector of every budget, at a price drawn for each image: for fine-tuning a network that is to serve them all.
+
+    prices: (lowest, highest), see `selector.price`. variables: the `Policy`.
+    """
 
     rule: SelectorRule
     prices: tuple[float, float]
@@ -78,12 +81,6 @@ class AnyPriceRule:
             return self.rule.decide(priced, key)(group, midway)
 
         return choose
-
-
-def draw_prices(key: jax.Array, prices: tuple[Any, Any], batch: int) -> jax.Array:
-    """float32 [batch] between (lowest, highest), evenly in the logarithm."""
-    low, high = (jnp.log(jnp.asarray(bound, jnp.float32)) for bound in prices)
-    return jnp.exp(jax.random.uniform(key, (batch,), minval=low, maxval=high))
 
 
 @dataclass(frozen=True)

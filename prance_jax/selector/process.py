@@ -16,7 +16,7 @@ from prance_jax.complexity import macs, token_counts
 from prance_jax.models.vit import Midway, ViT
 from prance_jax.models.walk import advance, begin, complete
 from prance_jax.selector.actions import ActionSpace
-from prance_jax.selector.decide import draw_prices
+from prance_jax.selector.price import draw_prices, weight
 from prance_jax.selector.reward import RewardConfig, quality, reward, worth
 from prance_jax.selector.state import Observer
 from prance_jax.space import GroupChoice, Structure
@@ -26,8 +26,8 @@ class Context(NamedTuple):
     """What an update of the selector holds fixed.
 
     params: of the meta-network, frozen. images [P, S, S, C], labels [P], full_logits [P, num_classes]: the pool that
-    episodes draw from. price: of compute; a scalar, or the (lowest, highest) that episodes draw theirs from, evenly in
-    its logarithm.
+    episodes draw from. price: of compute; a scalar, or the (lowest, highest) that episodes draw theirs from, see
+    `selector.price`.
     """
 
     params: Any
@@ -111,7 +111,7 @@ class PranceProcess:
         now = worth(good, share, episode.price)
         gained = reward(self.config, now, episode.worth, choice.keep)
         if self.observer.priced:
-            gained = gained / episode.price**self.config.price_balance
+            gained = gained * weight(episode.price)
         return episode._replace(midway=midway, chosen=chosen, worth=now), observation, gained, info
 
     def _prices(self, context: Context, key: jax.Array) -> jax.Array:

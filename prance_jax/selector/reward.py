@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from prance_jax.errors import UserError
+from prance_jax.selector.price import LINEAR
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,8 @@ class RewardConfig:
       With gamma 1 the return of an episode is then exactly the worth of its finished structure (the paper's sum weighs
       early decisions, whose costs come up in every later reward, more than late ones), and every step still has an
       immediate reward.
-    price_balance: for a selector of every budget, rewards are divided by price ** price_balance. What is best at a price
-      does not change; without it an update learns next to nothing from episodes at which compute is cheap.
     target_macs: when given (a share of dense MACs), the price follows the budget by dual ascent: after every update it
-      is multiplied by exp(price_rate x (MACs kept - target)).
+      is multiplied by exp(price_rate x (MACs kept - target)); small prices move by addition, down to below zero.
     """
 
     quality: str = "correct"
@@ -38,7 +37,6 @@ class RewardConfig:
     price: float = 0.4
     keep_weight: float = 0.1
     marginal: bool = False
-    price_balance: float = 0.5
     target_macs: float | None = None
     price_rate: float = 0.5
 
@@ -84,4 +82,7 @@ def next_price(config: RewardConfig, price: jax.Array, macs_share: jax.Array) ->
     """The price after an update whose finished structures took `macs_share` (mean) of the full network."""
     if config.target_macs is None:
         return price
-    return jnp.clip(price * jnp.exp(config.price_rate * (macs_share - config.target_macs)), 1e-3, 1e2)
+    step = config.price_rate * (macs_share - config.target_macs)
+    # Near zero and below it a price moves by steps of its own size no longer.
+    moved = jnp.where(price > LINEAR, price * jnp.exp(step), price + LINEAR * step)
+    return jnp.clip(moved, -1e2, 1e2)

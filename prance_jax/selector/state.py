@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from prance_jax.errors import UserError
 from prance_jax.models.elastic import active, spread
 from prance_jax.models.vit import Midway
+from prance_jax.selector.price import level
 from prance_jax.spec import ModelSpec
 
 
@@ -26,7 +27,7 @@ class Observer:
     and width that are left, and which decision this is. 'rich' is both, with the normalised class token and attention
     from CLS to every token.
 
-    priced: the price of compute is seen as well (its logarithm, last), so that one selector serves every budget.
+    priced: the price of compute is seen as well (its level, last), so that one selector serves every budget.
     """
 
     spec: ModelSpec
@@ -48,7 +49,7 @@ class Observer:
     def __call__(self, midway: Midway, group: int, price: jax.Array | None = None) -> jax.Array:
         """float32 [B, size]. group: the group to decide on (1, 2, ...). No gradient flows into the network.
 
-        price: scalar or [B], positive; needed where `priced`, else not read.
+        price: scalar or [B]; needed where `priced`, else not read.
         """
         midway = jax.lax.stop_gradient(midway)
         parts = []
@@ -64,8 +65,8 @@ class Observer:
             return seen
         if price is None:
             raise UserError("this selector was trained for every budget: it needs the price of compute")
-        price = jnp.broadcast_to(jnp.log(jnp.asarray(price, jnp.float32)), seen.shape[:1])
-        return jnp.concatenate([seen, price[:, None]], axis=1)
+        shown = jnp.broadcast_to(level(price), seen.shape[:1])
+        return jnp.concatenate([seen, shown[:, None]], axis=1)
 
     def _attention(self, midway: Midway) -> jax.Array:
         """[B, tokens]: shares of attention shrink with the number of tokens; times the count they are near one."""

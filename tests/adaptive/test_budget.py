@@ -14,8 +14,10 @@ LADDER = Ladder((0.1, 0.01, 0.001), (0.3, 0.5, 0.8), (40, 10, 1), 1000)
 
 def test_budgets_are_interpolated_between_the_rungs():
     assert float(LADDER.price(0.5)) == pytest.approx(0.01, rel=1e-5)
-    assert float(LADDER.price(0.4)) == pytest.approx(10**-1.5, rel=1e-4)
-    np.testing.assert_allclose(jax.jit(LADDER.price)(np.array([0.3, 0.65])), [0.1, 10**-2.5], rtol=1e-4)
+    halfway = lambda a, b: 0.01 * np.sinh((np.arcsinh(100 * a) + np.arcsinh(100 * b)) / 2)
+    assert float(LADDER.price(0.4)) == pytest.approx(halfway(0.1, 0.01), rel=1e-4)
+    found = jax.jit(LADDER.price)(np.array([0.3, 0.65]))
+    np.testing.assert_allclose(found, [0.1, halfway(0.01, 0.001)], rtol=1e-4)
 
 
 @pytest.mark.parametrize("budget", [0.1, 0.9, float("nan"), np.array([0.5, -1.0])])
@@ -44,7 +46,7 @@ def test_the_contract_takes_the_cheapest_budget_that_meets_it():
     assert LADDER.contract(0.08, 0.05) == 0.3
     assert LADDER.contract(0.03, 0.05) == 0.5
     assert LADDER.contract(0.012, 0.05) == 0.8
-    with pytest.raises(UserError, match="no budget .* best bound is 0.60%"):
+    with pytest.raises(UserError, match="no budget .* largest one is 0.47%"):
         LADDER.contract(0.001, 0.05)
 
 

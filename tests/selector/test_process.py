@@ -187,18 +187,20 @@ def test_the_glance_is_the_classifier_on_the_class_token_as_it_is(context):
 
 
 def test_a_selector_of_every_budget_sees_and_pays_its_own_price(context):
-    """The observation ends with the logarithm of the price; rewards are worth - price x MACs, image by image."""
-    process = selector(prices=(0.05, 0.8)).process
-    drawn = context._replace(price=(jnp.float32(0.05), jnp.float32(0.8)))
+    """The observation ends with asinh(price / 0.01); rewards are (quality - price x MACs) / sqrt(|price| + 0.01), image
+    by image, also where the price is below zero."""
+    process = selector(prices=(-0.05, 0.8)).process
+    drawn = context._replace(price=(jnp.float32(-0.05), jnp.float32(0.8)))
     episode, observation = process.reset(drawn, jax.random.key(3))
-    price = np.exp(np.asarray(observation)[:, -1])
+    price = 0.01 * np.sinh(np.asarray(observation)[:, -1])
     np.testing.assert_allclose(price, episode.price, rtol=1e-5)
-    assert price.min() >= 0.05 and price.max() <= 0.8 and len(set(price)) == 6
+    assert -0.05 <= price.min() < 0 and price.max() <= 0.8 and len(set(price)) == 6
     action = jnp.zeros((6, process.actions.components), jnp.int32)
     _, following, rewards, info = process.step(drawn, 0, episode, action)
     np.testing.assert_array_equal(following[:, -1], observation[:, -1])
-    free = process.step(drawn, 0, episode._replace(price=jnp.zeros(6)), action)[2]
-    np.testing.assert_allclose(free - rewards, price * np.asarray(info["macs_kept"]), rtol=1e-4)
+    free = np.asarray(process.step(drawn, 0, episode._replace(price=jnp.zeros(6)), action)[2]) * np.sqrt(0.01)
+    costs = free - np.asarray(rewards) * np.sqrt(np.abs(price) + 0.01)
+    np.testing.assert_allclose(costs, price * np.asarray(info["macs_kept"]), rtol=1e-4, atol=1e-6)
     with pytest.raises(UserError, match="needs the price"):
         process.observer(episode.midway, 1)
 
