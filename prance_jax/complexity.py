@@ -55,13 +55,15 @@ def token_counts(spec: ModelSpec, structure: Structure) -> TokenCounts:
     return TokenCounts(tuple(attention), tuple(mlp))
 
 
-def macs(spec: ModelSpec, structure: Structure, selector: int = 0) -> Macs:
+def macs(spec: ModelSpec, structure: Structure, selector: int = 0, counts: TokenCounts | None = None) -> Macs:
     """Multiply-accumulates of one image under a structure.
 
-    selector: MACs of one decision; it is taken once at every decision point.
+    selector: MACs of one decision; it is taken once at every decision point. counts: tokens per layer where something
+    else than the structure's keep rates decides them; no merging is counted then.
     """
     space = spec.space
-    counts = token_counts(spec, structure)
+    merging = _merging(spec, structure) if counts is None else 0
+    counts = counts or token_counts(spec, structure)
     widths, hidden = _numbers(structure, structure.widths), _numbers(structure, structure.hidden)
     before, after = _numbers(structure, counts.attention), _numbers(structure, counts.mlp)
     inner = space.attention_width
@@ -85,7 +87,7 @@ def macs(spec: ModelSpec, structure: Structure, selector: int = 0) -> Macs:
         attention=attention,
         mlp=mlp,
         residual_maps=residual_maps,
-        token_optimization=_merging(spec, structure, widths, counts.attention),
+        token_optimization=merging,
         selector=selector * (space.groups - 1),
         classifier=widths[-1] * spec.num_classes,
     )
@@ -134,12 +136,13 @@ def parameters(spec: ModelSpec, structure: Structure) -> Amount:
     return total + 2 * widths[-1] + (widths[-1] + 1) * spec.num_classes
 
 
-def _merging(spec: ModelSpec, structure: Structure, widths: list, counts: tuple[Size, ...]) -> Amount:
+def _merging(spec: ModelSpec, structure: Structure) -> Amount:
     """Similarities, the gathering product, and the two small ones that add up weights and sizes."""
     index = spec.method.merges
     total = 0
     if index is None:
         return total
+    counts, widths = token_counts(spec, structure).attention, _numbers(structure, structure.widths)
     for first, group in zip(spec.space.first_layers[1:], structure.groups[1:]):
         count = counts[first]
         for rate in group.keep[:index]:

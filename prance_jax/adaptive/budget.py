@@ -50,9 +50,7 @@ class Ladder:
         """
         check_budget(budget, *self.range)
         shares = jnp.asarray(np.maximum.accumulate(self.macs_kept), jnp.float32)
-        return price_at(
-            jnp.interp(jnp.asarray(budget, jnp.float32), shares, level(jnp.asarray(self.prices)))
-        )
+        return price_at(jnp.interp(jnp.asarray(budget, jnp.float32), shares, level(jnp.asarray(self.prices))))
 
     def contract(self, eps: float, delta: float) -> float:
         """The cheapest calibrated budget whose disagreement with the full network is at most `eps`, with confidence

@@ -79,7 +79,9 @@ def calibrated_ladder(
     Returns what was measured, and the decisions on a share of the images at every rung, for `choose_plans`.
     """
     cut = len(split.labels) // 4
-    placing, measuring = (Split(split.images[part], split.labels[part], {}) for part in (slice(cut), slice(cut, None)))
+    placing, measuring = (
+        Split(split.images[part], split.labels[part], {}) for part in (slice(cut), slice(cut, None))
+    )
     full = float(macs(spec, spec.largest).total)
 
     def run(own: float, images: Split):

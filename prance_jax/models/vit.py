@@ -13,7 +13,7 @@ Nothing runs at a width that was not chosen, and what precedes a decision does n
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -24,6 +24,10 @@ from prance_jax.models.elastic import active, dense
 from prance_jax.space import GroupChoice, Size, Structure
 from prance_jax.spec import ModelSpec
 from prance_jax.tokens import AttentionSignals, TokenSet, initial_tokens
+
+
+# (layer from 0, tokens after its attention, what the attention tells) -> tokens for its MLP.
+Between = Callable[[int, TokenSet, AttentionSignals], TokenSet]
 
 
 class Midway(NamedTuple):
@@ -67,6 +71,23 @@ class ViT(nn.Module):
         for group in range(1, self.spec.space.groups):
             midway = self.advance(midway, structure.groups[group], group)
         return self.finish(midway)
+
+    def reduced(
+        self, images: jax.Array, structure: Structure, between: Between
+    ) -> tuple[jax.Array, TokenSet]:
+        """Logits and the last layer's tokens under a static structure, its keep rates not used: `between` stands between
+        attention and MLP of every layer and may remove tokens, as the training-free methods do. In the last layer only
+        CLS goes through the MLP: the classifier reads nothing else."""
+        widths, hidden = structure.widths, structure.hidden
+        tokens = initial_tokens(self.embed(images, widths[0]))
+        for layer, block in enumerate(self.blocks):
+            tokens, signals = block.attend(tokens, widths[layer], widths[layer])
+            tokens = between(layer, tokens, signals)
+            last = layer + 1 == len(widths)
+            part = tokens._replace(features=tokens.features[:, :1]) if last else tokens
+            fed = block.feed(part, widths[layer], hidden[layer], widths[layer if last else layer + 1])
+            tokens = tokens if last else fed
+        return self.classify(fed.features, widths[-1])[:, 0], tokens
 
     def begin(self, images: jax.Array, choice: GroupChoice) -> Midway:
         """Embeds images [B, S, S, channels] and runs group 0; `choice` has no keep rates."""
