@@ -63,11 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     benchmark = command("benchmark", _benchmark, "measures speed on this machine", workdir=False)
     benchmark.add_argument(
         "--measure",
-        choices=("serving", "rollout"),
+        choices=("serving", "dense", "rollout"),
         default="serving",
-        help="serving: dense, masked and adaptive execution on random weights; rollout: stage two against a plain loop",
+        help="serving: dense, masked and adaptive execution, ToMe and EViT, on random weights; dense: the dense network "
+        "against PyTorch's timm; rollout: stage two against a plain loop",
     )
-    benchmark.add_argument("--batches", default="1,8,64,256", help="batch sizes of serving")
+    benchmark.add_argument("--batches", default="1,8,64,256", help="batch sizes")
     benchmark.add_argument("--dtypes", default="float32,bfloat16", help="types of serving's computation")
     benchmark.add_argument(
         "--out", default="runs/benchmark", help="folder of serving's benchmark.json and .csv"
@@ -196,6 +197,8 @@ def _benchmark(options: argparse.Namespace) -> int:
     config = config_io.load(options.config, Config, options.overrides)
     source = load_source(config.data)
     spec = config.spec(source, config.token_modes[0])
+    if options.measure == "dense":
+        return _dense_speed(options, spec)
     params = walk.init(ViT(spec), jax.random.key(1))
     if options.measure == "rollout":
         return _rollout_speed(options, config, source, spec, params)
@@ -217,6 +220,15 @@ def _rollout_speed(options: argparse.Namespace, config, source, spec, params) ->
     figures = measure(selector, context, jax.random.key(2), options.repeats)
     header = {"hardware": hardware(), "weights": "random", "command": options.line}
     print(json.dumps({**figures, **header}, indent=1))
+    return 0
+
+
+def _dense_speed(options: argparse.Namespace, spec) -> int:
+    from prance_jax.report.dense_speed import measure
+    from prance_jax.report.results import hardware
+
+    rows = measure(spec, _numbers(options.batches, "--batches"), options.repeats)
+    print(json.dumps({"rows": rows, "hardware": hardware(), "command": options.line}, indent=1))
     return 0
 
 

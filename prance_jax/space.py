@@ -296,5 +296,9 @@ SPACES = {
         SearchSpace("tiny", 256, 6, 3, (176, 192, 216, 240), (2, 4, 6)),
         SearchSpace("small", 448, 5, 7, (320, 352, 368, 384, 400, 416), (2, 3.5, 5)),
         SearchSpace("base", 768, 5, 12, (672, 696, 720, 744, 768), (2, 3.5, 5)),
+        # Nothing to choose but tokens: the plain networks (Touvron et al. 2021, arXiv 2012.12877).
+        SearchSpace("deit_tiny", 192, 4, 3, (192,), (4,)),
+        SearchSpace("deit_small", 384, 4, 6, (384,), (4,)),
+        SearchSpace("deit_base", 768, 4, 12, (768,), (4,)),
     )
 }

@@ -162,14 +162,14 @@ def test_the_benchmark_of_serving(tmp_path, capsys):
     assert status == 0 and "random weights, an even spread" in said
     record = json.loads((out / "benchmark.json").read_text())
     assert [(row["method"], row["batch"]) for row in record["rows"]] == [
-        (method, batch) for batch in (1, 5) for method in ("dense", "masked", "adaptive")
+        (method, batch) for batch in (1, 5) for method in ("dense", "masked", "adaptive", "tome", "evit")
     ]
     for row in record["rows"]:
         assert row["realised_share"] == pytest.approx(row["speedup"] * row["macs_kept"])
         assert row["images_per_s"] == pytest.approx(1e3 * row["batch"] / row["latency_ms"])
         assert (row["macs_kept"] == 1) == (row["method"] == "dense")
     table = (out / "benchmark.csv").read_text().splitlines()
-    assert table[0].startswith("model,infer_samples_per_sec,infer_step_time") and len(table) == 7
+    assert table[0].startswith("model,infer_samples_per_sec,infer_step_time") and len(table) == 11
     assert "--batches '1,x'" in refused(capsys, "benchmark", "--config", CONFIG, "--batches", "1,x")
 
 

@@ -15,7 +15,7 @@ from prance_jax.spec import ModelSpec
 from prance_jax.tokens import AttentionSignals, TokenSet
 from prance_jax.tokens.evit import evit
 from prance_jax.tokens.ppt import ppt
-from prance_jax.tokens.schedules import Schedule
+from prance_jax.tokens.schedules import Constant, KeepRate, Schedule, Sites
 from prance_jax.tokens.tome import tome
 
 Method = Callable[[TokenSet, AttentionSignals, int], TokenSet]
@@ -60,6 +60,23 @@ def reduced(
         return reduction.method(tokens, signals, left[layer])
 
     return Reduced(*model.apply({"params": params}, images, structure, between, method="reduced"))
+
+
+def at_macs(spec: ModelSpec, structure: Structure, name: str, target: float) -> Reduction:
+    """The reduction of a method whose multiply-accumulates come nearest to `target`: ToMe at a constant number per layer,
+    PPT at a number per site, EViT at a keep rate in steps of 0.01; sites after a quarter, half and three quarters of the
+    layers."""
+    depth = spec.space.depth
+    sites = tuple(sorted({depth // 4, depth // 2, 3 * depth // 4}))
+    if name.startswith("evit"):
+        fused = name == "evit"
+        schedules = [KeepRate(percent / 100, sites, fused) for percent in range(1, 101)]
+    elif name == "ppt":
+        schedules = [Sites(amount, sites) for amount in range(spec.tokens)]
+    else:
+        schedules = [Constant(amount) for amount in range(spec.tokens)]
+    reductions = [Reduction(METHODS[name], schedule) for schedule in schedules]
+    return min(reductions, key=lambda own: abs(reduced_macs(spec, structure, own).total - target))
 
 
 def reduced_macs(spec: ModelSpec, structure: Structure, reduction: Reduction) -> Macs:

@@ -1,4 +1,4 @@
-"""How fast what is served really is: dense, masked and adaptive execution, measured in turn in one run."""
+"""How fast what is served really is: dense, masked, adaptive, ToMe and EViT at equal MACs, measured in one run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import io
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
@@ -18,8 +17,10 @@ import numpy as np
 from prance_jax.complexity import macs
 from prance_jax.adaptive.executor import serve
 from prance_jax.adaptive.plans import Plans, even_plans
+from prance_jax.models.reduced import at_macs, reduced, reduced_macs
 from prance_jax.models.vit import ViT
 from prance_jax.models.walk import walk
+from prance_jax.report.speed import interleaved
 from prance_jax.selector.decide import GivenRule
 from prance_jax.space import GroupChoice, Structure
 from prance_jax.training.workdir import write_atomic
@@ -87,7 +88,8 @@ def measure(
     chunk: Callable[[int], int] = lambda batch: max(1, batch // 16),
     repeats: int = 9,
 ) -> list[Speed]:
-    """Measures dense, masked and adaptive execution on random images with an even spread of plans.
+    """Measures dense, masked and adaptive execution on random images with an even spread of plans, and ToMe and EViT on
+    the dense network at schedules that come nearest to the adaptive one's mean MACs.
 
     plans: of the network to measure, its `spec.dtype` included; params: its weights, of any value. chunk: images that
     share a plan, by batch.
@@ -112,16 +114,22 @@ def measure(
             return serve(plans, rule, params, structure, images, jax.random.key(0), chunk(batch)).logits
 
         arguments = params, structure, images
-        programs = {
-            run.__name__: jax.jit(run).lower(*arguments).compile() for run in (dense, masked, adaptive)
-        }
-        taken = _interleaved(
+        runs = {"dense": dense, "masked": masked, "adaptive": adaptive}
+        shares = {"dense": 1.0, "masked": kept, "adaptive": kept}
+        for method in ("tome", "evit"):
+            reduction = at_macs(spec, spec.largest, method, kept * full)
+            shares[method] = reduced_macs(spec, spec.largest, reduction).total / full
+            runs[method] = lambda params, structure, images, reduction=reduction: (
+                reduced(model, params, images, spec.largest, reduction).logits
+            )
+        programs = {name: jax.jit(run).lower(*arguments).compile() for name, run in runs.items()}
+        taken = interleaved(
             {name: lambda run=run: run(*arguments) for name, run in programs.items()}, repeats
         )
         usual = float(np.median(taken["dense"]))
         for name, times in taken.items():
             middle = float(np.median(times))
-            share = 1.0 if name == "dense" else kept
+            share = shares[name]
             found.append(
                 Speed(
                     method=name,
@@ -178,18 +186,6 @@ def save(rows: list[Speed], header: dict[str, Any], folder: str | Path, plans: P
         )
         table.writerow(dict(zip(names, values)))
     write_atomic(folder / "benchmark.csv", text.getvalue())
-
-
-def _interleaved(programs: dict[str, Callable], repeats: int) -> dict[str, list[float]]:
-    for run in programs.values():
-        jax.block_until_ready(run())
-    taken: dict[str, list[float]] = {name: [] for name in programs}
-    for _ in range(repeats):
-        for name, run in programs.items():
-            start = time.perf_counter()
-            jax.block_until_ready(run())
-            taken[name].append(time.perf_counter() - start)
-    return taken
 
 
 def _peak(program) -> float | None:

@@ -5,20 +5,18 @@ import numpy as np
 import pytest
 from small import make_spec
 
-from prance_jax.models.reduced import METHODS, Reduction, reduced, reduced_macs
+from prance_jax.models.reduced import METHODS, Reduction, at_macs, reduced, reduced_macs
 from prance_jax.models.vit import ViT
 from prance_jax.models.walk import follow, walk
-from prance_jax.space import SearchSpace
+from prance_jax.space import SPACES
 from prance_jax.spec import ModelSpec
 from prance_jax.tokens.schedules import Constant, KeepRate, Kept, Removed, Sites
 
-DEIT = {"T": (192, 3), "S": (384, 6), "B": (768, 12)}
+DEIT = {"T": "deit_tiny", "S": "deit_small", "B": "deit_base"}
 
 
 def deit(size):
-    width, heads = DEIT[size]
-    space = SearchSpace(f"deit {size}", width, 4, heads, (width,), (4,), layers=(3, 3, 3, 3), head_dim=64)
-    return ModelSpec(space, image_size=224, patch_size=16, num_classes=1000)
+    return ModelSpec(SPACES[DEIT[size]], image_size=224, patch_size=16, num_classes=1000)
 
 
 def gmacs(size, method, schedule, trick=False):
@@ -100,3 +98,13 @@ def test_attention_is_proportional_to_sizes(params, images):
     found = reduced(ViT(spec), same, twins, spec.largest, reduction)
     wanted = walk(ViT(spec), same, twins, spec.largest.groups[0], follow(spec.largest)).logits
     np.testing.assert_allclose(found.logits, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_schedule_for_given_macs(method):
+    """One token more or less in each layer is the finest step."""
+    spec = deit("S")
+    full = reduced_macs(spec, spec.largest, Reduction(METHODS[method], Constant(0))).total
+    for share in (0.5, 0.7, 1.0):
+        found = at_macs(spec, spec.largest, method, share * full)
+        assert reduced_macs(spec, spec.largest, found).total / full == pytest.approx(share, abs=0.025)
