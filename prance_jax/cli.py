@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         sub.add_argument(
             "--config",
-            required=name not in ("evaluate", "export"),
+            required=name not in ("evaluate", "export", "profile"),
             help="a file with get_config(), such as configs/digits.py",
         )
         if workdir:
@@ -60,6 +60,15 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--out", required=True, help="the file, say model.prance")
     export.add_argument("--seed", type=int, help="of the run; the first one by default")
     export.add_argument("--token-mode", help="of the run; the first one by default")
+    profile = command(
+        "profile", _profile, "times every plan on this device, for latency-aware rewards", workdir=False
+    )
+    profile.add_argument(
+        "--workdir", help="a trained workdir, for its plans; by default an even spread of plans"
+    )
+    profile.add_argument("--out", required=True, help="the file, say latency.json")
+    profile.add_argument("--batch", type=int, default=16, help="images that run together")
+    profile.add_argument("--repeats", type=int, default=9)
     benchmark = command("benchmark", _benchmark, "measures speed on this machine", workdir=False)
     benchmark.add_argument(
         "--measure",
@@ -182,6 +191,43 @@ def _export(options: argparse.Namespace) -> int:
     card = export(model, options.out, facts)
     size = Path(options.out).stat().st_size / 2**20
     print(f"{options.out}: {size:.1f} MB, for {', '.join(card['platforms'])}, any batch size")
+    return 0
+
+
+def _profile(options: argparse.Namespace) -> int:
+    import jax
+
+    from prance_jax import config_io
+    from prance_jax.config import Config
+    from prance_jax.inference.load import load
+    from prance_jax.models import walk
+    from prance_jax.models.vit import ViT
+    from prance_jax.report.profile import measure
+    from prance_jax.report.results import hardware
+    from prance_jax.report.serving_speed import random_weights_plans
+    from prance_jax.training.experiment import load_source
+    from prance_jax.training.workdir import write_atomic
+
+    if (options.workdir is None) == (options.config is None):
+        raise UserError("profile: give a trained --workdir, or a --config for an even spread of plans")
+    if options.workdir is not None:
+        model = load(options.workdir)
+        plans, params = model.plans, model.params
+    else:
+        config = config_io.load(options.config, Config, options.overrides)
+        spec = config.spec(load_source(config.data), config.token_modes[0])
+        plans = random_weights_plans(spec, spec.space.first_group(config.model.first_group))
+        params = walk.init(ViT(spec), jax.random.key(1))
+    table = measure(plans, params, hardware(), options.batch, options.repeats)
+    table.save(options.out, write_atomic)
+    print(f"dense {table.dense:.3f} ms an image; group 0 {table.first:.3f} ms")
+    for group, (own, times) in enumerate(zip(plans.groups, table.groups), start=1):
+        for plan, row in zip(own, times):
+            spans = ", ".join(f"{time:.3f}" for time in row)
+            print(
+                f"group {group}: widths {plan.widths}, hidden {plan.hidden}, tokens {plan.tokens}: {spans} ms"
+            )
+    print(f"{options.out}: times per image in batches of {options.batch}, one per plan of the group before")
     return 0
 
 

@@ -134,6 +134,7 @@ class SelectorConfig:
     prices: when given, (lowest, highest) price of compute, see `selector.price`: every episode draws its own and the
       selector sees it, so that one selector serves every budget; `reward.price` and `reward.target_macs` are then not
       used.
+    latency_table: file of the profile command, for `reward.cost` 'latency'.
     """
 
     updates: int = 200
@@ -144,6 +145,7 @@ class SelectorConfig:
     keep_choices: tuple[float, ...] = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0)
     hidden: tuple[int, ...] = (256, 256)
     prices: tuple[float, float] | None = None
+    latency_table: str | None = None
     reward: RewardConfig = field(default_factory=RewardConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
 
@@ -151,6 +153,10 @@ class SelectorConfig:
         if self.policy not in ("lattice", "gaussian"):
             raise UserError(f"selector policy {self.policy!r} is not known; say 'lattice' or 'gaussian'")
         check_keep_choices(self.keep_choices)
+        if (self.reward.cost == "latency") != (self.latency_table is not None):
+            raise UserError(
+                "selector: reward.cost 'latency' and latency_table belong together; give both or neither"
+            )
         if self.prices is not None and not (self.prices[0] < self.prices[1] and 0 < self.prices[1]):
             raise UserError(f"selector.prices={self.prices} must be (lowest, highest), the highest above 0")
 
@@ -159,13 +165,16 @@ class SelectorConfig:
 class FinetuneConfig:
     """Stage three: the meta-network under the decisions of the frozen selector.
 
-    distillation: weight of the divergence from the predictions of stage one's full network.
+    distillation: weight of the divergence from the predictions of stage one's full network. on_plans: decisions are
+      rounded up to the plans that will serve them, in training and ever after (`adaptive.rounding`): an image uses all
+      the compute that it pays for.
     """
 
     steps: int = 500
     batch: int = 64
     distillation: float = 0.5
     label_smoothing: float = 0.0
+    on_plans: bool = False
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=3e-4, warmup=50))
 
 

@@ -118,6 +118,7 @@ BAD_VALUES = [
     ("--config.data.digits.train_digits=0", "train_digits 0", "20 or more"),
     ("--config.model.patch_size=3", "image size 20", "patch size 3"),
     ("--config.seeds=()", "seeds", "at least one"),
+    ("--config.budgets=(0.5,)", "selector.prices and budgets", "give both or neither"),
 ]
 
 
@@ -171,6 +172,26 @@ def test_the_benchmark_of_serving(tmp_path, capsys):
     table = (out / "benchmark.csv").read_text().splitlines()
     assert table[0].startswith("model,infer_samples_per_sec,infer_step_time") and len(table) == 11
     assert "--batches '1,x'" in refused(capsys, "benchmark", "--config", CONFIG, "--batches", "1,x")
+
+
+def test_a_profile_can_take_the_place_of_macs(trained, tmp_path, capsys):
+    """The table of a trained workdir, and stage two rewarded by it."""
+    table = tmp_path / "latency.json"
+    words = ["--workdir", str(trained), "--out", str(table), "--batch", "4", "--repeats", "2"]
+    status, said, _ = run(capsys, "profile", *words)
+    assert status == 0 and "dense" in said and "group 1: widths" in said
+    copy = tmp_path / "copy"
+    for stage in ("dense", "meta"):
+        shutil.copytree(trained / "checkpoints/seed0" / stage, copy / "checkpoints/seed0" / stage)
+    reward = ["--config.selector.reward.cost=latency", f"--config.selector.latency_table={table}"]
+    words = ["--config", CONFIG, "--workdir", str(copy), "--stage", "selector", "--quiet"]
+    assert run(capsys, "train", *words, *reward)[0] == 0
+    lines = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
+    assert {line["stage"] for line in lines} == {"seed0/prune/selector"}
+    assert all(line["cost"] > 0 and line["cost"] != line["macs_kept"] for line in lines)
+    said = refused(capsys, "train", "--config", CONFIG, "--workdir", str(tmp_path / "w"), reward[0])
+    assert "belong together" in said
+    assert "give a trained --workdir, or a --config" in refused(capsys, "profile", "--out", str(table))
 
 
 def test_help_as_a_module():

@@ -1,4 +1,4 @@
-"""What a rule decides on calibration images, and the plans and the ladder of prices that follow from it."""
+"""What a rule decides on calibration images, and what a selector of every budget costs at each price."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from prance_jax.adaptive.budget import Ladder
-from prance_jax.adaptive.plans import Plans, choose_plans
 from prance_jax.complexity import macs
 from prance_jax.data.source import Split
 from prance_jax.evaluation.evaluate import evaluate
@@ -44,19 +43,6 @@ def decisions(
         found = jax.device_get(run(params, variables, padded, jax.random.fold_in(jax.random.key(0), number)))
         parts.append(jax.tree.map(lambda leaf: leaf[: len(part)], found))
     return Structure((rule.first, *jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)))
-
-
-def calibrated_plans(
-    spec: ModelSpec,
-    rule: Rule,
-    params: Any,
-    variables: Any,
-    images: np.ndarray,
-    number: int = 4,
-    multiple: int = 8,
-) -> Plans:
-    """Plans for a rule from what it decides on calibration images, see `choose_plans`."""
-    return choose_plans(spec, decisions(spec, rule, params, variables, images), number, multiple)
 
 
 def calibrated_ladder(

@@ -43,12 +43,11 @@ class LatencyTable:
         """float32 [B] of per-image structures, each rounded up to its plans."""
         spec = self.plans.spec
         counts = token_counts(spec, structure).attention
+        shape = jnp.broadcast_shapes((1,), *map(jnp.shape, jax.tree.leaves(structure)))
         total, source = jnp.float32(self.first), jnp.int32(0)
         for group, times in enumerate(self.groups, start=1):
-            choice = structure.groups[group]
-            size = jnp.broadcast_shapes(*(jnp.shape(leaf) for leaf in jax.tree.leaves(structure.groups[1:])))
-            arriving = jnp.broadcast_to(counts[spec.space.first_layers[group]], size or (1,))
-            plan = self.plans.index(group, choice, arriving)
+            arriving = jnp.broadcast_to(counts[spec.space.first_layers[group]], shape)
+            plan = self.plans.index(group, structure.groups[group], arriving)
             total = total + jnp.asarray(times, jnp.float32)[plan, source]
             source = plan
         return total

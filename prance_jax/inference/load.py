@@ -7,9 +7,10 @@ from pathlib import Path
 from prance_jax import config_io
 from prance_jax.config import Config
 from prance_jax.errors import UserError
-from prance_jax.adaptive.calibrate import calibrated_ladder, calibrated_plans
+from prance_jax.adaptive.calibrate import calibrated_ladder, decisions
 from prance_jax.inference.model import AdaptiveModel
 from prance_jax.adaptive.plans import choose_plans
+from prance_jax.adaptive.rounding import RoundedRule
 from prance_jax.training.experiment import Contender, Experiment
 from prance_jax.training.metrics import Progress
 from prance_jax.training.workdir import Workdir
@@ -39,12 +40,13 @@ def calibrate(experiment: Experiment, row: Contender) -> AdaptiveModel:
     prices = experiment.config.selector.prices
     ladder, policy = None, row.variables
     if prices is None:
-        plans = calibrated_plans(
-            row.spec, row.rule, row.params, policy, images, settings.plans, settings.token_multiple
-        )
+        found = decisions(row.spec, row.rule, row.params, policy, images)
     else:
-        ladder, structures = calibrated_ladder(
+        ladder, found = calibrated_ladder(
             row.spec, row.rule, row.params, policy, split, prices, row.decision_cost
         )
-        plans = choose_plans(row.spec, structures, settings.plans, settings.token_multiple)
+    if isinstance(row.rule, RoundedRule):
+        plans = row.rule.plans
+    else:
+        plans = choose_plans(row.spec, found, settings.plans, settings.token_multiple)
     return AdaptiveModel(row.params, policy, plans, row.rule, row.decision_cost, ladder, settings.chunk)

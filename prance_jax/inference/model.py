@@ -18,7 +18,7 @@ from prance_jax.adaptive.budget import Ladder
 from prance_jax.adaptive.executor import Served, serve
 from prance_jax.adaptive.plans import Plans
 from prance_jax.inputs import check_images
-from prance_jax.selector.decide import Priced, SelectorRule
+from prance_jax.selector.decide import Priced, Rule
 
 Tree = Any
 
@@ -56,7 +56,7 @@ class AdaptiveModel:
     params: Tree
     policy: Tree
     plans: Plans
-    rule: SelectorRule
+    rule: Rule
     decision_cost: int = 0
     ladder: Ladder | None = None
     chunk: int = 16

@@ -7,8 +7,10 @@ from typing import Callable, Iterator
 import jax
 
 from prance_jax.complexity import macs
-from prance_jax.adaptive.calibrate import calibrated_plans
+from prance_jax.adaptive.calibrate import decisions
 from prance_jax.adaptive.executor import serve
+from prance_jax.adaptive.plans import choose_plans
+from prance_jax.adaptive.rounding import RoundedRule
 from prance_jax.evaluation.evaluate import forward
 from prance_jax.report.results import Results, Row, hardware
 from prance_jax.report.speed import throughput
@@ -69,15 +71,11 @@ def _speeds(experiment: Experiment, contenders: list[Contender]) -> dict[str, fl
         return lambda: run(row.params, row.variables, images, key)["predicted"]
 
     def adaptive(row: Contender):
-        plans = calibrated_plans(
-            row.spec,
-            row.rule,
-            row.params,
-            row.variables,
-            calibration,
-            settings.plans,
-            settings.token_multiple,
-        )
+        if isinstance(row.rule, RoundedRule):
+            plans = row.rule.plans
+        else:
+            found = decisions(row.spec, row.rule, row.params, row.variables, calibration)
+            plans = choose_plans(row.spec, found, settings.plans, settings.token_multiple)
         run = jax.jit(
             lambda params, variables, images: serve(
                 plans, row.rule, params, variables, images, key, settings.chunk
@@ -86,6 +84,6 @@ def _speeds(experiment: Experiment, contenders: list[Contender]) -> dict[str, fl
         return lambda: run(row.params, row.variables, images)
 
     programs = {row.method: compact(row) for row in contenders if isinstance(row.rule, StaticRule)}
-    adaptive_rows = [row for row in contenders if isinstance(row.rule, SelectorRule)]
+    adaptive_rows = [row for row in contenders if isinstance(row.rule, SelectorRule | RoundedRule)]
     programs |= {row.method: adaptive(row) for row in adaptive_rows}
     return throughput(programs, len(images), settings.speed_seconds)

@@ -66,7 +66,7 @@ class AnyPriceRule:
     prices: (lowest, highest), see `selector.price`. variables: the `Policy`.
     """
 
-    rule: SelectorRule
+    rule: Rule
     prices: tuple[float, float]
 
     @property

@@ -7,7 +7,7 @@ takes 1 + 3 + 2 + 1 = 7 group evaluations, not 4 x 4. What the full network says
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +53,8 @@ class PranceProcess:
     """`reset` and `step` are pure; `horizon` decisions end an episode, always by termination.
 
     first: choice of group 0, which the selector does not decide. batch: images per update. decision_cost: MACs of one
-    decision.
+    decision. cost: what a structure costs as a share of the dense network, float32 [B] of per-image structures; its MACs
+    by default. Hashable.
     """
 
     model: ViT
@@ -63,6 +64,7 @@ class PranceProcess:
     first: GroupChoice
     batch: int
     decision_cost: int = 0
+    cost: Callable[[Structure], jax.Array] | None = None
 
     @property
     def horizon(self) -> int:
@@ -97,10 +99,12 @@ class PranceProcess:
 
         structure = Structure(chosen + rest)
         share = macs(spec, structure, self.decision_cost).total / float(macs(spec, spec.largest).total)
+        cost = share if self.cost is None else self.cost(structure)
         good = quality(self.config, logits, episode.labels, episode.full_logits)
         info = {
             "correct": (jnp.argmax(logits, -1) == episode.labels).astype(jnp.float32),
             "macs_kept": share,
+            "cost": cost,
             "tokens_left": token_counts(spec, structure).mlp[-1] / spec.tokens,
         }
         observation = (
@@ -108,7 +112,7 @@ class PranceProcess:
             if group < self.horizon
             else jnp.zeros((self.batch, self.observer.size))
         )
-        now = worth(good, share, episode.price)
+        now = worth(good, cost, episode.price)
         gained = reward(self.config, now, episode.worth, choice.keep)
         if self.observer.priced:
             gained = gained * weight(episode.price)

@@ -21,6 +21,8 @@ class RewardConfig:
       'probability' is the same with the probability of the true class in place of right or wrong: less noise;
       'agreement' is -KL(f || p), at least -agreement_floor: zero wherever nothing is lost, so the difficulty of the
         image, which is most of the noise of the other two, drops out. It needs no labels.
+    cost: 'macs', or 'latency' by a table measured on the device (`selector.latency_table`); shares below are then shares
+      of the dense network's time.
     price: reward per dense network of MACs; the paper's 0.008 per 1e8 MACs is 0.008 x dense MACs / 1e8.
     keep_weight: per keep rate, the paper's 0.1.
     marginal: the reward is what this decision changed: quality and MACs are taken as the difference to those before it.
@@ -32,6 +34,7 @@ class RewardConfig:
     """
 
     quality: str = "correct"
+    cost: str = "macs"
     agreement_floor: float = 4.0
     reward_mending: bool = False
     price: float = 0.4
@@ -45,6 +48,8 @@ class RewardConfig:
             raise UserError(
                 f"reward quality {self.quality!r} is not known; say 'correct', 'probability' or 'agreement'"
             )
+        if self.cost not in ("macs", "latency"):
+            raise UserError(f"reward cost {self.cost!r} is not known; say 'macs' or 'latency'")
         if self.target_macs is not None and not 0 < self.target_macs <= 1:
             raise UserError(
                 f"target_macs={self.target_macs} is not a share of dense MACs; say a number above 0 and up to 1"

@@ -15,7 +15,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from prance_jax.adaptive.calibrate import calibrated_ladder
+from prance_jax.adaptive.calibrate import calibrated_ladder, decisions
+from prance_jax.adaptive.latency import load_latency
+from prance_jax.adaptive.plans import Plans, choose_plans
+from prance_jax.adaptive.rounding import RoundedRule
 from prance_jax.complexity import macs
 from prance_jax.config import Config, DataConfig
 from prance_jax.data.digits import load_digits_source
@@ -89,7 +92,10 @@ class Experiment:
         if budget is not None:
             reward = dataclasses.replace(config.reward, target_macs=budget)
             config = dataclasses.replace(config, prices=None, reward=reward)
-        return Selector(self.spec(mode), config, self.first_group())
+        spec, table = self.spec(mode), None
+        if config.latency_table is not None:
+            table = load_latency(config.latency_table, spec)
+        return Selector(spec, config, self.first_group(), table)
 
     def key(self, seed: int, stream: str, mode: str = "") -> jax.Array:
         key = jax.random.fold_in(jax.random.key(seed), _STREAMS.index(stream))
@@ -173,10 +179,24 @@ class Experiment:
         """
         selector, policy = self.selector(mode, budget), self.policy(seed, mode, budget)
         rule, prices = selector.rule, selector.config.prices
+        if self.config.finetune.on_plans:
+            rule = RoundedRule(rule, self.plans(seed, selector, policy))
         tuned_under = rule if prices is None else AnyPriceRule(rule, prices)
         params = self.finetuned(seed, mode, "finetune", tuned_under, policy, budget)
         name = f"prance_{mode}" if budget is None else f"single_{mode}{_percent(budget)}"
         return Contender(name, self.spec(mode), rule, params, policy, selector.decision_cost)
+
+    def plans(self, seed: int, selector: Selector, policy: Any) -> Plans:
+        """The plans of a selector, from what it decides on the validation images with stage one's network."""
+        settings, split, params = self.config.evaluation, self.source.split("validation"), self.meta(seed)
+        if selector.config.prices is None:
+            images = split.images[: settings.calibration_images]
+            found = decisions(selector.spec, selector.rule, params, policy, images)
+        else:
+            _, found = calibrated_ladder(
+                selector.spec, selector.rule, params, policy, split, selector.config.prices
+            )
+        return choose_plans(selector.spec, found, settings.plans, settings.token_multiple)
 
     def at_budgets(self, seed: int, mode: str) -> list[Contender]:
         """The rows of one selector that serves every budget, at prices calibrated on the validation images; before each
@@ -194,7 +214,13 @@ class Experiment:
         for budget in self.config.budgets:
             if self.config.baselines.single_budget:
                 rows.append(self.prance(seed, mode, budget))
-            variables = Priced(every.variables, ladder.price(budget))
+            lowest, highest = ladder.range
+            if not lowest <= budget <= highest:
+                self.progress.note(
+                    f"budget {budget:g} is beyond what this selector spends, {lowest:.2f} to {highest:.2f}: "
+                    "its row shows the nearest that there is"
+                )
+            variables = Priced(every.variables, ladder.price(min(max(budget, lowest), highest)))
             name = f"{every.method}{_percent(budget)}"
             rows.append(dataclasses.replace(every, method=name, variables=variables))
         return rows

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from prance_jax.adaptive.latency import LatencyTable
 from prance_jax.config import SelectorConfig
 from prance_jax.models.vit import ViT
 from prance_jax.selector.actions import ActionSpace
@@ -27,11 +28,13 @@ Tree = Any
 
 @dataclass(frozen=True)
 class Selector:
-    """Everything of a selector that is not learned. first: the fixed structure of group 0."""
+    """Everything of a selector that is not learned. first: the fixed structure of group 0. latency: what a
+    structure costs, where that is not its MACs."""
 
     spec: ModelSpec
     config: SelectorConfig
     first: GroupChoice
+    latency: LatencyTable | None = None
 
     @property
     def lattice(self) -> ActionSpace:
@@ -76,6 +79,7 @@ class Selector:
             self.first,
             self.config.batch,
             self.decision_cost,
+            None if self.latency is None else self.latency.share,
         )
 
     def init(self, key: jax.Array) -> Tree:
@@ -117,7 +121,7 @@ def select_step(selector: Selector) -> Callable:
         final = {name: value[-1].mean() for name, value in info.items()}
         price = state["price"]
         if config.prices is None:
-            price = next_price(config.reward, price, final["macs_kept"])
+            price = next_price(config.reward, price, final["cost"])
         return {"ppo": learned, "price": price}, {**final, **metrics, "price": state["price"]}
 
     return jax.jit(step, donate_argnums=0)

@@ -10,7 +10,8 @@ from prance_jax.complexity import macs
 from prance_jax.config import SelectorConfig
 from prance_jax.errors import UserError
 from prance_jax.adaptive.budget import Ladder
-from prance_jax.adaptive.calibrate import calibrated_plans, decisions
+from prance_jax.adaptive.calibrate import decisions
+from prance_jax.adaptive.plans import choose_plans
 from prance_jax.inference.model import AdaptiveModel
 from prance_jax.models.vit import ViT
 from prance_jax.models.walk import walk
@@ -29,7 +30,7 @@ def make(prices=None):
     policy = selector.ppo.init(jax.random.key(4)).policy
     policy = policy._replace(actor=jax.tree.map(lambda leaf: 30 * leaf, policy.actor))
     variables = policy if prices is None else Priced(policy, jnp.float32(0.1))
-    plans = calibrated_plans(SPEC, selector.rule, params, variables, np.asarray(IMAGES), 2, 2)
+    plans = choose_plans(SPEC, decisions(SPEC, selector.rule, params, variables, np.asarray(IMAGES)), 2, 2)
     ladder = None if prices is None else Ladder((0.5, 0.01), (0.3, 0.9), (2, 0), 40)
     return AdaptiveModel(params, policy, plans, selector.rule, selector.decision_cost, ladder, chunk=4)
 

@@ -205,6 +205,17 @@ def test_a_selector_of_every_budget_sees_and_pays_its_own_price(context):
         process.observer(episode.midway, 1)
 
 
+def test_a_measured_cost_takes_the_place_of_macs(context):
+    """A quarter of the dense network's time, whatever is chosen: rewards are quality - price x 0.25."""
+    process = dataclasses.replace(selector().process, cost=lambda structure: jnp.full(6, 0.25))
+    episode, _ = process.reset(context, jax.random.key(3))
+    action = jnp.zeros((6, process.actions.components), jnp.int32)
+    following, _, _, info = process.step(context, 0, episode, action)
+    free, *_ = process.step(context, 0, episode._replace(price=jnp.zeros(6)), action)
+    np.testing.assert_allclose(free.worth - following.worth, 0.25 * episode.price, rtol=1e-5)
+    assert (info["cost"] == 0.25).all() and (info["macs_kept"] != 0.25).all()
+
+
 def test_the_papers_selector_costs_118_thousand_macs():
     assert decision_macs(197, (256, 256), 7) == 197 * 256 + 256 * 256 + 256 * 7
     assert decision_macs(197, (256, 256), 7) == pytest.approx(118_000, rel=0.01)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from prance_jax import config_io
+from prance_jax.adaptive.rounding import RoundedRule
 from prance_jax.config import Config
 from prance_jax.report.compare import compare
 from prance_jax.training import loop
@@ -114,3 +115,28 @@ def test_nothing_compiles_again_for_another_seed(whole, tmp_path):
         logging.getLogger("jax._src.dispatch").removeHandler(listener)
     assert not names, names
     assert jax.config.jax_log_compiles == previous
+
+
+def test_rows_at_budgets(tmp_path):
+    """One network and one selector at every budget, on plans, beside a selector for each budget."""
+    run = experiment(
+        tmp_path,
+        None,
+        "--config.selector.prices=(-0.05,0.5)",
+        "--config.budgets=(0.01,1.0)",
+        "--config.baselines.single_budget=True",
+        "--config.finetune.on_plans=True",
+    )
+    notes = []
+    run.progress.note = notes.append
+    rows = run.contenders(0)
+    names = ["single_prune_1", "prance_prune_1", "single_prune_100", "prance_prune_100"]
+    assert [row.method for row in rows] == ["dense", "meta_largest", *names]
+    low, high = rows[3], rows[5]
+    assert low.params is high.params and low.variables.policy is high.variables.policy
+    assert float(low.variables.price) >= float(high.variables.price)
+    assert all(isinstance(row.rule, RoundedRule) for row in rows[2:])
+    assert rows[2].rule != rows[4].rule and low.rule == high.rule
+    # Nothing costs a hundredth: said, and the nearest shown.
+    assert any("budget 0.01 is beyond what this selector spends" in note for note in notes)
+    assert run.evaluate(low, "validation").macs.mean() <= run.evaluate(high, "validation").macs.mean()
