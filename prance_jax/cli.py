@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         sub.add_argument(
             "--config",
-            required=name not in ("evaluate", "export", "profile"),
+            required=name == "train",
             help="a file with get_config(), such as configs/digits.py",
         )
         if workdir:
@@ -72,10 +72,10 @@ def _parser() -> argparse.ArgumentParser:
     benchmark = command("benchmark", _benchmark, "measures speed on this machine", workdir=False)
     benchmark.add_argument(
         "--measure",
-        choices=("serving", "dense", "rollout"),
+        choices=("serving", "dense", "rollout", "contract"),
         default="serving",
         help="serving: dense, masked and adaptive execution, ToMe and EViT, on random weights; dense: the dense network "
-        "against PyTorch's timm; rollout: stage two against a plain loop",
+        "against PyTorch's timm; rollout: stage two against a plain loop; contract: how often a trained workdir's is broken",
     )
     benchmark.add_argument("--batches", default="1,8,64,256", help="batch sizes")
     benchmark.add_argument("--dtypes", default="float32,bfloat16", help="types of serving's computation")
@@ -83,6 +83,9 @@ def _parser() -> argparse.ArgumentParser:
         "--out", default="runs/benchmark", help="folder of serving's benchmark.json and .csv"
     )
     benchmark.add_argument("--repeats", type=int, default=7)
+    benchmark.add_argument("--workdir", help="of contract: a workdir trained with selector.prices")
+    benchmark.add_argument("--eps", type=float, default=0.01, help="of contract: largest share of disagreements")
+    benchmark.add_argument("--delta", type=float, default=0.1, help="of contract: how often it may be broken")
     return parser
 
 
@@ -240,6 +243,10 @@ def _benchmark(options: argparse.Namespace) -> int:
     from prance_jax.models.vit import ViT
     from prance_jax.training.experiment import load_source
 
+    if options.measure == "contract":
+        return _contract(options)
+    if options.config is None:
+        raise UserError(f"benchmark --measure {options.measure} needs a --config, such as configs/imagenet_tiny.py")
     config = config_io.load(options.config, Config, options.overrides)
     source = load_source(config.data)
     spec = config.spec(source, config.token_modes[0])
@@ -266,6 +273,27 @@ def _rollout_speed(options: argparse.Namespace, config, source, spec, params) ->
     figures = measure(selector, context, jax.random.key(2), options.repeats)
     header = {"hardware": hardware(), "weights": "random", "command": options.line}
     print(json.dumps({**figures, **header}, indent=1))
+    return 0
+
+
+def _contract(options: argparse.Namespace) -> int:
+    import numpy as np
+
+    from prance_jax import config_io
+    from prance_jax.config import Config
+    from prance_jax.data.source import Split
+    from prance_jax.inference.load import load
+    from prance_jax.report.contract_check import check
+    from prance_jax.training.experiment import load_source
+    from prance_jax.training.workdir import Workdir
+
+    if options.workdir is None:
+        raise UserError("benchmark --measure contract needs a --workdir trained with selector.prices")
+    source = load_source(config_io.from_dict(Config, Workdir(options.workdir).config()).data)
+    parts = [source.split(name) for name in ("validation", "test")]
+    images, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels"))
+    found = check(load(options.workdir), Split(images, labels, {}), options.eps, options.delta)
+    print(json.dumps({**found, "command": options.line}, indent=1))
     return 0
 
 
