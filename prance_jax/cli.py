@@ -84,7 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     benchmark.add_argument("--repeats", type=int, default=7)
     benchmark.add_argument("--workdir", help="of contract: a workdir trained with selector.prices")
-    benchmark.add_argument("--eps", type=float, default=0.01, help="of contract: largest share of disagreements")
+    benchmark.add_argument(
+        "--eps", type=float, default=0.01, help="of contract: largest share of disagreements"
+    )
     benchmark.add_argument("--delta", type=float, default=0.1, help="of contract: how often it may be broken")
     return parser
 
@@ -246,7 +248,9 @@ def _benchmark(options: argparse.Namespace) -> int:
     if options.measure == "contract":
         return _contract(options)
     if options.config is None:
-        raise UserError(f"benchmark --measure {options.measure} needs a --config, such as configs/imagenet_tiny.py")
+        raise UserError(
+            f"benchmark --measure {options.measure} needs a --config, such as configs/imagenet_tiny.py"
+        )
     config = config_io.load(options.config, Config, options.overrides)
     source = load_source(config.data)
     spec = config.spec(source, config.token_modes[0])
@@ -291,7 +295,9 @@ def _contract(options: argparse.Namespace) -> int:
         raise UserError("benchmark --measure contract needs a --workdir trained with selector.prices")
     source = load_source(config_io.from_dict(Config, Workdir(options.workdir).config()).data)
     parts = [source.split(name) for name in ("validation", "test")]
-    images, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels"))
+    images, labels = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels")
+    )
     found = check(load(options.workdir), Split(images, labels, {}), options.eps, options.delta)
     print(json.dumps({**found, "command": options.line}, indent=1))
     return 0

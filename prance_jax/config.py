@@ -165,6 +165,7 @@ class SelectorConfig:
 class FinetuneConfig:
     """Stage three: the meta-network under the decisions of the frozen selector.
 
+    every_budget_steps: of a network that is to serve every budget, where they differ from `steps`.
     distillation: weight of the divergence from the predictions of stage one's full network. on_plans: decisions are
       rounded up to the plans that will serve them, in training and ever after (`adaptive.rounding`): an image uses all
       the compute that it pays for.
@@ -175,6 +176,7 @@ class FinetuneConfig:
     distillation: float = 0.5
     label_smoothing: float = 0.0
     on_plans: bool = False
+    every_budget_steps: int | None = None
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=3e-4, warmup=50))
 
 

@@ -145,9 +145,11 @@ def choose_plans(
         count = wanted[:, -1]
         top = np.array(sizes(spec, widest.groups[group], spec.tokens))
         wanted, top = (_rounded(rows, 2 * layers, multiple, spec.tokens) for rows in (wanted, top))
-        wanted = wanted[np.argsort(_cost(spec, wanted, layers, arriving), kind="stable")]
-        envelopes = np.maximum.accumulate(wanted, axis=0)
-        cuts = _cheapest_cuts(_cost(spec, envelopes, layers, arriving), number)
+        # Images that decided alike are one row: there are far fewer decisions than images.
+        wanted, images = np.unique(wanted, axis=0, return_counts=True)
+        order = np.argsort(_cost(spec, wanted, layers, arriving), kind="stable")
+        envelopes = np.maximum.accumulate(wanted[order], axis=0)
+        cuts = _cheapest_cuts(_cost(spec, envelopes, layers, arriving), images[order], number)
         rows = [*envelopes[cuts], np.maximum(envelopes[-1], top)]
         plans = [
             Plan(*(tuple(map(int, part)) for part in np.split(row, [layers, 2 * layers]))) for row in rows
@@ -173,14 +175,15 @@ def _cost(spec: ModelSpec, rows: np.ndarray, layers: int, arriving: float) -> np
     return total
 
 
-def _cheapest_cuts(costs: np.ndarray, number: int) -> list[int]:
-    """Ends i_1 < ... < i_k = N - 1, k <= number, for which the sum of costs[i_j] x (i_j - i_{j-1}) is smallest."""
-    total = len(costs)
-    best = costs * np.arange(1, total + 1)  # with one plan, for the images up to each
+def _cheapest_cuts(costs: np.ndarray, images: np.ndarray, number: int) -> list[int]:
+    """Ends i_1 < ... < i_k = N - 1, k <= number, for which the sum of costs[i_j] x (images from i_{j-1} to i_j) is
+    smallest. costs, images: [N], of the rows in order."""
+    total, upto = len(costs), np.cumsum(images)
+    best = costs * upto  # with one plan, for the images up to each
     before = [np.full(total, -1)]
     for _ in range(number - 1):
         # table[e, p]: images after p up to e in a plan of their own.
-        lengths = np.arange(total)[:, None] - np.arange(total)
+        lengths = upto[:, None] - upto
         table = np.where(lengths > 0, best[None] + costs[:, None] * lengths, np.inf)
         table = np.concatenate([table, best[:, None]], axis=1)  # or no further plan
         chosen = table.argmin(axis=1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Callable, Iterator
 
 import jax
+import numpy as np
 
 from prance_jax.complexity import macs
 from prance_jax.adaptive.calibrate import decisions
@@ -14,7 +16,8 @@ from prance_jax.adaptive.rounding import RoundedRule
 from prance_jax.evaluation.evaluate import forward
 from prance_jax.report.results import Results, Row, hardware
 from prance_jax.report.speed import throughput
-from prance_jax.selector.decide import SelectorRule, StaticRule
+from prance_jax.selector.decide import Rule, SelectorRule, StaticRule
+from prance_jax.space import Structure
 from prance_jax.training.experiment import Contender, Experiment
 
 
@@ -70,20 +73,29 @@ def _speeds(experiment: Experiment, contenders: list[Contender]) -> dict[str, fl
         run = forward(row.spec, row.rule)
         return lambda: run(row.params, row.variables, images, key)["predicted"]
 
-    def adaptive(row: Contender):
-        if isinstance(row.rule, RoundedRule):
-            plans = row.rule.plans
+    served = [row for row in contenders if isinstance(row.rule, SelectorRule | RoundedRule)]
+
+    @functools.cache
+    def executor(params: int, rule: Rule):
+        """One program for all rows of one network and one selector: a budget is an argument."""
+        rows = [row for row in served if (id(row.params), row.rule) == (params, rule)]
+        if isinstance(rule, RoundedRule):
+            plans = rule.plans
         else:
-            found = decisions(row.spec, row.rule, row.params, row.variables, calibration)
-            plans = choose_plans(row.spec, found, settings.plans, settings.token_multiple)
-        run = jax.jit(
-            lambda params, variables, images: serve(
-                plans, row.rule, params, variables, images, key, settings.chunk
-            ).logits.argmax(-1)
-        )
+            each = [decisions(row.spec, rule, row.params, row.variables, calibration) for row in rows]
+            groups = jax.tree.map(lambda *parts: np.concatenate(parts), *(one.groups[1:] for one in each))
+            together = Structure((rule.first, *groups))
+            plans = choose_plans(rows[0].spec, together, settings.plans, settings.token_multiple)
+
+        def run(params, variables, images):
+            return serve(plans, rule, params, variables, images, key, settings.chunk).logits.argmax(-1)
+
+        return jax.jit(run)
+
+    def adaptive(row: Contender):
+        run = executor(id(row.params), row.rule)
         return lambda: run(row.params, row.variables, images)
 
     programs = {row.method: compact(row) for row in contenders if isinstance(row.rule, StaticRule)}
-    adaptive_rows = [row for row in contenders if isinstance(row.rule, SelectorRule | RoundedRule)]
-    programs |= {row.method: adaptive(row) for row in adaptive_rows}
+    programs |= {row.method: adaptive(row) for row in served}
     return throughput(programs, len(images), settings.speed_seconds)

@@ -163,6 +163,8 @@ class Experiment:
         """Parameters after stage three under a rule. kind: 'finetune', 'finetune_random' or 'finetune_static'; budget:
         as in `prance`."""
         teacher, config, spec = self.meta(seed), self.config.finetune, self.spec(mode)
+        if isinstance(rule, AnyPriceRule) and config.every_budget_steps is not None:
+            config = dataclasses.replace(config, steps=config.every_budget_steps)
         return self._run(
             f"seed{seed}/{mode}/{kind}{_percent(budget)}",
             config.steps,

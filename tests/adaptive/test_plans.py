@@ -22,15 +22,18 @@ def decided(spec, seed, batch):
     return drawn._replace(groups=(FIRST, *drawn.groups[1:]))
 
 
-@given(st.lists(st.integers(1, 30), min_size=2, max_size=9), st.integers(1, 4))
-def test_the_cuts_are_the_best_there_are(steps, number):
+@given(
+    st.lists(st.tuples(st.integers(1, 30), st.integers(1, 5)), min_size=2, max_size=9), st.integers(1, 4)
+)
+def test_the_cuts_are_the_best_there_are(rows, number):
+    steps, images = np.array(rows).T
     costs = np.cumsum(steps)
     last = len(costs) - 1
 
     def total(cuts):
-        return sum(costs[end] * (end - begin) for begin, end in zip((-1, *cuts), cuts))
+        return sum(costs[end] * images[begin + 1 : end + 1].sum() for begin, end in zip((-1, *cuts), cuts))
 
-    cuts = _cheapest_cuts(costs, number)
+    cuts = _cheapest_cuts(costs, images, number)
     assert len(cuts) <= number and cuts[-1] == last and list(cuts) == sorted(set(cuts))
     every = (
         (*inner, last) for k in range(number) for inner in itertools.combinations(range(last), min(k, last))
