@@ -17,6 +17,7 @@ cat <<END
 
 Everything is in $workdir
   results.md, results.json   the table above
+  accuracy.png               accuracy against MACs and against measured speed
   metrics.jsonl              one line per logged step
   config.json                the configuration and the command
   checkpoints/               the newest checkpoints of every stage

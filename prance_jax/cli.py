@@ -133,14 +133,17 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace, config, workdir, train: bool) -> int:
     from prance_jax.report.compare import compare
+    from prance_jax.report.plot import plot
     from prance_jax.report.results import table
 
     experiment = _experiment(options, config, workdir, train)
     for results in compare(experiment, options.line, _clock(workdir)):
         results.save(workdir.path)
+    plot(results, workdir.path / "accuracy.png")
     print(table(results))
     print(
-        f"results: {workdir.path}/results.json and results.md; metrics: {workdir.metrics_file}; checkpoints: {workdir.checkpoints}"
+        f"results: {workdir.path}/results.json and results.md, accuracy.png; metrics: {workdir.metrics_file}; "
+        f"checkpoints: {workdir.checkpoints}"
     )
     return 0
 

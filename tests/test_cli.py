@@ -52,6 +52,7 @@ def test_train_writes_what_it_says(trained):
     ]
     assert results["images"] == 50 and "train --config" in results["command"] and results["seconds"] > 0
     assert "| prance_prune |" in (trained / "results.md").read_text()
+    assert (trained / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     stages = {json.loads(line)["stage"] for line in (trained / "metrics.jsonl").read_text().splitlines()}
     assert stages == {"seed0/dense", "seed0/meta", "seed0/prune/selector", "seed0/prune/finetune"}
 

@@ -22,9 +22,7 @@ def decided(spec, seed, batch):
     return drawn._replace(groups=(FIRST, *drawn.groups[1:]))
 
 
-@given(
-    st.lists(st.tuples(st.integers(1, 30), st.integers(1, 5)), min_size=2, max_size=9), st.integers(1, 4)
-)
+@given(st.lists(st.tuples(st.integers(1, 30), st.integers(1, 5)), min_size=2, max_size=9), st.integers(1, 4))
 def test_the_cuts_are_the_best_there_are(rows, number):
     steps, images = np.array(rows).T
     costs = np.cumsum(steps)

@@ -1,0 +1,37 @@
+"""What is drawn: one point a method, budgets of one selector on a line, unmeasured speeds left out."""
+
+import matplotlib
+import pytest
+
+from prance_jax.report.plot import _families, _point, plot
+from prance_jax.report.results import Results, Row
+
+
+def row(method, seed=0, top1=0.9, kept=0.5, speed=100.0):
+    return Row(method, seed, top1=top1, macs_kept=kept, images_per_s=speed)
+
+
+ROWS = (
+    row("dense", kept=1.0),
+    row("random_policy", speed=None),
+    row("prance_prune_30", 0, 0.90, 0.30),
+    row("prance_prune_30", 1, 0.94, 0.34),
+    row("prance_prune_75", 0, 0.95, 0.75),
+)
+
+
+def test_budgets_are_one_family():
+    families = _families(ROWS)
+    assert list(families) == ["dense", "random_policy", "prance_prune"]
+    low, high = families["prance_prune"][1]
+    assert _point(low, "macs_kept", 100) == pytest.approx((32, 92, 2 * 2**0.5, 2 * 2**0.5))
+    assert _point(high, "macs_kept", 100) == pytest.approx((75, 95, 0, 0))
+
+
+def test_the_picture(tmp_path):
+    plot(Results(ROWS, 50, "a machine", "a command", 1.0), tmp_path / "accuracy.png")
+    pixels = matplotlib.image.imread(tmp_path / "accuracy.png")
+    assert pixels.shape[0] > 500 and pixels.shape[1] > 1000
+    # Colours of PRANCE, dense and the random policy are all there.
+    for colour in ((0xD5, 0x5E, 0x00), (0, 0, 0), (0xE6, 0x9F, 0x00)):
+        assert (abs(pixels[:, :, :3] * 255 - colour).max(axis=2) < 1).any()
