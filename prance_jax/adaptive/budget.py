@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from prance_jax.errors import UserError
 from prance_jax.inputs import check_budget
@@ -23,7 +22,7 @@ from prance_jax.selector.price import level, price_at
 class Ladder:
     """What calibration measured, rung by rung from dear to cheap compute.
 
-    prices: falling. macs_kept: share of the full network's MACs, never falling. disagreements: of `images` calibration
+    prices: falling. macs_kept: share of the full network's MACs, rising. disagreements: of `images` calibration
     images, how many were classified differently from the full network.
     """
 
@@ -37,6 +36,8 @@ class Ladder:
             raise UserError("ladder: needs as many prices as shares and disagreements, at least one")
         if any(a <= b for a, b in zip(self.prices, self.prices[1:])):
             raise UserError(f"ladder: prices must fall, not {self.prices}")
+        if any(a >= b for a, b in zip(self.macs_kept, self.macs_kept[1:])):
+            raise UserError(f"ladder: shares must rise, not {self.macs_kept}")
 
     @property
     def range(self) -> tuple[float, float]:
@@ -49,7 +50,7 @@ class Ladder:
         Raises UserError for a number outside the calibrated range; a traced one is clipped to it.
         """
         check_budget(budget, *self.range)
-        shares = jnp.asarray(np.maximum.accumulate(self.macs_kept), jnp.float32)
+        shares = jnp.asarray(self.macs_kept, jnp.float32)
         return price_at(jnp.interp(jnp.asarray(budget, jnp.float32), shares, level(jnp.asarray(self.prices))))
 
     def contract(self, eps: float, delta: float) -> float:

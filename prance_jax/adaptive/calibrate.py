@@ -85,10 +85,12 @@ def calibrated_ladder(
         variables = Priced(policy, price_at(jnp.float32(own)))
         drawn.append(decisions(spec, rule, params, variables, placing.images[:250]))
     together = jax.tree.map(lambda *parts: np.concatenate(parts), *(one.groups[1:] for one in drawn))
+    # A rung that costs no more than one before it is none: every budget is to have one price.
+    kept = [rung for rung, own in enumerate(shares) if own > max(shares[:rung], default=0.0)]
     measured = Ladder(
-        tuple(float(price_at(jnp.float32(own))) for own in levels),
-        tuple(map(float, np.maximum.accumulate(shares))),
-        tuple(disagreements),
+        tuple(float(price_at(jnp.float32(levels[rung]))) for rung in kept),
+        tuple(shares[rung] for rung in kept),
+        tuple(disagreements[rung] for rung in kept),
         len(measuring.labels),
     )
     return measured, Structure((rule.first, *together))

@@ -47,7 +47,6 @@ def check(
         except UserError:
             refused += 1
             continue
-        # Rungs of equal share: the cheapest is meant.
         broken += bool(truth[ladder.macs_kept.index(budgets[-1])] > eps)
     return {
         "eps": eps,

@@ -12,7 +12,7 @@ from prance_jax.errors import UserError
 from prance_jax.adaptive.budget import Ladder
 from prance_jax.adaptive.calibrate import decisions
 from prance_jax.adaptive.plans import choose_plans
-from prance_jax.inference.model import AdaptiveModel
+from prance_jax.inference.model import AdaptiveModel, _run
 from prance_jax.models.vit import ViT
 from prance_jax.models.walk import walk
 from prance_jax.selector.decide import Priced
@@ -93,6 +93,14 @@ def test_budgets_reach_the_selector_without_a_new_trace():
     assert len(traces) == 2  # a number, and one budget per image
     with pytest.raises(UserError, match="budget 0.2 is outside"):
         model(IMAGES, budget=0.2)
+
+
+def test_a_hundred_batches_of_other_content_and_budget_compile_once():
+    model = make(prices=(0.01, 0.5))
+    before = _run._cache_size()
+    for seed in range(100):
+        model(jax.random.normal(jax.random.key(seed), (4, 16, 16, 3)), budget=0.3 + 0.006 * seed)
+    assert _run._cache_size() == before + 1
 
 
 @pytest.mark.parametrize(
