@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from small import make_spec, noisy_params
 
-# Programs of a test run a few times on a few small images: compiling them well would take far longer.
+# Programs of a test run a few times on a few small images: compiling them well would take far longer. In the environment
+# too, so that processes which a test starts compute the same to the last bit.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 jax.config.update("jax_disable_most_optimizations", True)
 
 hypothesis.settings.register_profile("house", database=None, deadline=None, max_examples=30, derandomize=True)

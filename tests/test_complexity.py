@@ -162,8 +162,9 @@ def product_flops(jaxpr) -> int:
     """2 x multiply-accumulates of every dot product of a program, from the shapes alone."""
     total = 0
     for equation in jaxpr.eqns:
-        for inner in jax.core.jaxprs_in_params(equation.params):
-            total += product_flops(inner)
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            if hasattr(inner, "eqns"):
+                total += product_flops(getattr(inner, "jaxpr", inner))
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             shape = equation.invars[0].aval.shape

@@ -13,11 +13,15 @@ TEXT = (ROOT / "README.md").read_text()
 
 def test_python_snippets_run(capsys, monkeypatch):
     """The trained workdir that one of them speaks of is a small random network here."""
-    monkeypatch.setattr(prance_jax, "load", lambda workdir: make())
+    monkeypatch.setattr(prance_jax, "load", lambda workdir: make(prices=(0.01, 0.5)))
     snippets = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(snippets) == 2
-    for snippet in snippets:
-        exec(compile(snippet, "README.md", "exec"), {"images": IMAGES})
+    assert len(snippets) == 3
+    names = {}
+    for number, snippet in enumerate(snippets):
+        if number:  # the first one makes its own
+            names["images"] = IMAGES
+        exec(compile(snippet, "README.md", "exec"), names)
+    assert names["budget"] == 0.9
     assert capsys.readouterr().out.count("of the MACs") == 1 + 3
 
 

@@ -31,7 +31,7 @@ def make(prices=None):
     policy = policy._replace(actor=jax.tree.map(lambda leaf: 30 * leaf, policy.actor))
     variables = policy if prices is None else Priced(policy, jnp.float32(0.1))
     plans = choose_plans(SPEC, decisions(SPEC, selector.rule, params, variables, np.asarray(IMAGES)), 2, 2)
-    ladder = None if prices is None else Ladder((0.5, 0.01), (0.3, 0.9), (2, 0), 40)
+    ladder = None if prices is None else Ladder((0.5, 0.01), (0.3, 0.9), (2, 0), 400)
     return AdaptiveModel(params, policy, plans, selector.rule, selector.decision_cost, ladder, chunk=4)
 
 

@@ -13,7 +13,6 @@ from inference.test_model import IMAGES, make
 from prance_jax.errors import UserError
 from prance_jax.inference.model import _sharded
 
-jax.config.update("jax_disable_most_optimizations", True)
 model, mesh = make(prices=(0.01, 0.5)), Mesh(jax.devices(), ("data",))
 images = np.asarray(IMAGES)[:8]
 budgets = np.linspace(0.3, 0.9, 8).astype(np.float32)
