@@ -1,0 +1,161 @@
+"""The commands that measure: `profile` and `benchmark` of `prance_jax.cli`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from prance_jax.errors import UserError
+
+
+def profile(options: argparse.Namespace) -> int:
+    """Times every plan on this device and writes the table."""
+    import jax
+
+    from prance_jax import config_io
+    from prance_jax.config import Config
+    from prance_jax.inference.load import load
+    from prance_jax.models import walk
+    from prance_jax.models.vit import ViT
+    from prance_jax.report.profile import measure
+    from prance_jax.report.results import hardware
+    from prance_jax.report.serving_speed import random_weights_plans
+    from prance_jax.training.experiment import load_source
+    from prance_jax.training.workdir import write_atomic
+
+    if (options.workdir is None) == (options.config is None):
+        raise UserError("profile: give a trained --workdir, or a --config for an even spread of plans")
+    if options.workdir is not None:
+        model = load(options.workdir)
+        plans, params = model.plans, model.params
+    else:
+        config = config_io.load(options.config, Config, options.overrides)
+        spec = config.spec(load_source(config.data), config.token_modes[0])
+        plans = random_weights_plans(spec, spec.space.first_group(config.model.first_group))
+        params = walk.init(ViT(spec), jax.random.key(1))
+    table = measure(plans, params, hardware(), options.batch, options.repeats)
+    table.save(options.out, write_atomic)
+    print(f"dense {table.dense:.3f} ms an image; group 0 {table.first:.3f} ms")
+    for group, (own, times) in enumerate(zip(plans.groups, table.groups), start=1):
+        for plan, row in zip(own, times):
+            spans = ", ".join(f"{time:.3f}" for time in row)
+            print(
+                f"group {group}: widths {plan.widths}, hidden {plan.hidden}, tokens {plan.tokens}: {spans} ms"
+            )
+    print(f"{options.out}: times per image in batches of {options.batch}, one per plan of the group before")
+    return 0
+
+
+def benchmark(options: argparse.Namespace) -> int:
+    """Runs the measurement that `options.measure` names and prints it."""
+    import jax
+
+    from prance_jax import config_io
+    from prance_jax.config import Config
+    from prance_jax.models import walk
+    from prance_jax.models.vit import ViT
+    from prance_jax.training.experiment import load_source
+
+    if options.measure == "contract":
+        return _contract(options)
+    if options.config is None:
+        raise UserError(
+            f"benchmark --measure {options.measure} needs a --config, such as configs/imagenet_tiny.py"
+        )
+    config = config_io.load(options.config, Config, options.overrides)
+    source = load_source(config.data)
+    spec = config.spec(source, config.token_modes[0])
+    if options.measure == "dense":
+        return _dense_speed(options, spec)
+    params = walk.init(ViT(spec), jax.random.key(1))
+    if options.measure == "rollout":
+        return _rollout_speed(options, config, source, spec, params)
+    return _serving_speed(options, config, spec, params)
+
+
+def _rollout_speed(options: argparse.Namespace, config, source, spec, params) -> int:
+    import jax
+    import jax.numpy as jnp
+
+    from prance_jax.report.results import hardware
+    from prance_jax.report.rollout_speed import measure
+    from prance_jax.selector.process import Context
+    from prance_jax.training.select import Selector
+
+    selector = Selector(spec, config.selector, spec.space.first_group(config.model.first_group))
+    images, labels = source.sample(source.tables, jax.random.key(0), config.selector.batch)
+    context = Context(params, images, labels, jnp.zeros((len(labels), spec.num_classes)), jnp.float32(0))
+    figures = measure(selector, context, jax.random.key(2), options.repeats)
+    header = {"hardware": hardware(), "weights": "random", "command": options.line}
+    print(json.dumps({**figures, **header}, indent=1))
+    return 0
+
+
+def _contract(options: argparse.Namespace) -> int:
+    import numpy as np
+
+    from prance_jax import config_io
+    from prance_jax.config import Config
+    from prance_jax.data.source import Split
+    from prance_jax.inference.load import load
+    from prance_jax.report.contract_check import check
+    from prance_jax.training.experiment import load_source
+    from prance_jax.training.workdir import Workdir
+
+    if options.workdir is None:
+        raise UserError("benchmark --measure contract needs a --workdir trained with selector.prices")
+    source = load_source(config_io.from_dict(Config, Workdir(options.workdir).config()).data)
+    parts = [source.split(name) for name in ("validation", "test")]
+    images, labels = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels")
+    )
+    found = check(load(options.workdir), Split(images, labels, {}), options.eps, options.delta)
+    print(json.dumps({**found, "command": options.line}, indent=1))
+    return 0
+
+
+def _dense_speed(options: argparse.Namespace, spec) -> int:
+    from prance_jax.report.dense_speed import measure
+    from prance_jax.report.results import hardware
+
+    rows = measure(spec, _numbers(options.batches, "--batches"), options.repeats)
+    print(json.dumps({"rows": rows, "hardware": hardware(), "command": options.line}, indent=1))
+    return 0
+
+
+def _serving_speed(options: argparse.Namespace, config, spec, params) -> int:
+    from prance_jax.report import serving_speed
+    from prance_jax.report.results import hardware
+
+    batches = _numbers(options.batches, "--batches")
+    plans = serving_speed.random_weights_plans(spec, spec.space.first_group(config.model.first_group))
+    rows = []
+    print(
+        f"{'method':10} {'batch':>5} {'type':9} {'img/s':>8} {'ms':>9} {'MACs %':>7} {'speed-up':>8} {'real. %':>8} {'MB':>7}"
+    )
+    for dtype in options.dtypes.split(","):
+        typed = serving_speed.with_dtype(plans, dtype)
+        for batch in batches:
+            for row in serving_speed.measure(typed, params, batches=(batch,), repeats=options.repeats):
+                rows.append(row)
+                memory = "-" if row.peak_mb is None else f"{row.peak_mb:,.0f}"
+                print(
+                    f"{row.method:10} {row.batch:5} {row.dtype:9} {row.images_per_s:8.1f} {row.latency_ms:9.1f} "
+                    f"{100 * row.macs_kept:7.1f} {row.speedup:8.2f} {100 * row.realised_share:8.1f} {memory:>7}",
+                    flush=True,
+                )
+    weights = "random weights, an even spread of plans: equally many images on each, half of them on one level throughout"
+    header = {"hardware": hardware(), "command": options.line, "weights": weights}
+    serving_speed.save(rows, header, options.out, plans)
+    print(f"{weights}\n{header['hardware']}\nresults: {options.out}/benchmark.json and benchmark.csv")
+    return 0
+
+
+def _numbers(text: str, option: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(word) for word in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        raise UserError(f"{option} {text!r} is not a list of positive whole numbers, such as 1,8,64")
+    return numbers
