@@ -1,7 +1,7 @@
 """One selector for every budget, against a selector for each budget, on the embedded digits.
 
 Command:   python -m prance_jax train --config configs/digits_budgets.py --workdir runs/digits_budgets
-Cost:      see README.md.
+Cost:      about half an hour a seed on 2 CPU cores (expected; measured on a busy machine only).
 Result:    see README.md: rows prance_prune_30 ... are one network and one selector, single_prune_30 ... one of each per
            budget, trained as in configs/digits.py.
 """
