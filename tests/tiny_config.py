@@ -44,6 +44,6 @@ def get_config() -> ConfigDict:
             },
             "finetune": {"steps": 6, "batch": 8, "optimizer": optimizer},
             "baselines": {"candidates": 6, "images": 20},
-            "evaluation": {"batch": 32, "speed_seconds": 0.05},
+            "evaluation": {"batch": 32, "speed_seconds": 0.05, "plans": 1, "calibration_images": 40},
         }
     )

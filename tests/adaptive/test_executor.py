@@ -73,7 +73,7 @@ def test_batches_of_every_size_agree(params, many):
     spec = make_spec("prune")
     drawn = decided(spec, 1)
     wanted = whole(spec)(params, drawn.groups[1:], many).logits
-    for batch, chunk in ((1, 8), (3, 8), (5, 2)):
+    for batch, chunk in ((1, 8), (5, 2)):
         part = jax.tree.map(lambda leaf: leaf if isinstance(leaf, int) else leaf[:batch], drawn)
         served = program(spec, chunk)[0](params, part, many[:batch])
         np.testing.assert_allclose(served.logits, wanted[:batch], rtol=0, atol=1e-5)
