@@ -18,7 +18,7 @@ import numpy as np
 from prance_jax.errors import UserError
 from prance_jax.space import GroupChoice, Size, Structure, Within
 from prance_jax.spec import ModelSpec
-from prance_jax.tokens import kept_count
+from prance_jax.tokens import kept_count, rate_for
 
 
 class Plan(NamedTuple):
@@ -83,9 +83,7 @@ class Plans:
         layers = self.spec.space.layers[group]
         rates = []
         for bound in columns[2 * layers :]:
-            wanted = jnp.minimum(bound, count)
-            # The middle of the rates that lead to this count, so that rounding cannot miss it.
-            rates.append(jnp.minimum((wanted + 0.5) / count, 1.0))
+            rates.append(rate_for(jnp.minimum(bound, count), count))
             count = kept_count(count, rates[-1], self.spec.token_floor)
         return GroupChoice(columns[:layers], columns[layers : 2 * layers], tuple(rates))
 

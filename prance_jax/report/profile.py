@@ -14,7 +14,7 @@ from prance_jax.models.vit import Midway, ViT
 from prance_jax.models.walk import advance, begin, finish
 from prance_jax.report.speed import interleaved
 from prance_jax.space import GroupChoice
-from prance_jax.tokens import initial_tokens
+from prance_jax.tokens import initial_tokens, rate_for
 
 
 def measure(plans: Plans, params: Any, device: str, batch: int = 16, repeats: int = 9) -> LatencyTable:
@@ -71,6 +71,6 @@ def _choice(plan: Plan, arriving: int) -> GroupChoice:
     rates = []
     for left in plan.tokens:
         left = min(left, arriving)
-        rates.append(min((left + 0.5) / arriving, 1.0))
+        rates.append(rate_for(left, arriving))
         arriving = left
     return GroupChoice(plan.widths, plan.hidden, tuple(rates))

@@ -23,6 +23,7 @@ from prance_jax.models.walk import walk
 from prance_jax.report.speed import interleaved
 from prance_jax.selector.decide import GivenRule
 from prance_jax.space import GroupChoice, Structure
+from prance_jax.tokens import kept_count, rate_for
 from prance_jax.training.workdir import write_atomic
 
 Tree = Any
@@ -64,10 +65,8 @@ def even_spread(plans: Plans, batch: int, seed: int = 0) -> Structure:
         wanted = np.minimum([plan.tokens for plan in chosen], count[:, None])
         rates = []
         for left in wanted.T:
-            # The middle of the rates that lead to this count, so that rounding cannot miss it.
-            rate = np.minimum((left + 0.5) / count, 1.0).astype(np.float32)
-            count = np.floor(rate * count.astype(np.float32)).astype(int)
-            rates.append(jnp.asarray(rate))
+            rates.append(rate_for(left, count))
+            count = np.asarray(kept_count(count, rates[-1], spec.token_floor))
         sizes = [
             tuple(
                 jnp.asarray([getattr(plan, name)[layer] for plan in chosen], jnp.int32)

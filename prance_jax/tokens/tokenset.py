@@ -79,6 +79,14 @@ def kept_count(count: Size, keep: Rate, floor: int) -> Size:
     return jnp.clip(wanted, jnp.minimum(floor, count), count)
 
 
+def rate_for(left: Size, count: Size) -> Rate:
+    """A keep rate at which `kept_count(count, rate, floor)` is `left` (at most `count`): the middle of those that lead
+    there, so that rounding cannot miss it. A float for ints, float32 for arrays."""
+    if isinstance(count, int) and isinstance(left, int):
+        return min((left + 0.5) / count, 1.0)
+    return jnp.minimum((jnp.asarray(left, jnp.float32) + 0.5) / count, 1.0)
+
+
 def sort_by_importance(tokens: TokenSet, importance: jax.Array, kept: Size) -> tuple[TokenSet, jax.Array]:
     """Tokens in order of falling importance; CLS first, ties to the lower index, invalid tokens last.
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prance_jax.errors import UserError
-from prance_jax.tokens import METHODS, AttentionSignals, get_method, initial_tokens, kept_count
+from prance_jax.tokens import METHODS, AttentionSignals, get_method, initial_tokens, kept_count, rate_for
 
 BATCH, TOKENS, CHANNELS = 4, 11, 6
 
@@ -134,3 +134,13 @@ def test_a_rate_that_is_not_a_number_keeps_everything():
 def test_unknown_method_is_told_with_the_known_ones():
     with pytest.raises(UserError, match="'prnue' is not known; choose from prune, merge, prune_merge"):
         get_method("prnue")
+
+
+def test_there_is_a_rate_for_every_count():
+    """Up to the 1,025 tokens of 512 pixels, by the int and by the array."""
+    count = np.arange(1, 1026)
+    for left in (1, 2, 3, 17, 196, 577, 1024, 1025):
+        arrive = count[count >= left]
+        rates = rate_for(jnp.full(len(arrive), left), jnp.asarray(arrive))
+        assert (np.asarray(kept_count(jnp.asarray(arrive), rates, 1)) == left).all()
+        assert all(kept_count(int(own), rate_for(left, int(own)), 1) == left for own in arrive)
