@@ -177,10 +177,10 @@ def _experiment(options: argparse.Namespace, config, workdir, train: bool):
 def _export(options: argparse.Namespace) -> int:
     from prance_jax import config_io
     from prance_jax.config import Config
+    from prance_jax.data.load import load_source
     from prance_jax.inference.export import export
     from prance_jax.inference.load import load
     from prance_jax.report import results
-    from prance_jax.training.experiment import load_source
     from prance_jax.training.workdir import Workdir
 
     workdir = Workdir(options.workdir)
@@ -190,8 +190,8 @@ def _export(options: argparse.Namespace) -> int:
     seed = config.seeds[0] if options.seed is None else options.seed
     method = f"prance_{model.spec.token_optimization}"
     facts = {
-        "preprocessing": {"pixels": "0 to 1", "mean": float(source.mean), "std": float(source.std)},
-        "labels": [str(label) for label in range(source.num_classes)],
+        "preprocessing": {"pixels": "0 to 1", "mean": source.mean, "std": source.std},
+        "labels": list(source.classes),
         "config": config.name,
         "seed": seed,
         "measured": None,

@@ -14,13 +14,13 @@ def profile(options: argparse.Namespace) -> int:
 
     from prance_jax import config_io
     from prance_jax.config import Config
+    from prance_jax.data.load import load_source
     from prance_jax.inference.load import load
     from prance_jax.models import walk
     from prance_jax.models.vit import ViT
     from prance_jax.report.profile import measure
     from prance_jax.report.results import hardware
     from prance_jax.report.serving_speed import random_weights_plans
-    from prance_jax.training.experiment import load_source
     from prance_jax.training.workdir import write_atomic
 
     if (options.workdir is None) == (options.config is None):
@@ -52,9 +52,9 @@ def benchmark(options: argparse.Namespace) -> int:
 
     from prance_jax import config_io
     from prance_jax.config import Config
+    from prance_jax.data.load import load_source
     from prance_jax.models import walk
     from prance_jax.models.vit import ViT
-    from prance_jax.training.experiment import load_source
 
     if options.measure == "contract":
         return _contract(options)
@@ -83,7 +83,7 @@ def _rollout_speed(options: argparse.Namespace, config, source, spec, params) ->
     from prance_jax.training.select import Selector
 
     selector = Selector(spec, config.selector, spec.space.first_group(config.model.first_group))
-    images, labels = source.sample(source.tables, jax.random.key(0), config.selector.batch)
+    images, labels = source.sample_plain(source.tables, jax.random.key(0), config.selector.batch)
     context = Context(params, images, labels, jnp.zeros((len(labels), spec.num_classes)), jnp.float32(0))
     figures = measure(selector, context, jax.random.key(2), options.repeats)
     header = {"hardware": hardware(), "weights": "random", "command": options.line}
@@ -96,10 +96,10 @@ def _contract(options: argparse.Namespace) -> int:
 
     from prance_jax import config_io
     from prance_jax.config import Config
+    from prance_jax.data.load import load_source
     from prance_jax.data.source import Split
     from prance_jax.inference.load import load
     from prance_jax.report.contract_check import check
-    from prance_jax.training.experiment import load_source
     from prance_jax.training.workdir import Workdir
 
     if options.workdir is None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from prance_jax.data.digits import DigitsConfig
-from prance_jax.data.noise import NoiseConfig
+from prance_jax.data.load import DataConfig
 from prance_jax.errors import UserError
 from prance_jax.selector.actions import check_keep_choices
 from prance_jax.selector.ppo import PPOConfig
@@ -13,15 +12,6 @@ from prance_jax.selector.reward import RewardConfig
 from prance_jax.space import SPACES, SearchSpace
 from prance_jax.spec import ModelSpec
 from prance_jax.tokens import get_method
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """name: 'digits', the embedded cluttered digits, or 'noise', for measurements without data."""
-
-    name: str = "digits"
-    digits: DigitsConfig = field(default_factory=DigitsConfig)
-    noise: NoiseConfig = field(default_factory=NoiseConfig)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ import optax
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
-    """logits [B, K]; labels int32 [B]; smoothing: probability spread evenly over all classes."""
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
+    """logits [B, K]; labels int32 [B], or their distribution [B, K] where images were mixed; smoothing: probability
+    spread evenly over all classes."""
+    hard = labels.ndim == 1
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]) if hard else labels, smoothing)
     return optax.softmax_cross_entropy(logits, targets).mean()
 
 
@@ -21,4 +23,6 @@ def divergence(logits: jax.Array, teacher: jax.Array) -> jax.Array:
 
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Share of right predictions; labels as for `cross_entropy`, of mixed ones the strongest counts."""
+    labels = labels if labels.ndim == 1 else jnp.argmax(labels, -1)
     return (jnp.argmax(logits, -1) == labels).mean()

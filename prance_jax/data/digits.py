@@ -228,20 +228,26 @@ class Digits:
     config: DigitsConfig
     tables: Glyphs
     glyphs: dict[str, Glyphs]
-    mean: float = 0.15
-    std: float = 0.27
+    mean: tuple[float] = (0.15,)
+    std: tuple[float] = (0.27,)
     channels: int = 1
-    num_classes: int = 10
+    classes: tuple[str, ...] = tuple("0123456789")
     _drawn: dict[str, Split] = field(default_factory=dict, repr=False)
 
     @property
     def image_size(self) -> int:
         return self.config.canvas
 
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
     def sample(self, tables: Glyphs, key: jax.Array, batch: int) -> tuple[jax.Array, jax.Array]:
         """Fresh training images [batch, S, S, 1], normalised, and labels [batch]. Pure; `batch` is static."""
         drawing = draw(self.config, tables, key, batch)
-        return (drawing.images - self.mean) / self.std, drawing.labels
+        return self._normalise(drawing.images), drawing.labels
+
+    sample_plain = sample
 
     def split(self, name: str) -> Split:
         """The fixed "validation" or "test" set. extra: `clutter` and `glyph` (index of the source digit), [N] int32.
@@ -257,15 +263,17 @@ class Digits:
 
     def to_unit(self, images: np.ndarray) -> np.ndarray:
         """Undoes the normalisation: ink in [0, 1]."""
-        return images * self.std + self.mean
+        return images * self.std[0] + self.mean[0]
+
+    def _normalise(self, images):
+        return (images - self.mean[0]) / self.std[0]
 
     def _draw_fixed(self, name: str, size: int) -> Split:
         key = jax.random.fold_in(jax.random.key(self.config.seed), SPLITS[name])
         digit = jnp.arange(size) % len(self.glyphs[name].labels)
         drawing = jax.jit(lambda glyphs: draw(self.config, glyphs, key, size, digit))(self.glyphs[name])
         images, labels, clutter, glyph = jax.tree.map(np.asarray, drawing)
-        images = ((images - self.mean) / self.std).astype(np.float32)
-        return Split(images, labels, {"clutter": clutter, "glyph": glyph})
+        return Split(self._normalise(images).astype(np.float32), labels, {"clutter": clutter, "glyph": glyph})
 
 
 def load_digits_source(config: DigitsConfig = DigitsConfig()) -> Digits:

@@ -34,10 +34,17 @@ class Source(Protocol):
     image_size: int
     channels: int
     num_classes: int
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     tables: Tables
 
     def sample(self, tables: Tables, key: jax.Array, batch: int) -> tuple[jax.Array, jax.Array]:
-        """images [batch, S, S, C] float32 and labels [batch] int32. `batch` is static."""
+        """images [batch, S, S, C] float32 and labels: int32 [batch], or float32 [batch, num_classes] where augmentation
+        mixes images. `batch` is static."""
+
+    def sample_plain(self, tables: Tables, key: jax.Array, batch: int) -> tuple[jax.Array, jax.Array]:
+        """The same without strong augmentation, labels int32: what the selector learns on."""
 
     def split(self, name: str) -> Split:
         """The fixed set `name`: "validation" or "test"."""

@@ -7,7 +7,6 @@ Stages are named seedN/dense, seedN/meta, seedN/MODE/selector, seedN/MODE/finetu
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -20,14 +19,18 @@ from prance_jax.adaptive.latency import load_latency
 from prance_jax.adaptive.plans import Plans, choose_plans
 from prance_jax.adaptive.rounding import RoundedRule
 from prance_jax.complexity import macs
-from prance_jax.config import Config, DataConfig
-from prance_jax.data.digits import load_digits_source
-from prance_jax.data.noise import load_noise_source
-from prance_jax.data.source import Source
+from prance_jax.config import Config
+from prance_jax.data.load import load_source
 from prance_jax.errors import UserError
 from prance_jax.evaluation.evaluate import evaluate
 from prance_jax.evaluation.static_search import search
-from prance_jax.selector.decide import AnyPriceRule, Priced, RandomRule, Rule, StaticRule
+from prance_jax.selector.decide import (
+    AnyPriceRule,
+    Priced,
+    RandomRule,
+    Rule,
+    StaticRule,
+)
 from prance_jax.space import GroupChoice, Structure
 from prance_jax.spec import ModelSpec
 from prance_jax.training import finetune, pretrain, select
@@ -143,7 +146,7 @@ class Experiment:
         def step(state, index):
             if not held:
                 key = self.key(seed, "pool")
-                held.append(select.pool(selector, params, self.source.tables, self.source.sample, key))
+                held.append(select.pool(selector, params, self.source.tables, self.source.sample_plain, key))
             return select.select_step(selector)(
                 state, index, self.key(seed, "selector", mode), params, *held[0]
             )
@@ -327,19 +330,6 @@ class Experiment:
                 progress=self.progress,
             )
         return self._finished[stage.name]
-
-
-@functools.lru_cache(maxsize=4)
-def load_source(config: DataConfig) -> Source:
-    """The data source of a config; the same object for the same config, since compiled steps belong to a source.
-
-    Raises UserError for an unknown name.
-    """
-    if config.name == "digits":
-        return load_digits_source(config.digits)
-    if config.name == "noise":
-        return load_noise_source(config.noise)
-    raise UserError(f"data set {config.name!r} is not known; choose from digits, noise")
 
 
 def _percent(budget: float | None) -> str:

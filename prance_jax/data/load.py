@@ -1,0 +1,40 @@
+"""One door to every data source: a config in, a `Source` out."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+
+from prance_jax.data.augment import AugmentConfig
+from prance_jax.data.digits import DigitsConfig, load_digits_source
+from prance_jax.data.image_folder import FolderConfig, load_folder_source
+from prance_jax.data.noise import NoiseConfig, load_noise_source
+from prance_jax.data.source import Source
+from prance_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """name: 'digits', the embedded cluttered digits; 'folder', pictures in folders or zips; 'noise', for measurements
+    without data. augment: of the training pictures of 'folder'; the digits are drawn afresh for every step."""
+
+    name: str = "digits"
+    digits: DigitsConfig = field(default_factory=DigitsConfig)
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    folder: FolderConfig = field(default_factory=FolderConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+
+@functools.lru_cache(maxsize=4)
+def load_source(config: DataConfig) -> Source:
+    """The data source of a config; the same object for the same config, since compiled steps belong to a source.
+
+    Raises UserError for an unknown name, or data that is not there or broken.
+    """
+    if config.name == "digits":
+        return load_digits_source(config.digits)
+    if config.name == "folder":
+        return load_folder_source(config.folder, config.augment)
+    if config.name == "noise":
+        return load_noise_source(config.noise)
+    raise UserError(f"data set {config.name!r} is not known; choose from digits, folder, noise")

@@ -1,0 +1,148 @@
+"""RandAugment (Cubuk et al. 2020) on the device: fifteen changes of one image, [S, S, 3] float32 in [0, 1].
+
+Strengths grow with the magnitude, 0 to 10, as in the recipe that DeiT uses ("rand-m9-mstd0.5-inc1"). What Pillow does in
+whole 8-bit values is done in whole 8-bit values here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+GREY = np.array([299, 587, 114], np.float32) / 1000
+FILL = np.array([124, 116, 104], np.float32) / 255
+"""What comes in from outside the image: the mean colour of ImageNet."""
+
+
+def rand_augment(image: jax.Array, key: jax.Array, operations: int, magnitude: float) -> jax.Array:
+    """`operations` drawn ones after another, each with probability 1/2. Under `vmap` all fifteen are computed."""
+    for own in jax.random.split(key, operations):
+        pick, chance, level, sign = jax.random.split(own, 4)
+        strength = jnp.clip(magnitude + 0.5 * jax.random.normal(level), 0, 10) / 10
+        sign = jnp.where(jax.random.bernoulli(sign), 1.0, -1.0)
+        number = jax.random.randint(pick, (), 0, len(CHANGES))
+        changed = jax.lax.switch(number, tuple(CHANGES.values()), image, strength, sign)
+        image = jnp.where(jax.random.bernoulli(chance), changed, image)
+    return image
+
+
+def autocontrast(image: jax.Array) -> jax.Array:
+    """Every channel stretched to the full range."""
+    low, high = image.min((0, 1)), image.max((0, 1))
+    return jnp.where(high > low, (image - low) / jnp.maximum(high - low, 1e-6), image)
+
+
+def equalize(image: jax.Array) -> jax.Array:
+    """The histogram of every channel made flat, by Pillow's rule."""
+
+    def one(channel):
+        values = jnp.round(channel * 255).astype(jnp.int32)
+        histogram = jnp.zeros(256, jnp.int32).at[values.reshape(-1)].add(1)
+        # The largest value's own count is left out of the step, and nothing changes where a step is below one pixel.
+        last = histogram[255 - jnp.argmax(histogram[::-1] > 0)]
+        step = (histogram.sum() - last) // 255
+        table = (step // 2 + jnp.cumsum(histogram) - histogram) // jnp.maximum(step, 1)
+        return jnp.where(step > 0, jnp.clip(table, 0, 255)[values] / 255.0, channel)
+
+    return jax.vmap(one, 2, 2)(image)
+
+
+def invert(image: jax.Array) -> jax.Array:
+    return 1 - image
+
+
+def posterize(image: jax.Array, bits: jax.Array) -> jax.Array:
+    """Keeps the highest `bits` of 8."""
+    step = 2.0 ** (8 - bits)
+    return jnp.floor(jnp.round(image * 255) / step) * step / 255
+
+
+def solarize(image: jax.Array, threshold: jax.Array) -> jax.Array:
+    """Inverts values at or above a threshold, 0 to 256."""
+    return jnp.where(jnp.round(image * 255) >= threshold, 1 - image, image)
+
+
+def solarize_add(image: jax.Array, added: jax.Array) -> jax.Array:
+    """Adds to the values below 128."""
+    return jnp.where(jnp.round(image * 255) < 128, jnp.minimum(image + added / 255, 1.0), image)
+
+
+def color(image: jax.Array, factor: jax.Array) -> jax.Array:
+    """0: grey, 1: as it is."""
+    return _blend((image @ GREY)[..., None], image, factor)
+
+
+def contrast(image: jax.Array, factor: jax.Array) -> jax.Array:
+    """0: the mean of its grey, 1: as it is."""
+    return _blend(jnp.round((image @ GREY).mean() * 255) / 255, image, factor)
+
+
+def brightness(image: jax.Array, factor: jax.Array) -> jax.Array:
+    """0: black, 1: as it is."""
+    return _blend(0.0, image, factor)
+
+
+def sharpness(image: jax.Array, factor: jax.Array) -> jax.Array:
+    """0: smoothed (3 x 3, weight 5 in the middle, border left as it is), 1: as it is."""
+    kernel = jnp.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], jnp.float32) / 13
+    inner = jax.vmap(lambda own: jax.scipy.signal.convolve2d(own, kernel, mode="valid"), 2, 2)(image)
+    return _blend(image.at[1:-1, 1:-1].set(inner), image, factor)
+
+
+def affine(image: jax.Array, matrix: jax.Array, shift: jax.Array) -> jax.Array:
+    """Every pixel from where `matrix` [2, 2] (rows, columns; about the middle) and `shift` [2] send it, bilinear."""
+    height, width, _ = image.shape
+    middle = jnp.array([height - 1, width - 1], jnp.float32) / 2
+    grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), -1) - middle
+    source = grid @ matrix.T + middle + shift
+    take = lambda channel, fill: jax.scipy.ndimage.map_coordinates(
+        channel, (source[..., 0], source[..., 1]), order=1, mode="constant", cval=fill
+    )
+    return jnp.stack([take(image[..., number], FILL[number]) for number in range(3)], -1)
+
+
+def rotate(image: jax.Array, degrees: jax.Array) -> jax.Array:
+    """Counter-clockwise about the middle."""
+    angle = jnp.deg2rad(degrees)
+    matrix = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]]).astype(
+        jnp.float32
+    )
+    return affine(image, matrix.T, jnp.zeros(2))
+
+
+def shear(image: jax.Array, down: jax.Array, across: jax.Array) -> jax.Array:
+    matrix = jnp.array([[1.0, 0.0], [0.0, 1.0]]).at[0, 1].set(down).at[1, 0].set(across)
+    return affine(image, matrix, jnp.zeros(2))
+
+
+def translate(image: jax.Array, down: jax.Array, across: jax.Array) -> jax.Array:
+    """By shares of the side."""
+    return affine(image, jnp.eye(2), jnp.stack([down, across]) * image.shape[0])
+
+
+# Of a level in 0 .. 1 and a sign.
+CHANGES: dict[str, Callable[[jax.Array, jax.Array, jax.Array], jax.Array]] = {
+    "autocontrast": lambda image, level, sign: autocontrast(image),
+    "equalize": lambda image, level, sign: equalize(image),
+    "invert": lambda image, level, sign: invert(image),
+    "rotate": lambda image, level, sign: rotate(image, 30 * level * sign),
+    "posterize": lambda image, level, sign: posterize(image, 4 - jnp.floor(4 * level)),
+    "solarize": lambda image, level, sign: solarize(image, 256 - jnp.floor(256 * level)),
+    "solarize_add": lambda image, level, sign: solarize_add(image, jnp.floor(110 * level)),
+    "color": lambda image, level, sign: color(image, 1 + 0.9 * level * sign),
+    "contrast": lambda image, level, sign: contrast(image, 1 + 0.9 * level * sign),
+    "brightness": lambda image, level, sign: brightness(image, 1 + 0.9 * level * sign),
+    "sharpness": lambda image, level, sign: sharpness(image, 1 + 0.9 * level * sign),
+    "shear_x": lambda image, level, sign: shear(image, jnp.float32(0), 0.3 * level * sign),
+    "shear_y": lambda image, level, sign: shear(image, 0.3 * level * sign, jnp.float32(0)),
+    "translate_x": lambda image, level, sign: translate(image, jnp.float32(0), 0.45 * level * sign),
+    "translate_y": lambda image, level, sign: translate(image, 0.45 * level * sign, jnp.float32(0)),
+}
+
+
+def _blend(other: jax.Array | float, image: jax.Array, factor: jax.Array) -> jax.Array:
+    """factor 0: `other`, 1: the image; beyond 1 the difference grows."""
+    return jnp.clip(other + factor * (image - other), 0.0, 1.0)
