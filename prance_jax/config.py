@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from prance_jax.data.load import DataConfig
 from prance_jax.errors import UserError
+from prance_jax.mesh import MeshConfig
 from prance_jax.selector.actions import check_keep_choices
 from prance_jax.selector.ppo import PPOConfig
 from prance_jax.selector.reward import RewardConfig
@@ -220,6 +221,7 @@ class Config:
     baselines: BaselineConfig = field(default_factory=BaselineConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint_seconds: float = 30.0
+    mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def __post_init__(self):
         if not self.seeds or not self.token_modes:

@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[1] / "prance_jax"
 # From the bottom up; names on one line may import each other.
 ORDER = (
     ("errors", "losses", "inputs"),
+    ("mesh",),
     ("exported",),
     ("space",),
     ("tokens",),

@@ -8,9 +8,11 @@ from typing import Any, Callable, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from prance_jax.complexity import macs, parameters, token_counts
 from prance_jax.data.source import Split
+from prance_jax.mesh import divide, keep_rows, keep_whole, replicate
 from prance_jax.models.vit import ViT
 from prance_jax.models.walk import walk
 from prance_jax.selector.decide import Rule
@@ -34,11 +36,15 @@ class Evaluation(NamedTuple):
 
 
 @functools.lru_cache(maxsize=None)
-def forward(spec: ModelSpec, rule: Rule, decision_cost: int = 0) -> Callable:
-    """Compiled (params, variables, images, key) -> dict of [B] arrays: prediction and cost of every image."""
+def forward(spec: ModelSpec, rule: Rule, decision_cost: int = 0, mesh: Mesh | None = None) -> Callable:
+    """Compiled (params, variables, images, key) -> dict of [B] arrays: prediction and cost of every image.
+
+    mesh: images are divided over its devices, the figures whole on each.
+    """
     model = ViT(spec)
 
     def run(params, variables, images, key):
+        images = keep_rows(mesh, images)
         outcome = walk(model, params, images, rule.first, rule.decide(variables, key))
         counts = token_counts(spec, outcome.structure).mlp
         mean = sum(jnp.asarray(count, jnp.float32) for count in counts) / len(counts)
@@ -50,12 +56,13 @@ def forward(spec: ModelSpec, rule: Rule, decision_cost: int = 0) -> Callable:
             "parameters": parameters(spec, outcome.structure),
         }
         # A static structure costs the same for every image; its exact integers may leave int32.
-        return {
+        each = {
             name: jnp.broadcast_to(
                 jnp.asarray(float(value) if isinstance(value, int) else value), images.shape[:1]
             )
             for name, value in figures.items()
         }
+        return keep_whole(mesh, each)
 
     return jax.jit(run)
 
@@ -70,18 +77,22 @@ def evaluate(
     batch: int,
     decision_cost: int = 0,
     key: jax.Array | None = None,
+    mesh: Mesh | None = None,
 ) -> Evaluation:
     """Runs every image of a split exactly once; the last batch is padded and the padding is cut off.
 
-    decision_cost: MACs of one decision of the selector. key: for rules that draw, default a fixed one.
+    decision_cost: MACs of one decision of the selector. key: for rules that draw, default a fixed one. mesh: devices that
+    share each batch; every host gets all figures.
     """
-    run = forward(spec, rule, decision_cost)
+    run = forward(spec, rule, decision_cost, mesh)
+    params, variables = replicate(mesh, (params, variables))
     key = jax.random.key(0) if key is None else key
     pieces, total = [], len(split.labels)
     for number, start in enumerate(range(0, total, batch)):
         images = split.images[start : start + batch]
         padded = np.pad(images, [(0, batch - len(images))] + [(0, 0)] * 3)
-        out = jax.device_get(run(params, variables, padded, jax.random.fold_in(key, number)))
+        own = replicate(mesh, jax.random.fold_in(key, number))
+        out = jax.device_get(run(params, variables, divide(mesh, padded), own))
         pieces.append({name: value[: len(images)] for name, value in out.items()})
     joined = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
     return Evaluation(correct=joined["predicted"] == split.labels, **joined)

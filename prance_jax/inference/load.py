@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from prance_jax import config_io
-from prance_jax.config import Config
-from prance_jax.errors import UserError
 from prance_jax.adaptive.calibrate import calibrated_ladder, decisions
-from prance_jax.inference.model import AdaptiveModel
 from prance_jax.adaptive.plans import choose_plans
 from prance_jax.adaptive.rounding import RoundedRule
+from prance_jax.config import Config
+from prance_jax.errors import UserError
+from prance_jax.inference.model import AdaptiveModel
 from prance_jax.training.experiment import Contender, Experiment
 from prance_jax.training.metrics import Progress
 from prance_jax.training.workdir import Workdir

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from prance_jax.complexity import macs, token_counts
-from prance_jax.errors import UserError
 from prance_jax.adaptive.budget import Ladder
 from prance_jax.adaptive.executor import Served, serve
 from prance_jax.adaptive.plans import Plans
+from prance_jax.complexity import macs, token_counts
+from prance_jax.errors import UserError
 from prance_jax.inputs import check_images
 from prance_jax.selector.decide import Priced, Rule
 

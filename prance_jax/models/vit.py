@@ -25,7 +25,6 @@ from prance_jax.space import GroupChoice, Size, Structure
 from prance_jax.spec import ModelSpec
 from prance_jax.tokens import AttentionSignals, TokenSet, initial_tokens
 
-
 # (layer from 0, tokens after its attention, what the attention tells) -> tokens for its MLP.
 Between = Callable[[int, TokenSet, AttentionSignals], TokenSet]
 

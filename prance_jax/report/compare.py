@@ -8,11 +8,11 @@ from typing import Callable, Iterator
 import jax
 import numpy as np
 
-from prance_jax.complexity import macs
 from prance_jax.adaptive.calibrate import decisions
 from prance_jax.adaptive.executor import serve
 from prance_jax.adaptive.plans import choose_plans
 from prance_jax.adaptive.rounding import RoundedRule
+from prance_jax.complexity import macs
 from prance_jax.evaluation.evaluate import forward
 from prance_jax.report.results import Results, Row, hardware
 from prance_jax.report.speed import throughput

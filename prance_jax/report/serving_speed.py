@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prance_jax.complexity import macs
 from prance_jax.adaptive.executor import serve
 from prance_jax.adaptive.plans import Plans, even_plans
+from prance_jax.complexity import macs
 from prance_jax.models.reduced import at_macs, reduced, reduced_macs
 from prance_jax.models.vit import ViT
 from prance_jax.models.walk import walk

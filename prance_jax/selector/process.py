@@ -11,8 +11,10 @@ from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from prance_jax.complexity import macs, token_counts
+from prance_jax.mesh import keep_rows
 from prance_jax.models.vit import Midway, ViT
 from prance_jax.models.walk import advance, begin, complete
 from prance_jax.selector.actions import ActionSpace
@@ -54,7 +56,7 @@ class PranceProcess:
 
     first: choice of group 0, which the selector does not decide. batch: images per update. decision_cost: MACs of one
     decision. cost: what a structure costs as a share of the dense network, float32 [B] of per-image structures; its MACs
-    by default. Hashable.
+    by default. mesh: devices over which the episodes are divided. Hashable.
     """
 
     model: ViT
@@ -65,6 +67,7 @@ class PranceProcess:
     batch: int
     decision_cost: int = 0
     cost: Callable[[Structure], jax.Array] | None = None
+    mesh: Mesh | None = None
 
     @property
     def horizon(self) -> int:
@@ -73,7 +76,8 @@ class PranceProcess:
     def reset(self, context: Context, key: jax.Array) -> tuple[Episode, jax.Array]:
         """Draws images from the pool and runs group 0. Returns the episodes and the first observation [B, D]."""
         drawn = jax.random.randint(key, (self.batch,), 0, context.labels.shape[0])
-        midway = begin(self.model, context.params, context.images[drawn], self.first)
+        images = keep_rows(self.mesh, context.images[drawn])
+        midway = begin(self.model, context.params, images, self.first)
         episode = Episode(
             midway=midway,
             chosen=(self.first,),

@@ -13,7 +13,6 @@ from prance_jax.models.vit import Midway
 from prance_jax.selector.price import level
 from prance_jax.spec import ModelSpec
 
-
 KINDS = ("keys", "lean", "rich")
 
 

@@ -24,6 +24,7 @@ from prance_jax.data.load import load_source
 from prance_jax.errors import UserError
 from prance_jax.evaluation.evaluate import evaluate
 from prance_jax.evaluation.static_search import search
+from prance_jax.mesh import check_rows, local, make_mesh, place, replicate
 from prance_jax.selector.decide import (
     AnyPriceRule,
     Priced,
@@ -73,7 +74,10 @@ class Experiment:
     def __init__(self, config: Config, workdir: Workdir, progress: Progress, *, train: bool = True):
         """train: whether a stage that is not there is trained; else it is a UserError."""
         self.config, self.workdir, self.progress, self.train = config, workdir, progress, train
-        self.source = load_source(config.data)
+        self.source, self.mesh = load_source(config.data), make_mesh(config.mesh)
+        stages = ("dense", "meta", "selector", "finetune")
+        check_rows(self.mesh, **{f"{name}.batch": getattr(config, name).batch for name in stages})
+        check_rows(self.mesh, **{"evaluation.batch": config.evaluation.batch})
         self.metrics = MetricsWriter(workdir.metrics_file)
         self._finished: dict[str, Any] = {}
 
@@ -98,7 +102,7 @@ class Experiment:
         spec, table = self.spec(mode), None
         if config.latency_table is not None:
             table = load_latency(config.latency_table, spec)
-        return Selector(spec, config, self.first_group(), table)
+        return Selector(spec, config, self.first_group(), table, self.mesh)
 
     def key(self, seed: int, stream: str, mode: str = "") -> jax.Array:
         key = jax.random.fold_in(jax.random.key(seed), _STREAMS.index(stream))
@@ -107,7 +111,7 @@ class Experiment:
     def dense(self, seed: int) -> Any:
         """Parameters of the dense network, trained alone."""
         spec, config = self.spec(self.config.token_modes[0]), self.config.dense
-        step = pretrain.dense_step(spec, config, self.source.sample)
+        step = pretrain.dense_step(spec, config, self.source.sample, self.mesh)
         state = self._run(
             f"seed{seed}/dense",
             config.steps,
@@ -125,7 +129,9 @@ class Experiment:
         if spec.rates > 1:
             # As often one alone as both together, else the product of two rates leaves hardly a token.
             keep_choices = tuple((*choices, *(1.0,) * len(choices)) for choices in keep_choices)
-        step = pretrain.meta_step(spec, config, self.first_group(), keep_choices, self.source.sample)
+        step = pretrain.meta_step(
+            spec, config, self.first_group(), keep_choices, self.source.sample, self.mesh
+        )
         state = self._run(
             f"seed{seed}/meta",
             config.steps,
@@ -146,10 +152,10 @@ class Experiment:
         def step(state, index):
             if not held:
                 key = self.key(seed, "pool")
-                held.append(select.pool(selector, params, self.source.tables, self.source.sample_plain, key))
-            return select.select_step(selector)(
-                state, index, self.key(seed, "selector", mode), params, *held[0]
-            )
+                pool = select.pool(selector, params, self.source.tables, self.source.sample_plain, key)
+                arguments = self.key(seed, "selector", mode), params, *pool
+                held.append(replicate(self.mesh, arguments))
+            return select.select_step(selector)(state, index, *held[0])
 
         stage = Stage(
             name,
@@ -172,7 +178,7 @@ class Experiment:
             f"seed{seed}/{mode}/{kind}{_percent(budget)}",
             config.steps,
             lambda: finetune.init(teacher, config),
-            finetune.finetune_step(spec, config, rule, self.source.sample),
+            finetune.finetune_step(spec, config, rule, self.source.sample, self.mesh),
             (self.key(seed, kind, mode), self.source.tables, variables, teacher),
             ("loss", "accuracy", "macs_kept"),
         )["ema"]
@@ -296,6 +302,7 @@ class Experiment:
             self.source.split(split),
             batch=self.config.evaluation.batch,
             decision_cost=row.decision_cost,
+            mesh=self.mesh,
         )
 
     def run(self, stage: str) -> None:
@@ -310,9 +317,14 @@ class Experiment:
                     self.policy(seed, mode) if stage == "selector" else self.prance(seed, mode)
 
     def _run(self, name, steps, init, step, arguments, headline) -> Any:
-        return self._stage(
-            Stage(name, steps, init, lambda state, index: step(state, index, *arguments), headline)
-        )
+        held: list = []
+
+        def placed(state, index):
+            if not held:
+                held.append(replicate(self.mesh, arguments))
+            return step(state, index, *held[0])
+
+        return self._stage(Stage(name, steps, init, placed, headline))
 
     def _stage(self, stage: Stage) -> Any:
         if stage.name not in self._finished:
@@ -322,13 +334,15 @@ class Experiment:
                     f"{self.workdir.path}: stage {stage.name} is at step {there or 0} of {stage.steps}; "
                     "run the train command on this workdir first"
                 )
-            self._finished[stage.name] = run_stage(
-                stage,
+            placed = dataclasses.replace(stage, init=lambda: place(self.mesh, stage.init()))
+            state = run_stage(
+                placed,
                 self.workdir.checkpoints,
                 self.metrics,
                 checkpoint_seconds=self.config.checkpoint_seconds,
                 progress=self.progress,
             )
+            self._finished[stage.name] = local(state)
         return self._finished[stage.name]
 
 

@@ -10,10 +10,12 @@ from typing import Any, Callable
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from prance_jax import losses
 from prance_jax.complexity import macs
 from prance_jax.config import FinetuneConfig
+from prance_jax.mesh import jit_step, keep_rows
 from prance_jax.models.vit import ViT
 from prance_jax.models.walk import walk
 from prance_jax.selector.decide import Rule
@@ -30,7 +32,9 @@ def init(params: Tree, config: FinetuneConfig) -> Tree:
 
 
 @functools.lru_cache(maxsize=None)
-def finetune_step(spec: ModelSpec, config: FinetuneConfig, rule: Rule, sample: Sample) -> Callable:
+def finetune_step(
+    spec: ModelSpec, config: FinetuneConfig, rule: Rule, sample: Sample, mesh: Mesh | None = None
+) -> Callable:
     """Compiled (state, step, key, tables, variables, teacher) -> (state, metrics).
 
     variables: what the rule decides by. teacher: parameters of stage one, whose full network is the teacher.
@@ -40,7 +44,7 @@ def finetune_step(spec: ModelSpec, config: FinetuneConfig, rule: Rule, sample: S
 
     def step(state, index, key, tables, variables, teacher):
         data_key, rule_key = jax.random.split(jax.random.fold_in(key, index))
-        images, labels = sample(tables, data_key, config.batch)
+        images, labels = keep_rows(mesh, sample(tables, data_key, config.batch))
         wanted = model.apply({"params": teacher}, images, spec.largest)
 
         def loss(params):
@@ -55,4 +59,4 @@ def finetune_step(spec: ModelSpec, config: FinetuneConfig, rule: Rule, sample: S
 
         return optimizer.update(state, index, loss, transform, config.optimizer.ema)
 
-    return jax.jit(step, donate_argnums=0)
+    return jit_step(step, mesh)

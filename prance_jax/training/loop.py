@@ -66,8 +66,8 @@ def run_stage(
 
     Args:
       checkpoints_dir: the folder of all stages' checkpoints.
-      checkpoint_seconds: time between checkpoints; stretched when saving takes long, and not used on
-        several hosts.
+      checkpoint_seconds: time between checkpoints; stretched when saving takes long, and on several hosts up to the
+        next metrics line.
       checkpoint_every: steps between checkpoints, in addition.
 
     Raises:
@@ -92,25 +92,21 @@ def run_stage(
     if run.done == stage.steps and restored is not None:
         return state
 
-    alone = jax.process_count() == 1
     progress.start(stage.name, stage.steps, run.done)
     try:
         with _stop_requests() as stops:
             while run.done < stage.steps:
                 state, values = stage.step(state, jnp.int32(run.done))
                 run.take(values)
-                if run.done % log_every == 0 or run.done == stage.steps:
-                    progress.update(run.done, _headline(stage, run.log()))
-                else:
-                    progress.update(run.done)
+                logs = run.done % log_every == 0 or run.done == stage.steps
+                progress.update(run.done, _headline(stage, run.log()) if logs else None)
                 due = checkpoint_every is not None and run.done % checkpoint_every == 0
-                # The clocks of several hosts differ, and they must save together.
                 pause = max(checkpoint_seconds, run.save_seconds / _SAVE_SHARE)
-                late = alone and run.unsaved_seconds() > pause
-                if due or late or stops or run.done == stage.steps:
+                late, stop = _agreed(logs, run.unsaved_seconds() > pause, bool(stops))
+                if due or late or stop or run.done == stage.steps:
                     run.save(state)
-                if stops and run.done < stage.steps:
-                    raise stops[0]
+                if stop and run.done < stage.steps:
+                    raise stops[0] if stops else SystemExit(128 + signal.SIGTERM)
             if not stage.steps:
                 run.save(state)
             if stops:
@@ -188,6 +184,19 @@ class _Run:
             f"stage {self._stage.name}: {what} became non-finite between steps {after} and {until}; the last "
             f"good checkpoint {good}; try a lower learning rate, or float32 instead of a 16-bit type"
         )
+
+
+def _agreed(meeting: bool, late: bool, stop: bool) -> tuple[bool, bool]:
+    """Whether to save and whether to stop. Several hosts must do both at the same step, but their clocks and signals
+    differ: at a `meeting` all do what one of them asks for, between two meetings none does."""
+    if jax.process_count() == 1:
+        return late, stop
+    if not meeting:
+        return False, False
+    from jax.experimental import multihost_utils
+
+    asked = multihost_utils.process_allgather(np.array([late, stop]))
+    return tuple(bool(value) for value in asked.any(axis=0))
 
 
 @contextmanager

@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from prance_jax.mesh import leads
 from prance_jax.training.workdir import disk_errors, write_atomic
 
 
 class MetricsWriter:
     """Appends lines ``{"stage": ..., "step": ..., "seconds": ..., <name>: <float>, ...}`` to one file.
 
-    A line is on its way to the disk when `write` returns, so that killing the process loses none of them.
+    A line is on its way to the disk when `write` returns, so that killing the process loses none of them. Of several hosts
+    the first one writes.
 
     Args:
       path: the file; its folder is made, and what it holds already is kept.
@@ -26,6 +28,8 @@ class MetricsWriter:
 
     def write(self, stage: str, step: int, seconds: float, values: Mapping[str, float]) -> None:
         """Writes one line. Raises UserError on a full disk."""
+        if not leads():
+            return
         numbers = {name: _json_number(value) for name, value in values.items()}
         line = json.dumps({"stage": stage, "step": step, "seconds": round(seconds, 3), **numbers})
         with disk_errors(self.path):
@@ -38,7 +42,7 @@ class MetricsWriter:
     def rewind(self, stage: str, step: int) -> None:
         """Drops the stage's lines after `step` and a torn last line, for a run that continues from `step`."""
         self.close()
-        if not self.path.exists():
+        if not leads() or not self.path.exists():
             return
         text = self.path.read_text(encoding="utf-8", errors="replace")
         kept = [line for line in text.splitlines() if _stays(line, stage, step)]

@@ -12,9 +12,11 @@ from typing import Any, Callable
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from prance_jax import losses
 from prance_jax.config import DenseConfig, MetaConfig
+from prance_jax.mesh import jit_step, keep_rows
 from prance_jax.models import walk
 from prance_jax.models.vit import ViT
 from prance_jax.space import GroupChoice, Structure
@@ -31,7 +33,7 @@ def init(spec: ModelSpec, config: DenseConfig | MetaConfig, key: jax.Array) -> T
 
 
 @functools.lru_cache(maxsize=None)
-def dense_step(spec: ModelSpec, config: DenseConfig, sample: Sample) -> Callable:
+def dense_step(spec: ModelSpec, config: DenseConfig, sample: Sample, mesh: Mesh | None = None) -> Callable:
     """Compiled (state, step, key, tables) -> (state, metrics): the largest structure on labels.
 
     sample: (tables, key, batch) -> (images, labels), of the data source. The state is donated.
@@ -39,7 +41,7 @@ def dense_step(spec: ModelSpec, config: DenseConfig, sample: Sample) -> Callable
     model, transform = ViT(spec), optimizer.make(config.optimizer, config.steps)
 
     def step(state, index, key, tables):
-        images, labels = sample(tables, jax.random.fold_in(key, index), config.batch)
+        images, labels = keep_rows(mesh, sample(tables, jax.random.fold_in(key, index), config.batch))
 
         def loss(params):
             logits = model.apply({"params": params}, images, spec.largest)
@@ -48,7 +50,7 @@ def dense_step(spec: ModelSpec, config: DenseConfig, sample: Sample) -> Callable
 
         return optimizer.update(state, index, loss, transform, config.optimizer.ema)
 
-    return jax.jit(step, donate_argnums=0)
+    return jit_step(step, mesh)
 
 
 @functools.lru_cache(maxsize=None)
@@ -58,6 +60,7 @@ def meta_step(
     first: GroupChoice,
     keep_choices: tuple[tuple[float, ...], ...],
     sample: Sample,
+    mesh: Mesh | None = None,
 ) -> Callable:
     """Compiled (state, step, key, tables) -> (state, metrics): one sandwich step.
 
@@ -75,7 +78,7 @@ def meta_step(
 
     def step(state, index, key, tables):
         data_key, structure_key = jax.random.split(jax.random.fold_in(key, index))
-        images, labels = sample(tables, data_key, config.batch)
+        images, labels = keep_rows(mesh, sample(tables, data_key, config.batch))
         ramp = jnp.clip((index / config.steps - config.reduce_from) / 0.2, 0.0, 1.0)
         drawn = space.sample(structure_key, few, keep_choices)
         groups = [first] + [
@@ -103,4 +106,4 @@ def meta_step(
 
         return optimizer.update(state, index, loss, transform, config.optimizer.ema)
 
-    return jax.jit(step, donate_argnums=0)
+    return jit_step(step, mesh)

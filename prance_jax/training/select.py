@@ -9,9 +9,11 @@ from typing import Any, Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from prance_jax.adaptive.latency import LatencyTable
 from prance_jax.config import SelectorConfig
+from prance_jax.mesh import jit_step
 from prance_jax.models.vit import ViT
 from prance_jax.selector.actions import ActionSpace
 from prance_jax.selector.decide import SelectorRule
@@ -29,12 +31,13 @@ Tree = Any
 @dataclass(frozen=True)
 class Selector:
     """Everything of a selector that is not learned. first: the fixed structure of group 0. latency: what a
-    structure costs, where that is not its MACs."""
+    structure costs, where that is not its MACs. mesh: the devices of its rollouts."""
 
     spec: ModelSpec
     config: SelectorConfig
     first: GroupChoice
     latency: LatencyTable | None = None
+    mesh: Mesh | None = None
 
     @property
     def lattice(self) -> ActionSpace:
@@ -80,6 +83,7 @@ class Selector:
             self.config.batch,
             self.decision_cost,
             None if self.latency is None else self.latency.share,
+            self.mesh,
         )
 
     def init(self, key: jax.Array) -> Tree:
@@ -124,4 +128,4 @@ def select_step(selector: Selector) -> Callable:
             price = next_price(config.reward, price, final["cost"])
         return {"ppo": learned, "price": price}, {**final, **metrics, "price": state["price"]}
 
-    return jax.jit(step, donate_argnums=0)
+    return jit_step(step, selector.mesh)

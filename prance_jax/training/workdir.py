@@ -10,6 +10,7 @@ from typing import Any
 
 from prance_jax import config_io
 from prance_jax.errors import UserError
+from prance_jax.mesh import leads
 
 
 class Workdir:
@@ -90,9 +91,13 @@ class Workdir:
 def write_atomic(path: str | Path, text: str) -> None:
     """Writes a text file so that a crash at any moment leaves the old file or the new, never half of one.
 
+    Of several hosts, which share the folder, the first one writes.
+
     Raises:
       UserError: the disk is full; what was there before is intact.
     """
+    if not leads():
+        return
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import SPACE, make_spec, structures
 
+from prance_jax.adaptive.plans import Plan, Plans, _cheapest_cuts, choose_plans, even_plans, sizes
 from prance_jax.complexity import token_counts
 from prance_jax.errors import UserError
-from prance_jax.adaptive.plans import Plan, Plans, _cheapest_cuts, choose_plans, even_plans, sizes
 
 FIRST = SPACE.first_group("24x2")
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from small import SPACE, make_spec
 
-from prance_jax.complexity import macs, token_counts
 from prance_jax.adaptive.plans import even_plans
+from prance_jax.complexity import macs, token_counts
 from prance_jax.report.serving_speed import even_spread
 
 
