@@ -56,7 +56,13 @@ def _parser() -> argparse.ArgumentParser:
         "train", _train, "trains all stages, evaluates, prints the table; continues where it was stopped"
     )
     train.add_argument("--stage", choices=("all", "dense", "meta", "selector", "finetune"), default="all")
-    command("evaluate", _evaluate, "evaluates a trained workdir again and prints the table")
+    evaluate = command("evaluate", _evaluate, "evaluates a trained workdir again and prints the table")
+    for sub in (train, evaluate):
+        sub.add_argument(
+            "--distributed",
+            metavar="auto|ADDRESS,PROCESSES,INDEX",
+            help="this is one of several processes: 'auto' on TPU pods and under SLURM, else say 10.0.0.1:1234,2,0",
+        )
     export = command("export", _export, "writes a trained workdir as one file that runs by JAX alone")
     export.add_argument("--out", required=True, help="the file, say model.prance")
     export.add_argument("--seed", type=int, help="of the run; the first one by default")
@@ -87,7 +93,13 @@ def _parser() -> argparse.ArgumentParser:
         "--out", default="runs/benchmark", help="folder of serving's benchmark.json and .csv"
     )
     benchmark.add_argument("--repeats", type=int, default=7)
-    benchmark.add_argument("--workdir", help="of contract: a workdir trained with selector.prices")
+    benchmark.add_argument(
+        "--workdir",
+        help="a trained workdir: of serving, to measure it instead of random weights; of contract, one with selector.prices",
+    )
+    benchmark.add_argument(
+        "--budget", type=float, help="of serving with a workdir of every budget: which one"
+    )
     benchmark.add_argument(
         "--eps", type=float, default=0.01, help="of contract: largest share of disagreements"
     )
@@ -98,9 +110,11 @@ def _parser() -> argparse.ArgumentParser:
 def _train(options: argparse.Namespace) -> int:
     from prance_jax import config_io
     from prance_jax.config import Config
+    from prance_jax.mesh import join
     from prance_jax.training.experiment import STAGES
     from prance_jax.training.workdir import Workdir
 
+    join(options.distributed)
     config = config_io.load(options.config, Config, options.overrides)
     workdir = Workdir(options.workdir)
     if workdir.claim(config_io.to_dict(config), options.line):
@@ -120,8 +134,10 @@ def _train(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from prance_jax import config_io
     from prance_jax.config import Config
+    from prance_jax.mesh import join
     from prance_jax.training.workdir import Workdir
 
+    join(options.distributed)
     workdir = Workdir(options.workdir)
     if options.config:
         config = config_io.load(options.config, Config, options.overrides)
@@ -136,6 +152,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace, config, workdir, train: bool) -> int:
+    from prance_jax.mesh import leads
     from prance_jax.report.compare import compare
     from prance_jax.report.plot import plot
     from prance_jax.report.results import table
@@ -143,6 +160,8 @@ def _report(options: argparse.Namespace, config, workdir, train: bool) -> int:
     experiment = _experiment(options, config, workdir, train)
     for results in compare(experiment, options.line, _clock(workdir)):
         results.save(workdir.path)
+    if not leads():
+        return 0
     plot(results, workdir.path / "accuracy.png")
     print(table(results))
     print(
@@ -168,10 +187,11 @@ def _clock(workdir) -> Callable[[], float]:
 
 
 def _experiment(options: argparse.Namespace, config, workdir, train: bool):
+    from prance_jax.mesh import leads
     from prance_jax.training.experiment import Experiment
     from prance_jax.training.metrics import Progress
 
-    return Experiment(config, workdir, Progress(quiet=options.quiet), train=train)
+    return Experiment(config, workdir, Progress(quiet=options.quiet or not leads()), train=train)
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -58,6 +58,8 @@ def benchmark(options: argparse.Namespace) -> int:
 
     if options.measure == "contract":
         return _contract(options)
+    if options.measure == "serving" and options.workdir is not None:
+        return _trained_speed(options)
     if options.config is None:
         raise UserError(
             f"benchmark --measure {options.measure} needs a --config, such as configs/imagenet_tiny.py"
@@ -125,18 +127,69 @@ def _dense_speed(options: argparse.Namespace, spec) -> int:
 
 def _serving_speed(options: argparse.Namespace, config, spec, params) -> int:
     from prance_jax.report import serving_speed
-    from prance_jax.report.results import hardware
 
-    batches = _numbers(options.batches, "--batches")
     plans = serving_speed.random_weights_plans(spec, spec.space.first_group(config.model.first_group))
-    rows = []
+    work = lambda typed, batch: serving_speed.even_work(typed, batch)
+    rows = _measured(options, plans, params, work)
+    weights = "random weights, an even spread of plans: equally many images on each, half of them on one level throughout"
+    return _saved(options, rows, weights, plans)
+
+
+def _trained_speed(options: argparse.Namespace) -> int:
+    import dataclasses
+    from pathlib import Path
+
+    from prance_jax import config_io
+    from prance_jax.config import Config
+    from prance_jax.inference.load import load
+    from prance_jax.report import serving_speed
+    from prance_jax.report.plot import plot_speed
+    from prance_jax.report.served_accuracy import accuracies
+    from prance_jax.training.experiment import Experiment
+    from prance_jax.training.metrics import Progress
+    from prance_jax.training.workdir import Workdir
+
+    workdir, model = Workdir(options.workdir), load(options.workdir)
+    experiment = Experiment(
+        config_io.from_dict(Config, workdir.config()), workdir, Progress(quiet=True), train=False
+    )
+    images, budget = experiment.source.split("test").images, options.budget
+    if model.ladder is not None and budget is None:
+        budget = sum(model.ladder.range) / 2
+    work = lambda typed, batch: serving_speed.trained_work(
+        dataclasses.replace(model, plans=typed), images, batch, budget
+    )
+    rows = _measured(options, model.plans, model.params, work)
+    kept = next(row.macs_kept for row in reversed(rows) if row.method == "adaptive")
+    found = accuracies(experiment, model, kept, budget)
+    rows = [dataclasses.replace(row, top1=found.get(row.method)) for row in rows]
+    for method, top1 in found.items():
+        print(f"{method:10} {100 * top1:.2f} % right of {len(images)} test images")
+    weights = f"trained weights of {options.workdir}" + ("" if budget is None else f", budget {budget:.2f}")
+    status = _saved(options, rows, weights, model.plans)
+    plot_speed(rows, Path(options.out) / "accuracy_speed.png", weights)
+    print(f"picture: {options.out}/accuracy_speed.png")
+    return status
+
+
+def _measured(options: argparse.Namespace, plans, params, work) -> list:
+    """All rows, printed as they come. work: (plans, batch) -> `serving_speed.Work`."""
+    from prance_jax.report import serving_speed
+
+    batches, rows = _numbers(options.batches, "--batches"), []
     print(
         f"{'method':10} {'batch':>5} {'type':9} {'img/s':>8} {'ms':>9} {'MACs %':>7} {'speed-up':>8} {'real. %':>8} {'MB':>7}"
     )
     for dtype in options.dtypes.split(","):
         typed = serving_speed.with_dtype(plans, dtype)
         for batch in batches:
-            for row in serving_speed.measure(typed, params, batches=(batch,), repeats=options.repeats):
+            for row in serving_speed.measure(
+                typed,
+                params,
+                work=lambda own, typed=typed: work(typed, own),
+                batches=(batch,),
+                repeats=options.repeats,
+            ):
                 rows.append(row)
                 memory = "-" if row.peak_mb is None else f"{row.peak_mb:,.0f}"
                 print(
@@ -144,7 +197,13 @@ def _serving_speed(options: argparse.Namespace, config, spec, params) -> int:
                     f"{100 * row.macs_kept:7.1f} {row.speedup:8.2f} {100 * row.realised_share:8.1f} {memory:>7}",
                     flush=True,
                 )
-    weights = "random weights, an even spread of plans: equally many images on each, half of them on one level throughout"
+    return rows
+
+
+def _saved(options: argparse.Namespace, rows: list, weights: str, plans) -> int:
+    from prance_jax.report import serving_speed
+    from prance_jax.report.results import hardware
+
     header = {"hardware": hardware(), "command": options.line, "weights": weights}
     serving_speed.save(rows, header, options.out, plans)
     print(f"{weights}\n{header['hardware']}\nresults: {options.out}/benchmark.json and benchmark.csv")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from prance_jax.data.load import DataConfig
 from prance_jax.errors import UserError
 from prance_jax.mesh import MeshConfig
+from prance_jax.models.reduced import METHODS
 from prance_jax.selector.actions import check_keep_choices
 from prance_jax.selector.ppo import PPOConfig
 from prance_jax.selector.reward import RewardConfig
@@ -177,6 +178,7 @@ class BaselineConfig:
 
     candidates: static structures looked at in the search. finetune: baselines get a stage three of their own, with as
       many steps as PRANCE's; else they run on stage one's weights.
+    reductions: of `models.reduced`, run on the dense network as they are, at PRANCE's MACs.
     single_budget: beside a selector of every budget, one trained for each of `budgets` alone.
     """
 
@@ -184,6 +186,14 @@ class BaselineConfig:
     images: int = 512
     finetune: bool = False
     single_budget: bool = False
+    reductions: tuple[str, ...] = ("tome", "evit")
+
+    def __post_init__(self):
+        for name in self.reductions:
+            if name not in METHODS:
+                raise UserError(
+                    f"baselines.reductions: {name!r} is not known; choose from {', '.join(METHODS)}"
+                )
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,35 @@ def jit_step(step: Callable[..., tuple[Tree, Tree]], mesh: Mesh | None) -> Calla
     return jax.jit(placed, donate_argnums=0)
 
 
+def join(distributed: str | None) -> None:
+    """Joins the processes of one run, before anything else asks for devices.
+
+    distributed: None for one process alone, 'auto' where the cluster tells (TPU pods, SLURM, ...), or
+    'ADDRESS,PROCESSES,INDEX': where the first process listens, how many there are, and which one this is.
+    Raises UserError where that cannot be read or the others do not come.
+    """
+    if distributed is None:
+        return
+    arguments: dict[str, Any] = {}
+    if distributed != "auto":
+        words = distributed.split(",")
+        if (
+            len(words) != 3
+            or not (words[1].isdigit() and words[2].isdigit())
+            or int(words[2]) >= int(words[1])
+        ):
+            raise UserError(
+                f"--distributed {distributed!r}: say 'auto', or ADDRESS,PROCESSES,INDEX with INDEX from 0"
+            )
+        arguments = dict(coordinator_address=words[0], num_processes=int(words[1]), process_id=int(words[2]))
+    try:
+        jax.distributed.initialize(**arguments)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"--distributed {distributed}: the processes did not find each other ({error})"
+        ) from error
+
+
 def leads() -> bool:
     """Whether this host writes what all hosts would write: the first one does."""
     return jax.process_index() == 0

@@ -1,4 +1,4 @@
-"""Accuracy and cost of a rule on a fixed set of images, per image."""
+"""Accuracy and cost of a rule, or of a token reduction without training, on a fixed set of images, per image."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from prance_jax.complexity import macs, parameters, token_counts
 from prance_jax.data.source import Split
 from prance_jax.mesh import divide, keep_rows, keep_whole, replicate
+from prance_jax.models.reduced import Reduction, reduced, reduced_macs
 from prance_jax.models.vit import ViT
 from prance_jax.models.walk import walk
 from prance_jax.selector.decide import Rule
@@ -36,24 +37,32 @@ class Evaluation(NamedTuple):
 
 
 @functools.lru_cache(maxsize=None)
-def forward(spec: ModelSpec, rule: Rule, decision_cost: int = 0, mesh: Mesh | None = None) -> Callable:
+def forward(
+    spec: ModelSpec, rule: Rule | Reduction, decision_cost: int = 0, mesh: Mesh | None = None
+) -> Callable:
     """Compiled (params, variables, images, key) -> dict of [B] arrays: prediction and cost of every image.
 
-    mesh: images are divided over its devices, the figures whole on each.
+    A `Reduction` runs on the largest structure. mesh: images are divided over its devices, the figures whole on each.
     """
     model = ViT(spec)
 
     def run(params, variables, images, key):
         images = keep_rows(mesh, images)
-        outcome = walk(model, params, images, rule.first, rule.decide(variables, key))
-        counts = token_counts(spec, outcome.structure).mlp
-        mean = sum(jnp.asarray(count, jnp.float32) for count in counts) / len(counts)
+        if isinstance(rule, Reduction):
+            structure, left = spec.largest, rule.schedule.left(spec.space.depth, spec.tokens)
+            cost = reduced_macs(spec, structure, rule)
+            logits = reduced(model, params, images, structure, rule).logits
+        else:
+            outcome = walk(model, params, images, rule.first, rule.decide(variables, key))
+            structure, logits = outcome.structure, outcome.logits
+            cost, left = macs(spec, structure, decision_cost), token_counts(spec, structure).mlp
+        mean = sum(jnp.asarray(count, jnp.float32) for count in left) / len(left)
         figures = {
-            "predicted": jnp.argmax(outcome.logits, axis=-1),
-            "macs": macs(spec, outcome.structure, decision_cost).total,
-            "tokens_left": jnp.asarray(counts[-1], jnp.float32) / spec.tokens,
+            "predicted": jnp.argmax(logits, axis=-1),
+            "macs": cost.total,
+            "tokens_left": jnp.asarray(left[-1], jnp.float32) / spec.tokens,
             "tokens_mean": mean / spec.tokens,
-            "parameters": parameters(spec, outcome.structure),
+            "parameters": parameters(spec, structure),
         }
         # A static structure costs the same for every image; its exact integers may leave int32.
         each = {
@@ -69,7 +78,7 @@ def forward(spec: ModelSpec, rule: Rule, decision_cost: int = 0, mesh: Mesh | No
 
 def evaluate(
     spec: ModelSpec,
-    rule: Rule,
+    rule: Rule | Reduction,
     params: Any,
     variables: Any,
     split: Split,

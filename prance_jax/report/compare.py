@@ -14,6 +14,7 @@ from prance_jax.adaptive.plans import choose_plans
 from prance_jax.adaptive.rounding import RoundedRule
 from prance_jax.complexity import macs
 from prance_jax.evaluation.evaluate import forward
+from prance_jax.models.reduced import Reduction
 from prance_jax.report.results import Results, Row, hardware
 from prance_jax.report.speed import throughput
 from prance_jax.selector.decide import Rule, SelectorRule, StaticRule
@@ -96,6 +97,7 @@ def _speeds(experiment: Experiment, contenders: list[Contender]) -> dict[str, fl
         run = executor(id(row.params), row.rule)
         return lambda: run(row.params, row.variables, images)
 
-    programs = {row.method: compact(row) for row in contenders if isinstance(row.rule, StaticRule)}
+    static = [row for row in contenders if isinstance(row.rule, StaticRule | Reduction)]
+    programs = {row.method: compact(row) for row in static}
     programs |= {row.method: adaptive(row) for row in served}
     return throughput(programs, len(images), settings.speed_seconds)

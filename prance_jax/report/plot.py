@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 
 from prance_jax.report.results import Results, Row
+from prance_jax.report.serving_speed import Speed
 
 # Colours that colour-blind readers can tell apart (Okabe and Ito 2008), and a marker each.
 _STYLES = {
@@ -15,6 +16,8 @@ _STYLES = {
     "best_static": ("#0072b2", "s"),
     "random_policy": ("#e69f00", "v"),
     "single": ("#56b4e9", "D"),
+    "tome": ("#009e73", "^"),
+    "evit": ("#cc79a7", "<"),
     "prance": ("#d55e00", "o"),
 }
 
@@ -64,6 +67,44 @@ def plot(results: Results, path: str | Path) -> None:
     pyplot.close(figure)
 
 
+def plot_speed(rows: list[Speed], path: str | Path, title: str) -> None:
+    """Writes a PNG of accuracy against measured speed, a panel for each batch size and a point for each method; rows
+    without an accuracy are left out."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = [row for row in rows if row.top1 is not None]
+    sizes = sorted({(row.dtype, row.batch) for row in rows})
+    figure, panels = pyplot.subplots(
+        1, len(sizes), figsize=(1.5 + 3.2 * len(sizes), 3.8), sharey=True, layout="constrained", squeeze=False
+    )
+    for panel, (dtype, batch) in zip(panels[0], sizes):
+        for row in (row for row in rows if (row.dtype, row.batch) == (dtype, batch)):
+            colour, marker = _STYLES["prance" if row.method == "adaptive" else row.method]
+            bars = [[abs(row.images_per_s - batch * 1e3 / edge)] for edge in reversed(row.spread)]
+            panel.errorbar(
+                row.images_per_s,
+                100 * row.top1,
+                xerr=bars,
+                label=row.method,
+                color=colour,
+                marker=marker,
+                markersize=13 if marker == "*" else 7,
+                capsize=2,
+            )
+        panel.set_title(f"batch {batch}, {dtype}", fontsize=9)
+        panel.set_xlim(0, 1.08 * panel.get_xlim()[1])
+        panel.set_xlabel("images per second, measured")
+        panel.grid(alpha=0.25)
+    panels[0][0].set_ylabel("top-1 accuracy, %")
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    figure.suptitle(title, fontsize=9)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
 def _fill(label: str) -> str:
     if label.endswith("prune_merge"):
         return "none"
@@ -76,7 +117,7 @@ def _families(rows: tuple[Row, ...]) -> dict[str, tuple[tuple[str, str], list[li
     for method in dict.fromkeys(row.method for row in rows):
         kind = next((name for name in _STYLES if method.startswith(name)), None)
         label = re.sub(r"_\d+$", "", method)
-        style = _STYLES.get(kind, ("#009e73", "P"))
+        style = _STYLES.get(kind, ("#999933", "P"))
         if label not in found:
             found[label] = (style, [])
         found[label][1].append([row for row in rows if row.method == method])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +18,12 @@ import numpy as np
 from prance_jax.adaptive.executor import serve
 from prance_jax.adaptive.plans import Plans, even_plans
 from prance_jax.complexity import macs
+from prance_jax.inference.model import AdaptiveModel
 from prance_jax.models.reduced import at_macs, reduced, reduced_macs
 from prance_jax.models.vit import ViT
 from prance_jax.models.walk import walk
 from prance_jax.report.speed import interleaved
-from prance_jax.selector.decide import GivenRule
+from prance_jax.selector.decide import GivenRule, Priced, Rule
 from prance_jax.space import GroupChoice, Structure
 from prance_jax.tokens import kept_count, rate_for
 from prance_jax.training.workdir import write_atomic
@@ -35,7 +37,8 @@ class Speed:
 
     macs_kept: share of the dense network's MACs. speedup: against dense at the same batch and type. realised_share:
     speedup x macs_kept, 1 where every MAC saved is time saved. spread: quartiles of the latency, ms. peak_mb: memory of
-    the program by the compiler's own analysis, weights and images included; None where it does not tell.
+    the program by the compiler's own analysis, weights and images included; None where it does not tell. top1: accuracy on
+    the test images, of a trained workdir.
     """
 
     method: str
@@ -48,6 +51,7 @@ class Speed:
     realised_share: float
     spread: tuple[float, float]
     peak_mb: float | None
+    top1: float | None = None
 
 
 def even_spread(plans: Plans, batch: int, seed: int = 0) -> Structure:
@@ -79,52 +83,78 @@ def even_spread(plans: Plans, batch: int, seed: int = 0) -> Structure:
     return Structure(tuple(groups))
 
 
+class Work(NamedTuple):
+    """What is served: images [B, S, S, C] and what decides about them; macs_kept: mean share of dense MACs."""
+
+    images: jax.Array
+    rule: Rule
+    variables: Any
+    macs_kept: float
+
+
+def even_work(plans: Plans, batch: int) -> Work:
+    """Random images with `even_spread`."""
+    structure = even_spread(plans, batch)
+    return Work(_noise(plans, batch), GivenRule(plans.first), structure, _kept(plans, structure))
+
+
+def trained_work(model: AdaptiveModel, images: np.ndarray, batch: int, budget: float | None = None) -> Work:
+    """Images of a data set, again and again where the batch is larger, under the decisions of a trained selector."""
+    images = jnp.asarray(images[np.arange(batch) % len(images)])
+    found = macs(model.spec, model.serve(images, budget).structure, model.decision_cost).total
+    kept = float(np.mean(found)) / macs(model.spec, model.spec.largest).total
+    policy = model.policy if budget is None else Priced(model.policy, model.ladder.price(budget))
+    return Work(images, model.rule, policy, kept)
+
+
 def measure(
     plans: Plans,
     params: Tree,
     *,
+    work: Callable[[int], Work],
     batches: tuple[int, ...] = (1, 8, 64, 256),
     chunk: Callable[[int], int] = lambda batch: max(1, batch // 16),
     repeats: int = 9,
 ) -> list[Speed]:
-    """Measures dense, masked and adaptive execution on random images with an even spread of plans, and ToMe and EViT on
-    the dense network at schedules that come nearest to the adaptive one's mean MACs.
+    """Measures dense, masked and adaptive execution, and ToMe and EViT on the dense network at schedules that come nearest
+    to the adaptive one's mean MACs; at batch 1 also the worst case, an image that is given the largest plans throughout.
 
-    plans: of the network to measure, its `spec.dtype` included; params: its weights, of any value. chunk: images that
-    share a plan, by batch.
+    plans: of the network to measure, its `spec.dtype` included; params: its weights, of any value. work: what is served,
+    by batch. chunk: images that share a plan, by batch.
     """
     spec, found = plans.spec, []
     model, full = ViT(spec), float(macs(spec, spec.largest).total)
-    rule = GivenRule(plans.first)
+    given = GivenRule(plans.first)
     for batch in batches:
-        shape = (batch, spec.image_size, spec.image_size, spec.channels)
-        images = jax.random.normal(jax.random.key(1), shape)
-        structure = even_spread(plans, batch)
-        kept = float(np.mean(macs(spec, structure).total)) / full
+        images, rule, variables, kept = work(batch)
 
-        def dense(params, structure, images):
+        def dense(params, variables, images):
             return model.apply({"params": params}, images, spec.largest)
 
-        def masked(params, structure, images):
-            decide = rule.decide(structure, jax.random.key(0))
+        def masked(params, variables, images):
+            decide = rule.decide(variables, jax.random.key(0))
             return walk(model, params, images, plans.first, decide).logits
 
-        def adaptive(params, structure, images):
-            return serve(plans, rule, params, structure, images, jax.random.key(0), chunk(batch)).logits
+        def adaptive(params, variables, images, rule=rule):
+            return serve(plans, rule, params, variables, images, jax.random.key(0), chunk(batch)).logits
 
-        arguments = params, structure, images
+        arguments = params, variables, images
         runs = {"dense": dense, "masked": masked, "adaptive": adaptive}
         shares = {"dense": 1.0, "masked": kept, "adaptive": kept}
         for method in ("tome", "evit"):
             reduction = at_macs(spec, spec.largest, method, kept * full)
             shares[method] = reduced_macs(spec, spec.largest, reduction).total / full
-            runs[method] = lambda params, structure, images, reduction=reduction: (
+            runs[method] = lambda params, variables, images, reduction=reduction: (
                 reduced(model, params, images, spec.largest, reduction).logits
             )
         programs = {name: jax.jit(run).lower(*arguments).compile() for name, run in runs.items()}
-        taken = interleaved(
-            {name: lambda run=run: run(*arguments) for name, run in programs.items()}, repeats
-        )
+        calls = {name: lambda run=run: run(*arguments) for name, run in programs.items()}
+        if batch == 1:
+            largest = _largest(plans)
+            run = jax.jit(functools.partial(adaptive, rule=given)).lower(params, largest, images).compile()
+            programs["largest"], shares["largest"] = run, _kept(plans, largest)
+            calls["largest"] = lambda run=run: run(params, largest, images)
+        taken = interleaved(calls, repeats)
         usual = float(np.median(taken["dense"]))
         for name, times in taken.items():
             middle = float(np.median(times))
@@ -144,6 +174,29 @@ def measure(
                 )
             )
     return found
+
+
+def _noise(plans: Plans, batch: int) -> jax.Array:
+    spec = plans.spec
+    return jax.random.normal(jax.random.key(1), (batch, spec.image_size, spec.image_size, spec.channels))
+
+
+def _kept(plans: Plans, structure: Structure) -> float:
+    return float(np.mean(macs(plans.spec, structure).total)) / macs(plans.spec, plans.spec.largest).total
+
+
+def _largest(plans: Plans) -> Structure:
+    """One image on the largest plan of every group, nothing removed that the plan has room for."""
+    count, groups = plans.spec.tokens, [plans.first]
+    for group in plans.groups:
+        plan, rates = group[-1], []
+        for left in plan.tokens:
+            left = min(left, count)
+            rates.append(jnp.asarray([rate_for(left, count)], jnp.float32))
+            count = left
+        sizes = [tuple(jnp.asarray([size], jnp.int32) for size in own) for own in (plan.widths, plan.hidden)]
+        groups.append(GroupChoice(*sizes, tuple(rates)))
+    return Structure(tuple(groups))
 
 
 def random_weights_plans(spec, first: GroupChoice, number: int = 4, smallest_keep: float = 0.2) -> Plans:

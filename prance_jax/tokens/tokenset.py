@@ -99,9 +99,9 @@ def sort_by_importance(tokens: TokenSet, importance: jax.Array, kept: Size) -> t
     if tokens.valid is not None:
         importance = jnp.where(tokens.valid, importance, -jnp.inf)
     importance = importance.at[:, 0].set(jnp.inf)
-    _, order = jax.lax.top_k(importance, slots)
-    rank = jnp.zeros((batch, slots), jnp.int32)
-    rank = rank.at[jnp.arange(batch)[:, None], order].set(jnp.arange(slots, dtype=jnp.int32))
+    # Not `top_k` and a scatter: over several devices the compiler gathers the batch for those, and for sorting it does not.
+    order = jnp.argsort(-importance, axis=1, stable=True)
+    rank = jnp.argsort(order, axis=1)
     order = order[:, : extent(kept, slots)]
     features = jnp.take_along_axis(tokens.features, order[:, :, None], axis=1)
     size = None if tokens.size is None else jnp.take_along_axis(tokens.size, order, axis=1)

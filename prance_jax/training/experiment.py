@@ -25,6 +25,7 @@ from prance_jax.errors import UserError
 from prance_jax.evaluation.evaluate import evaluate
 from prance_jax.evaluation.static_search import search
 from prance_jax.mesh import check_rows, local, make_mesh, place, replicate
+from prance_jax.models.reduced import Reduction, at_macs
 from prance_jax.selector.decide import (
     AnyPriceRule,
     Priced,
@@ -58,11 +59,12 @@ _STREAMS = (
 
 @dataclass(frozen=True)
 class Contender:
-    """A row of the table: a rule with the parameters that it runs on. decision_cost: MACs of one decision."""
+    """A row of the table: a rule, or a token reduction, with the parameters that it runs on. decision_cost: MACs of one
+    decision."""
 
     method: str
     spec: ModelSpec
-    rule: Rule
+    rule: Rule | Reduction
     params: Any
     variables: Any = None
     decision_cost: int = 0
@@ -89,6 +91,11 @@ class Experiment:
         """Stage one serves all token modes: with several of them it trains prune_merge, which holds the other two."""
         modes = self.config.token_modes
         return self.spec(modes[0] if len(modes) == 1 else "prune_merge")
+
+    @property
+    def largest(self) -> StaticRule:
+        """The rule of the dense network."""
+        return StaticRule(self.spec(self.config.token_modes[0]).largest)
 
     def first_group(self) -> GroupChoice:
         return self.meta_spec.space.first_group(self.config.model.first_group)
@@ -272,23 +279,36 @@ class Experiment:
             params = self.finetuned(seed, mode, "finetune_random", rule, tilt)
         return Contender(_name("random_policy", mode, self.config), spec, rule, params, tilt)
 
+    def reductions(self, seed: int, target: float, suffix: str = "") -> list[Contender]:
+        """Token reductions that need no training, on the dense network, at the MACs nearest to `target`."""
+        spec = self.spec(self.config.token_modes[0])
+        return [
+            Contender(name + suffix, spec, at_macs(spec, spec.largest, name, target), self.dense(seed), ())
+            for name in self.config.baselines.reductions
+        ]
+
     def contenders(self, seed: int) -> list[Contender]:
         """All rows of one seed; budgets of the baselines are what PRANCE really spends on the validation images."""
         spec = self.spec(self.config.token_modes[0])
-        largest = StaticRule(spec.largest)
         rows = [
-            Contender("dense", spec, largest, self.dense(seed), ()),
-            Contender("meta_largest", spec, largest, self.meta(seed), ()),
+            Contender("dense", spec, self.largest, self.dense(seed), ()),
+            Contender("meta_largest", spec, self.largest, self.meta(seed), ()),
         ]
         for mode in self.config.token_modes:
             if self.config.budgets:
                 rows.extend(self.at_budgets(seed, mode))
+                if mode == self.config.token_modes[0]:
+                    full = macs(spec, spec.largest).total
+                    for budget in self.config.budgets:
+                        rows.extend(self.reductions(seed, budget * full, _percent(budget)))
                 continue
             prance = self.prance(seed, mode)
             spent = self.evaluate(prance, "validation").macs.mean()
             full = macs(spec, spec.largest).total
             rows.append(self.best_static(seed, mode, float(spent)))
             rows.append(self.random_policy(seed, mode, float(spent) / full))
+            if mode == self.config.token_modes[0]:
+                rows.extend(self.reductions(seed, float(spent)))
             rows.append(prance)
         return rows
 
