@@ -48,6 +48,8 @@ def test_train_writes_what_it_says(trained):
         "meta_largest",
         "best_static",
         "random_policy",
+        "tome",
+        "evit",
         "prance_prune",
     ]
     assert results["images"] == 50 and "train --config" in results["command"] and results["seconds"] > 0
@@ -157,6 +159,19 @@ def test_the_benchmark_of_the_rollout(capsys):
     )
 
 
+def test_the_benchmark_of_a_trained_workdir(trained, tmp_path, capsys):
+    out = tmp_path / "speed"
+    words = ["--repeats", "2", "--batches", "5", "--dtypes", "float32", "--out", str(out)]
+    status, said, _ = run(capsys, "benchmark", "--workdir", str(trained), *words)
+    assert status == 0 and "trained weights of" in said
+    rows = {row["method"]: row for row in json.loads((out / "benchmark.json").read_text())["rows"]}
+    table = {row["method"]: row for row in json.loads((trained / "results.json").read_text())["rows"]}
+    assert rows["dense"]["top1"] == table["dense"]["top1"] and rows["masked"]["top1"] is None
+    # Serving rounds up to plans and computes the same decisions: few images may differ.
+    assert abs(rows["adaptive"]["top1"] - table["prance_prune"]["top1"]) <= 2 / 50
+    assert (out / "accuracy_speed.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_benchmark_of_serving(tmp_path, capsys):
     out = tmp_path / "speed"
     words = ["--repeats", "2", "--batches", "1,5", "--dtypes", "float32", "--out", str(out)]
@@ -164,14 +179,15 @@ def test_the_benchmark_of_serving(tmp_path, capsys):
     assert status == 0 and "random weights, an even spread" in said
     record = json.loads((out / "benchmark.json").read_text())
     assert [(row["method"], row["batch"]) for row in record["rows"]] == [
-        (method, batch) for batch in (1, 5) for method in ("dense", "masked", "adaptive", "tome", "evit")
+        *((method, 1) for method in ("dense", "masked", "adaptive", "tome", "evit", "largest")),
+        *((method, 5) for method in ("dense", "masked", "adaptive", "tome", "evit")),
     ]
     for row in record["rows"]:
         assert row["realised_share"] == pytest.approx(row["speedup"] * row["macs_kept"])
         assert row["images_per_s"] == pytest.approx(1e3 * row["batch"] / row["latency_ms"])
         assert (row["macs_kept"] == 1) == (row["method"] == "dense")
     table = (out / "benchmark.csv").read_text().splitlines()
-    assert table[0].startswith("model,infer_samples_per_sec,infer_step_time") and len(table) == 11
+    assert table[0].startswith("model,infer_samples_per_sec,infer_step_time") and len(table) == 12
     assert "--batches '1,x'" in refused(capsys, "benchmark", "--config", CONFIG, "--batches", "1,x")
 
 
