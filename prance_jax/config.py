@@ -59,6 +59,7 @@ class ModelConfig:
     weighted_merge: bool = False
     norm_epsilon: float = 1e-6
     dtype: str = "float32"
+    remat: bool = False
     first_group: str = "min"
 
 
@@ -67,7 +68,8 @@ class OptimizerConfig:
     """name: 'adamw' or 'muon'; linear warm-up (steps), cosine decay to zero. weight_decay: on matrices only.
 
     adam_share: with Muon, the learning rate of what is no matrix, as a share of `learning_rate`. ema: decay of the
-    moving average of the parameters, which is what a stage hands on.
+    moving average of the parameters, which is what a stage hands on. accumulate: steps whose gradients are averaged into one
+    update; rates and warm-up are of updates, `ema` of steps.
     """
 
     name: str = "adamw"
@@ -78,8 +80,11 @@ class OptimizerConfig:
     adam_share: float = 0.5
     max_grad_norm: float = 1.0
     ema: float = 0.99
+    accumulate: int = 1
 
     def __post_init__(self):
+        if self.accumulate < 1:
+            raise UserError(f"optimizer.accumulate is {self.accumulate}; it must be 1 or more")
         if self.name not in ("adamw", "muon"):
             raise UserError(f"optimizer {self.name!r} is not known; say 'adamw' or 'muon'")
 
@@ -256,4 +261,5 @@ class Config:
             weighted_merge=model.weighted_merge,
             norm_epsilon=model.norm_epsilon,
             dtype=model.dtype,
+            remat=model.remat,
         )

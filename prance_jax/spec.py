@@ -19,6 +19,8 @@ class ModelSpec:
     weighted_merge: merge by size-weighted mean in place of the paper's plain mean.
     norm_epsilon: of LayerNorm; 1e-6 in timm and DeiT files, 1e-5 in the official ones.
     dtype: of the computation, 'float32' or 'bfloat16'; parameters, norms, softmax and logits stay float32.
+    remat: attention weights and hidden units are computed again in the backward pass in place of being kept: the bulk of
+      what training remembers, for about a third more work there.
 
     The last three switches reproduce the released inference code of PRANCE, see `official`:
     enter_at_widest: the layer before a decision point writes the widest choice, and the attention at the decision
@@ -36,6 +38,7 @@ class ModelSpec:
     weighted_merge: bool = False
     norm_epsilon: float = 1e-6
     dtype: str = "float32"
+    remat: bool = False
     enter_at_widest: bool = False
     scale_norm: bool = False
     token_floor: int = 2

@@ -32,6 +32,16 @@ class Files:
         except (OSError, KeyError, zipfile.BadZipFile) as error:
             raise BadPicture(str(error)) from error
 
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def get(self, index: int) -> tuple[bytes, int]:
+        """A picture's bytes and label; raises BadPicture."""
+        return self.bytes(index), int(self.labels[index])
+
+    def name(self, index: int) -> str:
+        return self.names[index]
+
     def subset(self, index: np.ndarray) -> Files:
         names = tuple(self.names[number] for number in index)
         return Files(self.where, self.classes, names, self.labels[index], self.read)

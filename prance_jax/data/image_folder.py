@@ -1,4 +1,4 @@
-"""The data source of a folder or zip of pictures, decoded into memory once; training images are augmented on the device."""
+"""The data source of a folder or zip of pictures: decoded into memory once, or while training goes on."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Literal
 import numpy as np
 
 from prance_jax.data import crops
-from prance_jax.data.arrays import Arrays, from_arrays
+from prance_jax.data.arrays import Arrays, Scale, from_arrays
 from prance_jax.data.augment import AugmentConfig
 from prance_jax.data.folder import Files, empty_classes, hold_out, open_split
 from prance_jax.data.pictures import cut, decode, decode_all, listed
+from prance_jax.data.stream import Stream
 from prance_jax.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ class FolderConfig:
 
     path: folder or zip. train, validation, test: names of the splits in it; without `validation` a share of every class
       of the training pictures, `validation_share`, is held out, the same at every call.
+    in_memory: whether all pictures are decoded at the start and kept on the device, right for small sets; else they are
+      read as they are needed, and random crops are taken from the whole picture.
     image_size: side in pixels. crop: share of the shorter side that is kept of a picture, in the middle.
     mean, std: by channel, of values in [0, 1]. on_bad_image: whether a picture that cannot be read, or a class without
       one, is an error or is left out with a warning that counts them. limit: pictures of each split at most, evenly over
@@ -36,6 +39,7 @@ class FolderConfig:
     validation: str | None = None
     test: str = "test"
     validation_share: float = 0.1
+    in_memory: bool = True
     image_size: int = 224
     crop: float = 0.875
     mean: tuple[float, ...] = IMAGENET_MEAN
@@ -51,11 +55,11 @@ class FolderConfig:
             )
 
 
-def load_folder_source(config: FolderConfig, augment: AugmentConfig = AugmentConfig()) -> Arrays:
-    """Decodes every picture (on threads) and hands them to `from_arrays`.
+def load_folder_source(config: FolderConfig, augment: AugmentConfig = AugmentConfig()) -> Arrays | Stream:
+    """A source of the folder's pictures, in memory or streamed.
 
     Raises UserError for a split or class that is missing, and for pictures that cannot be read unless they are to be
-    skipped.
+    skipped; of a stream, when it comes to them.
     """
     if not config.path:
         raise UserError("data.folder.path is empty; give the folder or zip that holds the pictures")
@@ -65,6 +69,20 @@ def load_folder_source(config: FolderConfig, augment: AugmentConfig = AugmentCon
     else:
         validation = open_split(config.path, config.validation, train.classes)
     test = open_split(config.path, config.test, train.classes)
+    if not config.in_memory:
+        fixed = {
+            name: (_some(files, config), _some(files, config).labels)
+            for name, files in (("validation", validation), ("test", test))
+        }
+        return Stream(
+            _some(train, config),
+            fixed,
+            config.image_size,
+            config.crop,
+            Scale(config.mean, config.std),
+            augment,
+            config.on_bad_image,
+        )
     arrays = {
         name: _decoded(files, config)
         for name, files in (("train", train), ("validation", validation), ("test", test))
@@ -86,9 +104,14 @@ def square(data: bytes, side: int, share: float) -> np.ndarray:
     return cut(image, side, crops.evaluation(image.height, image.width, share))
 
 
+def _some(files: Files, config: FolderConfig) -> Files:
+    if config.limit is None or config.limit >= len(files):
+        return files
+    return files.subset(np.linspace(0, len(files) - 1, config.limit).astype(int))
+
+
 def _decoded(files: Files, config: FolderConfig) -> tuple[np.ndarray, np.ndarray]:
-    if config.limit is not None and config.limit < len(files.names):
-        files = files.subset(np.linspace(0, len(files.names) - 1, config.limit).astype(int))
+    files = _some(files, config)
     one = lambda index: square(files.bytes(index), config.image_size, config.crop)
     pixels, problems = decode_all(len(files.names), one, config.image_size)
     lines = [f"{files.names[index]} ({reason})" for index, reason in problems.items()]

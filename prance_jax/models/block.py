@@ -97,7 +97,8 @@ class Block(nn.Module):
         batch, slots, _ = qkv.shape
         q, k, v = qkv.reshape(batch, slots, 3, space.heads, space.head_dim).transpose(2, 0, 3, 1, 4)
         bias = attention.key_bias(tokens)
-        mixed = attention.attend(q, k, v, bias).swapaxes(1, 2).reshape(batch, slots, inner)
+        attend = jax.checkpoint(attention.attend) if self.spec.remat else attention.attend
+        mixed = attend(q, k, v, bias).swapaxes(1, 2).reshape(batch, slots, inner)
         x = fit(tokens.features, reads, width, space.widest) + dense(
             mixed, *self.proj(), inner, width, space.widest
         )
@@ -108,9 +109,14 @@ class Block(nn.Module):
         space = self.spec.space
         x = tokens.features
         h = norm(self.spec, self.norm2, x, width, width)
-        h = dense(h, *self.fc1(), width, hidden, space.most_hidden)
-        # active(gelu(0)) is 0, so inactive hidden units stay silent.
-        h = dense(nn.gelu(h, approximate=False), *self.fc2(), hidden, target, space.widest)
+
+        def mlp(h, first, second):
+            h = dense(h, *first, width, hidden, space.most_hidden)
+            # active(gelu(0)) is 0, so inactive hidden units stay silent.
+            return dense(nn.gelu(h, approximate=False), *second, hidden, target, space.widest)
+
+        mlp = jax.checkpoint(mlp) if self.spec.remat else mlp
+        h = mlp(h, self.fc1(), self.fc2())
         if self.maps_residual:
             residual = dense(x, *self.residual_map(), width, target, space.widest)
         else:

@@ -20,6 +20,7 @@ from prance_jax.adaptive.plans import Plans, choose_plans
 from prance_jax.adaptive.rounding import RoundedRule
 from prance_jax.complexity import macs
 from prance_jax.config import Config
+from prance_jax.data.feed import feed
 from prance_jax.data.load import load_source
 from prance_jax.errors import UserError
 from prance_jax.evaluation.evaluate import evaluate
@@ -124,7 +125,8 @@ class Experiment:
             config.steps,
             lambda: pretrain.init(spec, config, self.key(seed, "init")),
             step,
-            (self.key(seed, "dense"), self.source.tables),
+            config.batch,
+            (self.key(seed, "dense"),),
             ("loss", "accuracy"),
         )
         return state["ema"]
@@ -144,7 +146,8 @@ class Experiment:
             config.steps,
             lambda: pretrain.init(spec, config, self.key(seed, "init")),
             step,
-            (self.key(seed, "meta"), self.source.tables),
+            config.batch,
+            (self.key(seed, "meta"),),
             ("loss", "accuracy", "accuracy_random"),
         )
         return state["ema"]
@@ -159,7 +162,7 @@ class Experiment:
         def step(state, index):
             if not held:
                 key = self.key(seed, "pool")
-                pool = select.pool(selector, params, self.source.tables, self.source.sample_plain, key)
+                pool = select.pool(selector, params, self.source, key)
                 arguments = self.key(seed, "selector", mode), params, *pool
                 held.append(replicate(self.mesh, arguments))
             return select.select_step(selector)(state, index, *held[0])
@@ -186,7 +189,8 @@ class Experiment:
             config.steps,
             lambda: finetune.init(teacher, config),
             finetune.finetune_step(spec, config, rule, self.source.sample, self.mesh),
-            (self.key(seed, kind, mode), self.source.tables, variables, teacher),
+            config.batch,
+            (self.key(seed, kind, mode), variables, teacher),
             ("loss", "accuracy", "macs_kept"),
         )["ema"]
 
@@ -336,13 +340,16 @@ class Experiment:
                 for mode in self.config.token_modes:
                     self.policy(seed, mode) if stage == "selector" else self.prance(seed, mode)
 
-    def _run(self, name, steps, init, step, arguments, headline) -> Any:
+    def _run(self, name, steps, init, step, batch, arguments, headline) -> Any:
+        """A stage whose step is (state, index, key, tables, *rest) for `arguments` (key, *rest)."""
         held: list = []
 
         def placed(state, index):
             if not held:
                 held.append(replicate(self.mesh, arguments))
-            return step(state, index, *held[0])
+                held.append(feed(self.source, batch, int(index), self.mesh))
+            key, *rest = held[0]
+            return step(state, index, key, next(held[1]), *rest)
 
         return self._stage(Stage(name, steps, init, placed, headline))
 

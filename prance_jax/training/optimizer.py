@@ -19,8 +19,9 @@ def make(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
 
     Muon (Jordan et al. 2024; `optax.contrib.muon`) orthogonalises the update of a matrix; on the small networks of the
     demo it needs about half the steps of AdamW. Its learning rate is that of the matrices; the rest gets
-    `adam_share` of it.
+    `adam_share` of it. steps: of the training loop; with `accumulate` an update takes several.
     """
+    steps = -(-steps // config.accumulate)
     warmup = min(config.warmup, max(steps - 1, 0))
 
     def schedule(peak: float) -> optax.Schedule:
@@ -38,7 +39,10 @@ def make(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
         rule = optax.adamw(
             schedule(config.learning_rate), b2=config.beta2, weight_decay=config.weight_decay, mask=decayed
         )
-    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), rule)
+    rule = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), rule)
+    if config.accumulate == 1:
+        return rule
+    return optax.MultiSteps(rule, config.accumulate).gradient_transformation()
 
 
 def decayed(params: Tree) -> Tree:

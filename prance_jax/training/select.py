@@ -13,7 +13,9 @@ from jax.sharding import Mesh
 
 from prance_jax.adaptive.latency import LatencyTable
 from prance_jax.config import SelectorConfig
-from prance_jax.mesh import jit_step
+from prance_jax.data.feed import feed
+from prance_jax.data.source import Source
+from prance_jax.mesh import jit_step, local, replicate
 from prance_jax.models.vit import ViT
 from prance_jax.selector.actions import ActionSpace
 from prance_jax.selector.decide import SelectorRule
@@ -92,12 +94,22 @@ class Selector:
 
 
 def pool(
-    selector: Selector, params: Tree, tables: Any, sample: Callable, key: jax.Array, batch: int = 256
+    selector: Selector, params: Tree, source: Source, key: jax.Array, batch: int = 256
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The images of stage two, (images, labels, logits of the full network), drawn once from the training data."""
-    draw = _pool_batch(selector.spec, sample, batch)
+    """The images of stage two, (images, labels, logits of the full network), drawn once from the training data.
+
+    On several hosts each gets the same ones.
+    """
+    draw, tables = (
+        _pool_batch(selector.spec, source.sample_plain, batch),
+        feed(source, batch, mesh=selector.mesh),
+    )
     count = -(-selector.config.pool // batch)
-    parts = [jax.device_get(draw(params, tables, jax.random.fold_in(key, index))) for index in range(count)]
+    params, key = replicate(selector.mesh, (params, key))
+    parts = [
+        jax.device_get(local(draw(params, next(tables), jax.random.fold_in(key, index))))
+        for index in range(count)
+    ]
     return tuple(jnp.asarray(np.concatenate(column)[: selector.config.pool]) for column in zip(*parts))
 
 

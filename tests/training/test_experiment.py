@@ -76,7 +76,12 @@ def test_every_row_of_the_table(whole):
     run, _ = whole
     (results,) = compare(run, "a command", lambda: 1.0)
     rows = {row.method: row for row in results.rows}
-    assert list(rows) == ["dense", "meta_largest", "best_static", "random_policy", "prance_prune"]
+    assert list(rows) == [
+        *("dense", "meta_largest", "best_static", "random_policy"),
+        *("tome", "evit", "prance_prune"),
+    ]
+    for name in ("tome", "evit"):
+        assert abs(rows[name].macs_kept - rows["prance_prune"].macs_kept) < 0.1 and rows[name].images_per_s > 0
     assert results.images == 50 and rows["dense"].macs_kept == 1.0 and rows["dense"].top1_change == 0.0
     assert rows["best_static"].gmacs <= rows["prance_prune"].gmacs * 1.02
     assert rows["prance_prune"].tokens_left < 1 or rows["prance_prune"].macs_kept < 1
@@ -127,16 +132,18 @@ def test_rows_at_budgets(tmp_path):
         "--config.baselines.single_budget=True",
         "--config.finetune.on_plans=True",
         "--config.finetune.every_budget_steps=8",
+        "--config.baselines.reductions=('tome',)",
     )
     notes = []
     run.progress.note = notes.append
     rows = run.contenders(0)
     names = ["single_prune_1", "prance_prune_1", "single_prune_100", "prance_prune_100"]
+    names += ["tome_1", "tome_100"]
     assert [row.method for row in rows] == ["dense", "meta_largest", *names]
     low, high = rows[3], rows[5]
     assert low.params is high.params and low.variables.policy is high.variables.policy
     assert float(low.variables.price) >= float(high.variables.price)
-    assert all(isinstance(row.rule, RoundedRule) for row in rows[2:])
+    assert all(isinstance(row.rule, RoundedRule) for row in rows[2:6])
     assert low.rule == high.rule
     last = {line["stage"]: line["step"] for line in read(run.workdir.metrics_file)}
     assert last["seed0/prune/finetune"] == 8 and last["seed0/prune/finetune_100"] == 6

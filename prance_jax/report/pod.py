@@ -1,0 +1,214 @@
+"""Does a config fit a pod? Every stage's step compiled for a topology by the real TPU compiler, without a TPU.
+
+`pip install libtpu` is all that it needs: the compiler knows the topologies. What it says of memory, operations and
+collectives is what would run there.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from prance_jax.config import Config
+from prance_jax.data.arrays import Arrays, ArrayTables, from_arrays
+from prance_jax.errors import UserError
+from prance_jax.mesh import make_mesh, sharding
+from prance_jax.models.vit import ViT
+from prance_jax.models.walk import init
+from prance_jax.training import finetune, pretrain, select
+from prance_jax.training.select import Selector
+
+# Memory of a chip in GiB, by the name its topology begins with.
+MEMORY = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
+_BYTES = {
+    "pred": 1,
+    "s8": 1,
+    "u8": 1,
+    "bf16": 2,
+    "f16": 2,
+    "s32": 4,
+    "u32": 4,
+    "f32": 4,
+    "s64": 8,
+    "u64": 8,
+    "f64": 8,
+}
+_COLLECTIVE = re.compile(
+    r"= (?P<shapes>\([^=]*?\)|\S+) (?P<name>all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
+)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One stage's step on one device of the mesh.
+
+    memory: GiB at the peak; limit: of the chip, None where it is not known. flops: operations a step. collectives: kind ->
+    (how many, bytes that they produce). gathers_forward: all-gathers in the forward pass alone, without gradients.
+    seconds: of the compilation.
+    """
+
+    stage: str
+    memory: float
+    limit: float | None
+    flops: float
+    collectives: dict[str, tuple[int, int]]
+    gathers_forward: int
+    seconds: float
+
+    @property
+    def fits(self) -> bool | None:
+        return None if self.limit is None else self.memory <= self.limit
+
+
+def devices_of(topology: str) -> list:
+    """The devices of a TPU topology such as 'v5e:2x4', 'v5e:16x16', 'v4:2x2x1' or 'v6e:2x4'.
+
+    Raises UserError where libtpu is missing or does not know it.
+    """
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    from jax.experimental import topologies
+
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+    except Exception as error:  # of the plug-in, which has its own kinds
+        raise UserError(
+            f"--topology {topology}: {str(error).splitlines()[0]}; the compiler comes with `pip install libtpu`, and names "
+            "look like v5e:2x4, v5e:16x16, v4:2x2x1 or v6e:2x4"
+        ) from error
+
+
+def stand_in(config: Config) -> Arrays:
+    """Images of the config's size and noise's number of classes, for programs that are compiled and never run."""
+    data = config.data
+    side, channels = (
+        (data.folder.image_size, 3) if data.name == "folder" else (data.noise.image_size, data.noise.channels)
+    )
+    if data.name == "digits":
+        side, channels = data.digits.canvas, 1
+    classes = 10 if data.name == "digits" else data.noise.num_classes
+    images, labels = np.zeros((2, side, side, channels), np.uint8), np.zeros(2, np.int32)
+    augment = data.augment if data.name != "digits" else type(data.augment)()
+    return from_arrays((images, labels), num_classes=classes, augment=augment, mean=0.5, std=0.25)
+
+
+def check(config: Config, topology: str) -> Iterator[Compiled]:
+    """Compiles stage one, two and three of a config's first token mode; yields each as it is done."""
+    devices = devices_of(topology)
+    mesh = make_mesh(config.mesh, devices)
+    if mesh is None:
+        mesh = jax.make_mesh(
+            (1, 1), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2, devices=devices[:1]
+        )
+    limit = MEMORY.get(topology.partition(":")[0])
+    source, mode = stand_in(config), config.token_modes[0]
+    spec, first = config.spec(source, mode), None
+    first = spec.space.first_group(config.model.first_group)
+    images = config.meta.batch
+    side = (images, source.image_size, source.image_size, source.channels)
+    # As much of the training set as one batch: a set that fits on the device adds its own size, known beforehand.
+    tables = _spread(
+        mesh, ArrayTables(jax.ShapeDtypeStruct(side, np.uint8), jax.ShapeDtypeStruct((images,), np.int32))
+    )
+    key, index = (
+        _whole(mesh, jax.eval_shape(lambda: jax.random.key(0))),
+        _whole(mesh, jax.ShapeDtypeStruct((), np.int32)),
+    )
+    params = jax.eval_shape(lambda: init(ViT(spec), jax.random.key(0)))
+    selector = Selector(spec, config.selector, first, None, mesh)
+
+    keeps = (config.selector.keep_choices,) * spec.rates
+    step = pretrain.meta_step(spec, config.meta, first, keeps, source.sample, mesh)
+    state = jax.eval_shape(lambda: pretrain.init(spec, config.meta, jax.random.key(0)))
+    forward = _gathers(spec, mesh, params, images)
+    yield _compiled("meta", step, (_placed(mesh, state), index, key, tables), limit, forward)
+
+    step = select.select_step(selector)
+    state = jax.eval_shape(lambda: selector.init(jax.random.key(0)))
+    pool = config.selector.pool
+    seen = (
+        jax.ShapeDtypeStruct((pool, *side[1:]), jnp.float32),
+        jax.ShapeDtypeStruct((pool,), jnp.int32),
+        jax.ShapeDtypeStruct((pool, spec.num_classes), jnp.float32),
+    )
+    arguments = _placed(mesh, state), index, key, _whole(mesh, params), *_whole(mesh, seen)
+    yield _compiled("selector", step, arguments, limit, forward)
+
+    policy = state["ppo"].policy
+    step = finetune.finetune_step(spec, config.finetune, selector.rule, source.sample, mesh)
+    state = jax.eval_shape(lambda own: finetune.init(own, config.finetune), params)
+    arguments = _placed(mesh, state), index, key, tables, _whole(mesh, policy), _whole(mesh, params)
+    yield _compiled("finetune", step, arguments, limit, forward)
+
+
+def _gathers(spec, mesh: Mesh, params: Any, batch: int) -> int:
+    """All-gathers in the masked forward pass of the network, parameters whole: selection must not move images."""
+    structure = jax.eval_shape(
+        lambda: spec.space.sample(jax.random.key(0), batch, ((0.5, 1.0),) * spec.rates)
+    )
+    images = jax.ShapeDtypeStruct((batch, spec.image_size, spec.image_size, spec.channels), jnp.float32)
+    run = jax.jit(lambda p, x, s: ViT(spec).apply({"params": p}, x, s))
+    text = (
+        run.lower(_whole(mesh, params), _spread(mesh, images), _spread(mesh, structure)).compile().as_text()
+    )
+    return collectives(text).get("all-gather", (0, 0))[0]
+
+
+def _compiled(stage: str, step: Any, arguments: tuple, limit: float | None, forward: int) -> Compiled:
+    start = time.monotonic()
+    program = step.lower(*arguments).compile()
+    memory, cost = program.memory_analysis(), program.cost_analysis()
+    peak = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
+    return Compiled(
+        stage,
+        peak / 2**30,
+        limit,
+        float((cost or {}).get("flops", math.nan)),
+        collectives(program.as_text()),
+        forward,
+        time.monotonic() - start,
+    )
+
+
+def collectives(text: str) -> dict[str, tuple[int, int]]:
+    """Kind -> (how many, bytes that they produce on a device), from the text of a compiled program."""
+    found: dict[str, tuple[int, int]] = {}
+    for match in _COLLECTIVE.finditer(text):
+        size = sum(
+            _BYTES.get(kind, 4) * math.prod(int(number) for number in shape.split(",") if number)
+            for kind, shape in re.findall(r"(\w+)\[([\d,]*)\]", match["shapes"])
+        )
+        count, total = found.get(match["name"], (0, 0))
+        found[match["name"]] = count + 1, total + size
+    return found
+
+
+def _placed(mesh: Mesh, tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: _at(leaf, sharding(mesh, leaf.shape)), tree)
+
+
+def _whole(mesh: Mesh, tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: _at(leaf, NamedSharding(mesh, P())), tree)
+
+
+def _spread(mesh: Mesh, tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: _at(leaf, NamedSharding(mesh, P(("data", "fsdp")))), tree)
+
+
+def _at(leaf: Any, where: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)

@@ -1,0 +1,116 @@
+"""Pictures that are read while training goes on: which ones, in which order, with which labels, whoever asks."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from prance_jax.data import stream as module
+from prance_jax.data.augment import AugmentConfig
+from prance_jax.data.feed import feed
+from prance_jax.data.image_folder import FolderConfig, load_folder_source
+from prance_jax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """24 training pictures in 3 classes; red says the class, green the number within it."""
+    root = tmp_path_factory.mktemp("stream")
+    for split, count in (("train", 8), ("val", 3)):
+        for label, name in enumerate("abc"):
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                image = Image.new("RGB", (20, 16), (80 * label, 10 * number, 7))
+                image.save(root / split / name / f"{number}.png")
+    return root
+
+
+def load(folder, augment=AugmentConfig(), **change):
+    settings = dict(path=str(folder), validation="val", test="val", in_memory=False, image_size=8)
+    return load_folder_source(
+        FolderConfig(**{**settings, "mean": (0.0,) * 3, "std": (1.0,) * 3, **change}), augment
+    )
+
+
+def take(source, count, batch=6, start=0):
+    return list(itertools.islice(source.batches(batch, start), count))
+
+
+def identity(images):
+    """(class, number) of every picture, from its colour."""
+    colour = np.asarray(images)[:, 4, 4]
+    return list(zip((colour[:, 0] / 80).round().astype(int), (colour[:, 1] / 10).round().astype(int)))
+
+
+def test_every_pass_shows_every_picture_once_with_its_label(folder):
+    passes = take(load(folder), 8)
+    for first in (0, 4):
+        seen = [own for batch in passes[first : first + 4] for own in identity(batch.images)]
+        assert sorted(seen) == [(label, number) for label in range(3) for number in range(8)]
+    for batch in passes:
+        assert [label for label, _ in identity(batch.images)] == batch.labels.tolist()
+    assert identity(passes[0].images) != identity(passes[4].images)
+
+
+def test_a_run_continues_with_the_very_next_pictures(folder):
+    augment = AugmentConfig(crop="resized", min_area=0.2, repeats=2)
+    whole, rest = take(load(folder, augment), 6), take(load(folder, augment), 3, start=3)
+    for ours, theirs in zip(rest, whole[3:]):
+        np.testing.assert_array_equal(ours.images, theirs.images)
+        np.testing.assert_array_equal(ours.labels, theirs.labels)
+    pairs = identity(whole[0].images)
+    assert pairs[::2] == pairs[1::2] and len(set(pairs)) == 3
+
+
+def test_hosts_share_a_batch(folder, monkeypatch):
+    alone = take(load(folder), 3)
+    parts = []
+    for host in range(2):
+        monkeypatch.setattr(module.jax, "process_count", lambda: 2)
+        monkeypatch.setattr(module.jax, "process_index", lambda host=host: host)
+        parts.append(take(load(folder), 3))
+    for whole, *own in zip(alone, *parts):
+        np.testing.assert_array_equal(np.concatenate([part.images for part in own]), whole.images)
+    with pytest.raises(UserError, match="a batch of 7 cannot be shared by 2 hosts"):
+        take(load(folder), 1, batch=7)
+
+
+def test_evaluation_reads_what_it_is_asked_for(folder):
+    source = load(folder)
+    split = source.split("test")
+    assert split.images.shape == (9, 8, 8, 3) and len(split.images) == 9
+    memory = load(folder, in_memory=True).split("test")
+    np.testing.assert_array_equal(split.images[2:7], memory.images[2:7])
+    np.testing.assert_array_equal(split.images[5:100], memory.images[5:])
+    np.testing.assert_array_equal(split.labels, memory.labels)
+    with pytest.raises(UserError, match="no set 'train'; there are validation, test"):
+        source.split("train")
+
+
+def test_a_bad_picture_is_named_or_replaced_with_its_own_label(folder, tmp_path, caplog):
+    import shutil
+
+    root = tmp_path / "broken"
+    shutil.copytree(folder, root)
+    (root / "train" / "b" / "3.png").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"train/b/3.png \(.*\) cannot be used"):
+        take(load(root), 4)
+    for batch in take(load(root, on_bad_image="skip"), 8):
+        assert [label for label, _ in identity(batch.images)] == batch.labels.tolist()
+    assert [record.getMessage() for record in caplog.records if "train/b/3.png" in record.getMessage()][0].endswith(
+        "1 so far"
+    )
+    assert len(caplog.records) == 1
+
+
+def test_steps_are_fed_in_order_and_augmented_on_the_device(folder):
+    source = load(folder, AugmentConfig(crop="resized", flip=True))
+    fed, read = feed(source, 6, start=2), take(source, 2, start=2)
+    for wanted in read:
+        tables = next(fed)
+        np.testing.assert_array_equal(tables.images, wanted.images)
+        images, labels = jax.jit(source.sample, static_argnums=2)(tables, jax.random.key(0), 6)
+        assert identity(np.asarray(images) * 255) == identity(wanted.images)
+        np.testing.assert_array_equal(labels, wanted.labels)
