@@ -79,6 +79,13 @@ def _parser() -> argparse.ArgumentParser:
     profile.add_argument("--out", required=True, help="the file, say latency.json")
     profile.add_argument("--batch", type=int, default=16, help="images that run together")
     profile.add_argument("--repeats", type=int, default=9)
+    pod = command(
+        "compile",
+        cli_measure.compile_for,
+        "does it fit a TPU pod? asks the TPU compiler, needs no TPU",
+        False,
+    )
+    pod.add_argument("--topology", required=True, help="say v5e:2x4, v5e:16x16, v4:2x2x1 or v6e:2x4")
     benchmark = command("benchmark", cli_measure.benchmark, "measures speed on this machine", workdir=False)
     benchmark.add_argument(
         "--measure",

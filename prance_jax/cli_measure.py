@@ -14,7 +14,7 @@ def profile(options: argparse.Namespace) -> int:
 
     from prance_jax import config_io
     from prance_jax.config import Config
-    from prance_jax.data.load import load_source
+    from prance_jax.data.load import stand_in
     from prance_jax.inference.load import load
     from prance_jax.models import walk
     from prance_jax.models.vit import ViT
@@ -30,7 +30,7 @@ def profile(options: argparse.Namespace) -> int:
         plans, params = model.plans, model.params
     else:
         config = config_io.load(options.config, Config, options.overrides)
-        spec = config.spec(load_source(config.data), config.token_modes[0])
+        spec = config.spec(stand_in(config.data), config.token_modes[0])
         plans = random_weights_plans(spec, spec.space.first_group(config.model.first_group))
         params = walk.init(ViT(spec), jax.random.key(1))
     table = measure(plans, params, hardware(), options.batch, options.repeats)
@@ -46,13 +46,39 @@ def profile(options: argparse.Namespace) -> int:
     return 0
 
 
+def compile_for(options: argparse.Namespace) -> int:
+    """Compiles every stage's step for a TPU topology and prints whether it fits."""
+    from prance_jax import config_io
+    from prance_jax.config import Config
+    from prance_jax.report.pod import check
+
+    if options.config is None:
+        raise UserError("compile needs a --config, such as configs/imagenet_small.py")
+    config, status = config_io.load(options.config, Config, options.overrides), 0
+    print(f"{'stage':9} {'GiB':>7} {'of':>5} {'fits':>5} {'TFLOP':>8}  collectives (bytes on a device)")
+    for own in check(config, options.topology):
+        moved = ", ".join(f"{count} {kind} {_size(size)}" for kind, (count, size) in own.collectives.items())
+        fits = {True: "yes", False: "NO", None: "?"}[own.fits]
+        status |= own.fits is False
+        print(
+            f"{own.stage:9} {own.memory:7.2f} {own.limit or '?':>5} {fits:>5} {own.flops / 1e12:8.3f}  "
+            f"{moved or 'none'}; forward: {own.gathers_forward} all-gather; compiled in {own.seconds:.0f} s",
+            flush=True,
+        )
+    return status
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:.2f} MiB" if count >= 2**16 else f"{count} B"
+
+
 def benchmark(options: argparse.Namespace) -> int:
     """Runs the measurement that `options.measure` names and prints it."""
     import jax
 
     from prance_jax import config_io
     from prance_jax.config import Config
-    from prance_jax.data.load import load_source
+    from prance_jax.data.load import load_source, stand_in
     from prance_jax.models import walk
     from prance_jax.models.vit import ViT
 
@@ -65,7 +91,7 @@ def benchmark(options: argparse.Namespace) -> int:
             f"benchmark --measure {options.measure} needs a --config, such as configs/imagenet_tiny.py"
         )
     config = config_io.load(options.config, Config, options.overrides)
-    source = load_source(config.data)
+    source = load_source(config.data) if options.measure == "rollout" else stand_in(config.data)
     spec = config.spec(source, config.token_modes[0])
     if options.measure == "dense":
         return _dense_speed(options, spec)

@@ -73,3 +73,75 @@ def test_an_old_or_missing_python_is_one_clear_line(script, old_python):
     missing = shell("bash", script, PYTHON="no-such-python")
     assert missing.returncode == 1
     assert re.fullmatch(r"No Python found as 'no-such-python'\..*\n", missing.stderr)
+
+
+def test_a_dry_run_of_a_pod_shows_every_step_and_runs_none(tmp_path):
+    """With a `gcloud` that would tell on being called."""
+    fake = tmp_path / "gcloud"
+    fake.write_text(f"#!/bin/sh\ntouch {tmp_path}/called\n")
+    fake.chmod(0o755)
+    done = shell(
+        *("bash", "launch/tpu_pod.sh", "--dry-run", "configs/imagenet_small.py", "--config.meta.steps=9"),
+        **{"PATH": f"{tmp_path}:{os.environ['PATH']}", "BUCKET": "bucket", "TYPE": "v6e-64"},
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("gcloud")]
+    verbs = [line.split()[4] for line in lines]
+    assert verbs == ["create", "scp", "ssh", "ssh", "ssh", "scp", "delete"]
+    assert "--accelerator-type v6e-64 --version v2-alpha-tpuv6e" in lines[0]
+    assert (
+        "--distributed" in lines[4] and "imagenet_small.py" in lines[4] and "config.meta.steps=9" in lines[4]
+    )
+    assert not (tmp_path / "called").exists()
+    refused = shell("bash", "launch/tpu_pod.sh", "configs/imagenet_small.py", BUCKET="")
+    assert refused.returncode == 2 and "BUCKET is empty" in refused.stderr
+
+
+def test_a_pod_that_is_lost_is_made_anew_and_the_run_continues(tmp_path):
+    """A `gcloud` whose first slice is preempted while it trains."""
+    fake = tmp_path / "gcloud"
+    fake.write_text(
+        f"""#!/bin/bash
+log={tmp_path}/log
+case "$*" in
+*describe*) cat {tmp_path}/state 2>/dev/null ;;
+*create*) echo create >>$log; echo READY >{tmp_path}/state ;;
+*delete*) echo delete >>$log; rm -f {tmp_path}/state ;;
+*prance_jax*)
+    echo train >>$log
+    if [[ $(grep -c train $log) == 1 ]]; then echo PREEMPTED >{tmp_path}/state; exit 255; fi ;;
+esac
+"""
+    )
+    fake.chmod(0o755)
+    done = shell(
+        *("bash", "launch/tpu_pod.sh", "configs/imagenet_small.py"),
+        **{"PATH": f"{tmp_path}:{os.environ['PATH']}", "BUCKET": "bucket"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "log").read_text().split() == [
+        "create",
+        "train",
+        "delete",
+        "create",
+        "train",
+        "delete",
+    ]
+    assert "The slice was lost" in done.stderr
+
+
+def test_a_dry_run_of_gpu_nodes():
+    one = shell("bash", "launch/gpu_node.sh", "--dry-run", "configs/cifar10.py")
+    assert one.stdout.split() == [
+        *(".venv/bin/python", "-m", "prance_jax", "train", "--config", "configs/cifar10.py"),
+        *("--workdir", "runs/cifar10"),
+    ]
+    two = shell(
+        "bash", "launch/gpu_node.sh", "--dry-run", "configs/cifar10.py", HOSTS="a b"
+    ).stdout.splitlines()
+    assert [line.split()[:2] for line in two] == [["ssh", "a"], ["ssh", "b"]]
+    assert "a:29500\\,2\\,0" in two[0] and "a:29500\\,2\\,1" in two[1]
+    slurm = shell("bash", "launch/gpu_node.sh", "--dry-run", "configs/cifar10.py", NODES="4").stdout
+    assert slurm.startswith("srun --nodes 4 --ntasks-per-node 1") and "--distributed auto" in slurm
+    refused = shell("bash", "launch/gpu_node.sh", "configs/nowhere.py")
+    assert refused.returncode == 2 and "usage" in refused.stderr

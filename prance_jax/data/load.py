@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from prance_jax.data.arrays import from_arrays
 from prance_jax.data.augment import AugmentConfig
 from prance_jax.data.digits import DigitsConfig, load_digits_source
 from prance_jax.data.image_folder import FolderConfig, load_folder_source
@@ -23,6 +26,18 @@ class DataConfig:
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     folder: FolderConfig = field(default_factory=FolderConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+
+def stand_in(config: DataConfig) -> Source:
+    """A source of the config's image size without its images, for what is timed or compiled and learns nothing.
+
+    Of a folder the classes are not known without it: `noise.num_classes` stands for them.
+    """
+    if config.name != "folder":
+        return load_source(config)
+    side, classes = config.folder.image_size, config.noise.num_classes
+    images, labels = np.zeros((2, side, side, 3), np.uint8), np.zeros(2, np.int32)
+    return from_arrays((images, labels), num_classes=classes, augment=config.augment)
 
 
 @functools.lru_cache(maxsize=4)

@@ -21,7 +21,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from prance_jax.config import Config
-from prance_jax.data.arrays import Arrays, ArrayTables, from_arrays
+from prance_jax.data.arrays import ArrayTables
+from prance_jax.data.load import stand_in
 from prance_jax.errors import UserError
 from prance_jax.mesh import make_mesh, sharding
 from prance_jax.models.vit import ViT
@@ -88,20 +89,6 @@ def devices_of(topology: str) -> list:
         ) from error
 
 
-def stand_in(config: Config) -> Arrays:
-    """Images of the config's size and noise's number of classes, for programs that are compiled and never run."""
-    data = config.data
-    side, channels = (
-        (data.folder.image_size, 3) if data.name == "folder" else (data.noise.image_size, data.noise.channels)
-    )
-    if data.name == "digits":
-        side, channels = data.digits.canvas, 1
-    classes = 10 if data.name == "digits" else data.noise.num_classes
-    images, labels = np.zeros((2, side, side, channels), np.uint8), np.zeros(2, np.int32)
-    augment = data.augment if data.name != "digits" else type(data.augment)()
-    return from_arrays((images, labels), num_classes=classes, augment=augment, mean=0.5, std=0.25)
-
-
 def check(config: Config, topology: str) -> Iterator[Compiled]:
     """Compiles stage one, two and three of a config's first token mode; yields each as it is done."""
     devices = devices_of(topology)
@@ -111,8 +98,8 @@ def check(config: Config, topology: str) -> Iterator[Compiled]:
             (1, 1), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2, devices=devices[:1]
         )
     limit = MEMORY.get(topology.partition(":")[0])
-    source, mode = stand_in(config), config.token_modes[0]
-    spec, first = config.spec(source, mode), None
+    source, mode = stand_in(config.data), config.token_modes[0]
+    spec = config.spec(source, mode)
     first = spec.space.first_group(config.model.first_group)
     images = config.meta.batch
     side = (images, source.image_size, source.image_size, source.channels)

@@ -99,9 +99,9 @@ def test_a_bad_picture_is_named_or_replaced_with_its_own_label(folder, tmp_path,
         take(load(root), 4)
     for batch in take(load(root, on_bad_image="skip"), 8):
         assert [label for label, _ in identity(batch.images)] == batch.labels.tolist()
-    assert [record.getMessage() for record in caplog.records if "train/b/3.png" in record.getMessage()][0].endswith(
-        "1 so far"
-    )
+    assert [record.getMessage() for record in caplog.records if "train/b/3.png" in record.getMessage()][
+        0
+    ].endswith("1 so far")
     assert len(caplog.records) == 1
 
 

@@ -81,7 +81,9 @@ def test_every_row_of_the_table(whole):
         *("tome", "evit", "prance_prune"),
     ]
     for name in ("tome", "evit"):
-        assert abs(rows[name].macs_kept - rows["prance_prune"].macs_kept) < 0.1 and rows[name].images_per_s > 0
+        assert (
+            abs(rows[name].macs_kept - rows["prance_prune"].macs_kept) < 0.1 and rows[name].images_per_s > 0
+        )
     assert results.images == 50 and rows["dense"].macs_kept == 1.0 and rows["dense"].top1_change == 0.0
     assert rows["best_static"].gmacs <= rows["prance_prune"].gmacs * 1.02
     assert rows["prance_prune"].tokens_left < 1 or rows["prance_prune"].macs_kept < 1

@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Trains on one or several machines with NVIDIA GPUs.
+#
+#   bash launch/gpu_node.sh configs/cifar10.py [--config.a.b=value ...]                  this machine, all its GPUs
+#   HOSTS="node1 node2" bash launch/gpu_node.sh configs/imagenet_small.py ...            several, by ssh
+#   NODES=2 bash launch/gpu_node.sh configs/imagenet_small.py ...                        several, by SLURM (srun)
+#   bash launch/gpu_node.sh --dry-run ...                                                prints what would run, runs nothing
+#
+# With several machines the repository and the workdir must lie in a folder that all of them see under the same path.
+#   WORKDIR  (default runs/<config>)      PORT  where the first process listens (default 29500)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+dry=0
+if [[ "${1:-}" == "--dry-run" ]]; then
+    dry=1
+    shift
+fi
+config="${1:-}"
+if [[ -z "$config" || ! -f "$config" ]]; then
+    echo "usage: bash launch/gpu_node.sh [--dry-run] configs/NAME.py [--config.a.b=value ...]" >&2
+    exit 2
+fi
+shift
+workdir="${WORKDIR:-runs/$(basename "$config" .py)}"
+read -r -a hosts <<<"${HOSTS:-}"
+words=(train --config "$config" --workdir "$workdir" "$@")
+
+run() {
+    if [[ $dry == 1 ]]; then
+        printf '%q ' "$@"
+        printf '\n'
+    else
+        "$@"
+    fi
+}
+
+# The environment of the other scripts, with JAX for CUDA in it.
+if [[ $dry == 0 ]]; then
+    # shellcheck source=launch/environment.sh
+    source launch/environment.sh
+    prepare_environment
+    "$VENV_PYTHON" -c 'import jax_cuda12_plugin' 2>/dev/null || "$VENV_PYTHON" -m pip install --quiet -e '.[cuda]'
+fi
+python=".venv/bin/python"
+
+if [[ -n "${NODES:-}" ]]; then
+    run srun --nodes "$NODES" --ntasks-per-node 1 --gpus-per-node "${GPUS:-8}" --kill-on-bad-exit 1 \
+        "$python" -m prance_jax "${words[@]}" --distributed auto
+elif ((${#hosts[@]} > 1)); then
+    processes=()
+    for index in "${!hosts[@]}"; do
+        far="cd $(printf '%q' "$PWD") && $python -m prance_jax $(printf '%q ' "${words[@]}")"
+        far+="--distributed ${hosts[0]}:${PORT:-29500},${#hosts[@]},$index"
+        if [[ $dry == 1 ]]; then
+            run ssh "${hosts[$index]}" "$far"
+        else
+            ssh -tt "${hosts[$index]}" "$far" &
+            processes+=($!)
+        fi
+    done
+    # One that fails would leave the others waiting for it.
+    for _ in "${processes[@]}"; do
+        wait -n || {
+            kill "${processes[@]}" 2>/dev/null || true
+            exit 1
+        }
+    done
+else
+    run "$python" -m prance_jax "${words[@]}"
+fi
