@@ -19,8 +19,8 @@ def get_config() -> ConfigDict:
             "token_modes": ("prune", "merge", "prune_merge"),
             "data": {
                 "name": "folder",
-                "folder": {
-                    "image_size": 32,
+                "images": {
+                    "size": 32,
                     "crop": 1.0,
                     "mean": (0.4914, 0.4822, 0.4465),
                     "std": (0.2470, 0.2435, 0.2616),

@@ -1,7 +1,8 @@
 """PRANCE `small` on ImageNet (DeiT-S's size), after the paper: three stages, the DeiT recipe's augmentation.
 
 Command:   python -m prance_jax train --config configs/imagenet_small.py --config.data.folder.path=DIR --workdir runs/small
-           DIR holds train/ and val/ with <class>/<name>.JPEG. On a pod: launch/tpu_pod.sh.
+           DIR holds train/ and val/ with <class>/<name>.JPEG. On a pod: launch/tpu_pod.sh. From TensorFlow Datasets:
+           --config.data.name=tfds --config.data.tfds.data_dir=DIR
            Without data: python -m prance_jax compile --topology v5e:16x16 --config configs/imagenet_small.py
 Cost:      expected, not measured: stage one 300 epochs, about a day on 32 chips of TPU v5e; stages two and three hours.
 Result:    expected, not measured. The released checkpoints stand at 79.5 to 80 % top-1 with 2.2 to 3 GMACs.
@@ -29,7 +30,14 @@ def get_config(preset: str = "small") -> ConfigDict:
             "name": f"imagenet_{preset}",
             "data": {
                 "name": "folder",
-                "folder": {"in_memory": False, "test": "val", "validation_share": 0.01, "image_size": 224},
+                "folder": {"test": "val", "validation_share": 0.01},
+                "tfds": {
+                    "name": "imagenet2012",
+                    "train": "train[:99%]",
+                    "validation": "train[99%:]",
+                    "test": "validation",
+                },
+                "images": {"in_memory": False, "size": 224},
                 "noise": {"num_classes": 1000},
                 "augment": augment,
             },

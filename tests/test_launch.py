@@ -48,7 +48,8 @@ def test_demo_runs_a_config_that_exists():
 
 def test_requirements_cover_the_package_and_its_tests():
     required = names((ROOT / "requirements.txt").read_text().splitlines())
-    assert names(PROJECT["dependencies"]) | names(PROJECT["optional-dependencies"]["test"]) == required
+    extras = PROJECT["optional-dependencies"]
+    assert names(PROJECT["dependencies"]) | names(extras["test"]) | names(extras["tfds"]) == required
 
 
 def test_no_package_index_is_named():

@@ -104,11 +104,6 @@ def hold_out(files: Files, share: float, seed: int = 0) -> tuple[Files, Files]:
     return files.subset(np.flatnonzero(~second)), files.subset(np.flatnonzero(second))
 
 
-def empty_classes(files: Files) -> list[str]:
-    counts = np.bincount(files.labels, minlength=len(files.classes))
-    return [name for name, count in zip(files.classes, counts) if not count]
-
-
 def _seen(names: list[str] | str, most: int = 6) -> str:
     if isinstance(names, str):
         return names

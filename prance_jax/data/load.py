@@ -11,31 +11,39 @@ from prance_jax.data.arrays import from_arrays
 from prance_jax.data.augment import AugmentConfig
 from prance_jax.data.digits import DigitsConfig, load_digits_source
 from prance_jax.data.image_folder import FolderConfig, load_folder_source
+from prance_jax.data.image_source import ImagesConfig
 from prance_jax.data.noise import NoiseConfig, load_noise_source
 from prance_jax.data.source import Source
+from prance_jax.data.tfds import TfdsConfig, load_tfds_source
 from prance_jax.errors import UserError
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """name: 'digits', the embedded cluttered digits; 'folder', pictures in folders or zips; 'noise', for measurements
-    without data. augment: of the training pictures of 'folder'; the digits are drawn afresh for every step."""
+    """name: 'digits', the embedded cluttered digits; 'folder', pictures in folders or zips; 'tfds', a set of TensorFlow Datasets;
+    'noise', for measurements without data.
+
+    images, augment: how the pictures of 'folder' and 'tfds' become images, and what happens to training images; the digits are
+    drawn afresh for every step.
+    """
 
     name: str = "digits"
     digits: DigitsConfig = field(default_factory=DigitsConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     folder: FolderConfig = field(default_factory=FolderConfig)
+    tfds: TfdsConfig = field(default_factory=TfdsConfig)
+    images: ImagesConfig = field(default_factory=ImagesConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
 def stand_in(config: DataConfig) -> Source:
     """A source of the config's image size without its images, for what is timed or compiled and learns nothing.
 
-    Of a folder the classes are not known without it: `noise.num_classes` stands for them.
+    Of pictures the classes are not known without them: `noise.num_classes` stands for them.
     """
-    if config.name != "folder":
+    if config.name not in ("folder", "tfds"):
         return load_source(config)
-    side, classes = config.folder.image_size, config.noise.num_classes
+    side, classes = config.images.size, config.noise.num_classes
     images, labels = np.zeros((2, side, side, 3), np.uint8), np.zeros(2, np.int32)
     return from_arrays((images, labels), num_classes=classes, augment=config.augment)
 
@@ -49,7 +57,9 @@ def load_source(config: DataConfig) -> Source:
     if config.name == "digits":
         return load_digits_source(config.digits)
     if config.name == "folder":
-        return load_folder_source(config.folder, config.augment)
+        return load_folder_source(config.folder, config.images, config.augment)
+    if config.name == "tfds":
+        return load_tfds_source(config.tfds, config.images, config.augment)
     if config.name == "noise":
         return load_noise_source(config.noise)
-    raise UserError(f"data set {config.name!r} is not known; choose from digits, folder, noise")
+    raise UserError(f"data set {config.name!r} is not known; choose from digits, folder, tfds, noise")

@@ -7,12 +7,13 @@ with the very next pictures, and several hosts each read their part of the same 
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import jax
 import numpy as np
@@ -24,23 +25,11 @@ from prance_jax.data.pictures import BadPicture, cut, decode
 from prance_jax.data.source import Split
 from prance_jax.errors import UserError
 
+if TYPE_CHECKING:
+    from prance_jax.data.image_source import Records
+
 _log = logging.getLogger(__name__)
 _AHEAD = 2  # batches that are read while the device works
-
-
-class Records(Protocol):
-    """Encoded pictures with labels, by number."""
-
-    where: str
-    classes: tuple[str, ...]
-
-    def __len__(self) -> int: ...
-
-    def get(self, index: int) -> tuple[bytes, int]:
-        """The bytes of a file and its label; raises BadPicture."""
-
-    def name(self, index: int) -> str:
-        """For messages."""
 
 
 class LazyImages:
@@ -79,7 +68,8 @@ class Stream:
     train: the training set. fixed: validation and test with their labels. crop: share of the shorter side that evaluation
     keeps. augment: `crop` 'resized' is done while decoding, from the whole picture; the rest on the device.
     on_bad_image: 'error', or 'skip': the next picture takes the place of one that cannot be read, with its own label, and a
-    warning counts them. seed: of order and crops.
+    warning counts them. reader: what reads ahead, 'threads' of this process or 'grain' (its iterators over many threads); which
+    pictures they give is the same. seed: of order and crops.
     """
 
     train: Records
@@ -90,6 +80,7 @@ class Stream:
     augment: AugmentConfig
     on_bad_image: Literal["error", "skip"] = "error"
     threads: int = 16
+    reader: Literal["threads", "grain"] = "threads"
     seed: int = 0
     channels: int = 3
     _bad: set[int] = field(default_factory=set, repr=False)
@@ -121,14 +112,8 @@ class Stream:
                 f"a batch of {batch} cannot be shared by {hosts} hosts; make it a multiple of {hosts}"
             )
         rows = range(own * batch // hosts, (own + 1) * batch // hosts)
-        waiting: deque = deque()
-        with ThreadPoolExecutor(self.threads) as pool:
-            while True:
-                while len(waiting) <= _AHEAD:
-                    waiting.append([pool.submit(self._training, start * batch + row) for row in rows])
-                    start += 1
-                pixels, labels = zip(*(future.result() for future in waiting.popleft()))
-                yield ArrayTables(np.stack(pixels), np.asarray(labels, np.int32))
+        read = _read_by_grain if self.reader == "grain" else _read_by_threads
+        yield from read(self._training, batch, rows, start, self.threads)
 
     def sample(self, tables: ArrayTables, key: jax.Array, batch: int) -> tuple[jax.Array, jax.Array]:
         """The batch of `tables`, augmented."""
@@ -185,6 +170,34 @@ class Stream:
         if index not in self._bad:
             self._bad.add(index)
             _log.warning("%s: left out %s; %d so far", self.train.where, text, len(self._bad))
+
+
+def _read_by_threads(
+    one: Callable[[int], tuple[np.ndarray, int]], batch: int, rows: range, start: int, threads: int
+) -> Iterator[ArrayTables]:
+    waiting: deque = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for step in itertools.count(start):
+            waiting.append([pool.submit(one, step * batch + row) for row in rows])
+            if len(waiting) > _AHEAD:
+                yield _stacked([future.result() for future in waiting.popleft()])
+
+
+def _read_by_grain(
+    one: Callable[[int], tuple[np.ndarray, int]], batch: int, rows: range, start: int, threads: int
+) -> Iterator[ArrayTables]:
+    import grain
+
+    count = len(rows)
+    numbers = grain.MapDataset.range(start * count, 2**62)
+    pictures = numbers.map(lambda own: one(own // count * batch + rows[own % count]))
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_AHEAD * count)
+    yield from pictures.to_iter_dataset(options).batch(count, batch_fn=_stacked)
+
+
+def _stacked(pictures: Sequence[tuple[np.ndarray, int]]) -> ArrayTables:
+    pixels, labels = zip(*pictures)
+    return ArrayTables(np.stack(pixels), np.asarray(labels, np.int32))
 
 
 @functools.lru_cache(maxsize=3)

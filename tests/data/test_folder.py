@@ -1,5 +1,6 @@
 """Pictures on disk: every kind that cameras and tools write, and every way in which a data set is broken."""
 
+import dataclasses
 import io
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from PIL import Image
 
 from prance_jax.data.folder import hold_out, open_split
 from prance_jax.data.image_folder import FolderConfig, load_folder_source
+from prance_jax.data.image_source import ImagesConfig
 from prance_jax.data.load import DataConfig, load_source
 from prance_jax.data.pictures import BadPicture, decode
 from prance_jax.errors import UserError
@@ -44,10 +46,12 @@ def folder(tmp_path):
     return tmp_path
 
 
-def config(path, **change):
-    return FolderConfig(
-        **{**dict(path=str(path), image_size=8, crop=1.0, mean=(0.0,) * 3, std=(1.0,) * 3), **change}
-    )
+IMAGES = ImagesConfig(size=8, crop=1.0, mean=(0.0,) * 3, std=(1.0,) * 3)
+
+
+def load(path, on_bad_image="error", **change):
+    images = dataclasses.replace(IMAGES, on_bad_image=on_bad_image)
+    return load_folder_source(FolderConfig(path=str(path), **change), images)
 
 
 def packed(folder, tmp_path, together):
@@ -64,7 +68,7 @@ def packed(folder, tmp_path, together):
 @pytest.mark.parametrize("kind", ["folder", "zips", "one zip"])
 def test_every_picture_comes_with_its_label(folder, tmp_path, kind):
     where = folder if kind == "folder" else packed(folder, tmp_path, kind == "one zip")
-    source = load_folder_source(config(where))
+    source = load(where)
     assert source.classes == ("ant", "bee") and source.image_size == 8
     test = source.split("test")
     red, green = (np.round(test.images[:, 4, 4, channel] * 255) for channel in (0, 1))
@@ -123,12 +127,12 @@ def test_a_bad_picture_is_an_error_that_names_it(folder):
     with pytest.raises(
         UserError, match=r"2 that cannot be used: train/bee/3.png \(.*\); class cat has no picture"
     ):
-        load_folder_source(config(folder, validation="test"))
+        load(folder, validation="test")
 
 
 def test_bad_pictures_that_are_skipped_are_counted_and_labels_stay_right(folder, caplog):
     break_one(folder)
-    source = load_folder_source(config(folder, validation="test", on_bad_image="skip"))
+    source = load(folder, "skip", validation="test")
     assert "left out 1 of 20: train/bee/3.png" in caplog.text and len(caplog.records) == 1
     images = np.asarray(source.tables.images)
     assert len(images) == 19
@@ -158,7 +162,7 @@ def test_bad_pictures_that_are_skipped_are_counted_and_labels_stay_right(folder,
 def test_data_sets_that_are_broken_are_refused(folder, ruin, change, words):
     ruin(folder)
     with pytest.raises(UserError, match=words):
-        load_folder_source(config(**{"path": folder, **change}))
+        load(**{"path": folder, **change})
 
 
 def test_a_torn_zip_is_refused(tmp_path):
@@ -169,12 +173,12 @@ def test_a_torn_zip_is_refused(tmp_path):
 
 def test_one_config_one_source(folder):
     """Compiled steps belong to a source, so the same config gives the same one."""
-    wanted = DataConfig(name="folder", folder=config(folder))
+    wanted = DataConfig(name="folder", folder=FolderConfig(str(folder)), images=IMAGES)
     source = load_source(wanted)
-    assert load_source(DataConfig(name="folder", folder=config(folder))) is source
+    assert load_source(dataclasses.replace(wanted, folder=FolderConfig(str(folder)))) is source
     images, labels = jax.jit(source.sample, static_argnums=2)(source.tables, jax.random.key(0), 16)
     np.testing.assert_array_equal(np.round(np.asarray(images)[:, 4, 4, 0] * 255), 100 * np.asarray(labels))
-    with pytest.raises(UserError, match="'cifra' is not known; choose from digits, folder"):
+    with pytest.raises(UserError, match="'cifra' is not known; choose from digits, folder, tfds"):
         load_source(DataConfig(name="cifra"))
 
 

@@ -1,5 +1,6 @@
 """Pictures that are read while training goes on: which ones, in which order, with which labels, whoever asks."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -11,6 +12,7 @@ from prance_jax.data import stream as module
 from prance_jax.data.augment import AugmentConfig
 from prance_jax.data.feed import feed
 from prance_jax.data.image_folder import FolderConfig, load_folder_source
+from prance_jax.data.image_source import ImagesConfig
 from prance_jax.errors import UserError
 
 
@@ -28,10 +30,10 @@ def folder(tmp_path_factory):
 
 
 def load(folder, augment=AugmentConfig(), **change):
-    settings = dict(path=str(folder), validation="val", test="val", in_memory=False, image_size=8)
-    return load_folder_source(
-        FolderConfig(**{**settings, "mean": (0.0,) * 3, "std": (1.0,) * 3, **change}), augment
+    images = ImagesConfig(
+        **{**dict(in_memory=False, size=8, mean=(0.0,) * 3, std=(1.0,) * 3, threads=4), **change}
     )
+    return load_folder_source(FolderConfig(str(folder), validation="val", test="val"), images, augment)
 
 
 def take(source, count, batch=6, start=0):
@@ -62,6 +64,15 @@ def test_a_run_continues_with_the_very_next_pictures(folder):
         np.testing.assert_array_equal(ours.labels, theirs.labels)
     pairs = identity(whole[0].images)
     assert pairs[::2] == pairs[1::2] and len(set(pairs)) == 3
+
+
+def test_grain_reads_the_same(folder):
+    pytest.importorskip("grain")
+    source = load(folder, AugmentConfig(crop="resized"))
+    other = dataclasses.replace(source, reader="grain")
+    for ours, theirs in zip(take(other, 5, start=2), take(source, 5, start=2)):
+        np.testing.assert_array_equal(ours.images, theirs.images)
+        np.testing.assert_array_equal(ours.labels, theirs.labels)
 
 
 def test_hosts_share_a_batch(folder, monkeypatch):
