@@ -18,13 +18,20 @@ FILL = np.array([124, 116, 104], np.float32) / 255
 
 
 def rand_augment(image: jax.Array, key: jax.Array, operations: int, magnitude: float) -> jax.Array:
-    """`operations` drawn ones after another, each with probability 1/2. Under `vmap` all fifteen are computed."""
+    """`operations` drawn ones after another, each with probability 1/2.
+
+    Under `vmap` all changes of colour are computed, and one of geometry: those differ in a matrix only.
+    """
     for own in jax.random.split(key, operations):
         pick, chance, level, sign = jax.random.split(own, 4)
         strength = jnp.clip(magnitude + 0.5 * jax.random.normal(level), 0, 10) / 10
         sign = jnp.where(jax.random.bernoulli(sign), 1.0, -1.0)
-        number = jax.random.randint(pick, (), 0, len(CHANGES))
-        changed = jax.lax.switch(number, tuple(CHANGES.values()), image, strength, sign)
+        number = jax.random.randint(pick, (), 0, len(COLOURS) + len(GEOMETRY))
+        coloured = jax.lax.switch(number, tuple(COLOURS.values()), image, strength, sign)
+        moved = affine(
+            image, *jax.lax.switch(number - len(COLOURS), tuple(GEOMETRY.values()), strength * sign)
+        )
+        changed = jnp.where(number < len(COLOURS), coloured, moved)
         image = jnp.where(jax.random.bernoulli(chance), changed, image)
     return image
 
@@ -93,42 +100,45 @@ def sharpness(image: jax.Array, factor: jax.Array) -> jax.Array:
 
 
 def affine(image: jax.Array, matrix: jax.Array, shift: jax.Array) -> jax.Array:
-    """Every pixel from where `matrix` [2, 2] (rows, columns; about the middle) and `shift` [2] send it, bilinear."""
+    """Every pixel from where `matrix` [2, 2] (rows, columns; about the middle) and `shift` [2] (shares of the side) send it,
+    bilinear."""
     height, width, _ = image.shape
-    middle = jnp.array([height - 1, width - 1], jnp.float32) / 2
+    sides = jnp.array([height, width], jnp.float32)
+    middle = (sides - 1) / 2
     grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), -1) - middle
-    source = grid @ matrix.T + middle + shift
-    take = lambda channel, fill: jax.scipy.ndimage.map_coordinates(
-        channel, (source[..., 0], source[..., 1]), order=1, mode="constant", cval=fill
-    )
-    return jnp.stack([take(image[..., number], FILL[number]) for number in range(3)], -1)
+    source = grid @ matrix.T + middle + shift * sides
+    # A frame of the filling colour around the image: whatever is asked for outside is read there.
+    framed = jnp.pad(image - FILL, ((1, 1), (1, 1), (0, 0))) + FILL
+    source = jnp.clip(source, -1.0, sides) + 1
+    corner = jnp.minimum(jnp.floor(source), sides)
+    down, across = (source - corner)[..., :1], (source - corner)[..., 1:]
+    row, column = corner[..., 0].astype(jnp.int32), corner[..., 1].astype(jnp.int32)
+    upper = (1 - across) * framed[row, column] + across * framed[row, column + 1]
+    lower = (1 - across) * framed[row + 1, column] + across * framed[row + 1, column + 1]
+    return (1 - down) * upper + down * lower
 
 
-def rotate(image: jax.Array, degrees: jax.Array) -> jax.Array:
+def rotation(degrees: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Counter-clockwise about the middle."""
     angle = jnp.deg2rad(degrees)
-    matrix = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]]).astype(
-        jnp.float32
-    )
-    return affine(image, matrix.T, jnp.zeros(2))
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    return jnp.stack([cos, sin, -sin, cos]).reshape(2, 2).astype(jnp.float32), jnp.zeros(2)
 
 
-def shear(image: jax.Array, down: jax.Array, across: jax.Array) -> jax.Array:
-    matrix = jnp.array([[1.0, 0.0], [0.0, 1.0]]).at[0, 1].set(down).at[1, 0].set(across)
-    return affine(image, matrix, jnp.zeros(2))
+def shear(down: jax.Array | float, across: jax.Array | float) -> tuple[jax.Array, jax.Array]:
+    return jnp.eye(2).at[0, 1].set(down).at[1, 0].set(across), jnp.zeros(2)
 
 
-def translate(image: jax.Array, down: jax.Array, across: jax.Array) -> jax.Array:
+def translation(down: jax.Array | float, across: jax.Array | float) -> tuple[jax.Array, jax.Array]:
     """By shares of the side."""
-    return affine(image, jnp.eye(2), jnp.stack([down, across]) * image.shape[0])
+    return jnp.eye(2), jnp.stack([jnp.float32(down), jnp.float32(across)])
 
 
 # Of a level in 0 .. 1 and a sign.
-CHANGES: dict[str, Callable[[jax.Array, jax.Array, jax.Array], jax.Array]] = {
+COLOURS: dict[str, Callable[[jax.Array, jax.Array, jax.Array], jax.Array]] = {
     "autocontrast": lambda image, level, sign: autocontrast(image),
     "equalize": lambda image, level, sign: equalize(image),
     "invert": lambda image, level, sign: invert(image),
-    "rotate": lambda image, level, sign: rotate(image, 30 * level * sign),
     "posterize": lambda image, level, sign: posterize(image, 4 - jnp.floor(4 * level)),
     "solarize": lambda image, level, sign: solarize(image, 256 - jnp.floor(256 * level)),
     "solarize_add": lambda image, level, sign: solarize_add(image, jnp.floor(110 * level)),
@@ -136,10 +146,14 @@ CHANGES: dict[str, Callable[[jax.Array, jax.Array, jax.Array], jax.Array]] = {
     "contrast": lambda image, level, sign: contrast(image, 1 + 0.9 * level * sign),
     "brightness": lambda image, level, sign: brightness(image, 1 + 0.9 * level * sign),
     "sharpness": lambda image, level, sign: sharpness(image, 1 + 0.9 * level * sign),
-    "shear_x": lambda image, level, sign: shear(image, jnp.float32(0), 0.3 * level * sign),
-    "shear_y": lambda image, level, sign: shear(image, 0.3 * level * sign, jnp.float32(0)),
-    "translate_x": lambda image, level, sign: translate(image, jnp.float32(0), 0.45 * level * sign),
-    "translate_y": lambda image, level, sign: translate(image, 0.45 * level * sign, jnp.float32(0)),
+}
+# Of a level in -1 .. 1: the matrix and the shift of `affine`.
+GEOMETRY: dict[str, Callable[[jax.Array], tuple[jax.Array, jax.Array]]] = {
+    "rotate": lambda level: rotation(30 * level),
+    "shear_x": lambda level: shear(0.0, 0.3 * level),
+    "shear_y": lambda level: shear(0.3 * level, 0.0),
+    "translate_x": lambda level: translation(0.0, 0.45 * level),
+    "translate_y": lambda level: translation(0.45 * level, 0.0),
 }
 
 

@@ -64,15 +64,15 @@ def inner(image, border=5):
 
 def test_geometry_is_that_of_pillow():
     """Away from the border, where Pillow fills in otherwise."""
-    turned = np.asarray(rand_augment.rotate(UNIT, jnp.float32(20.0))) * 255
+    turned = np.asarray(rand_augment.affine(UNIT, *rand_augment.rotation(20.0))) * 255
     wanted = pillow(lambda x: x.rotate(20, Image.Resampling.BILINEAR))
     np.testing.assert_allclose(inner(turned), inner(wanted), atol=2)
-    sheared = np.asarray(rand_augment.shear(UNIT, jnp.float32(0), jnp.float32(0.25))) * 255
+    sheared = np.asarray(rand_augment.affine(UNIT, *rand_augment.shear(0.0, 0.25))) * 255
     # Pillow shears about the corner of the first pixel, we about the middle of the image.
     matrix = (1, 0.25, -0.25 * 8, 0, 1, 0)
     wanted = pillow(lambda x: x.transform(x.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
     np.testing.assert_allclose(inner(sheared), inner(wanted), atol=2)
-    moved = np.asarray(rand_augment.translate(UNIT, jnp.float32(0), jnp.float32(3 / 16))) * 255
+    moved = np.asarray(rand_augment.affine(UNIT, *rand_augment.translation(0.0, 3 / 16))) * 255
     np.testing.assert_allclose(moved[:, :-3], PICTURE[:, 3:], atol=1e-3)
     np.testing.assert_allclose(moved[:, -2:], np.broadcast_to(rand_augment.FILL * 255, (16, 2, 3)), atol=1e-3)
 
