@@ -91,6 +91,8 @@ def benchmark(options: argparse.Namespace) -> int:
             f"benchmark --measure {options.measure} needs a --config, such as configs/imagenet_tiny.py"
         )
     config = config_io.load(options.config, Config, options.overrides)
+    if options.measure == "input":
+        return _input_speed(options, config)
     source = load_source(config.data) if options.measure == "rollout" else stand_in(config.data)
     spec = config.spec(source, config.token_modes[0])
     if options.measure == "dense":
@@ -99,6 +101,19 @@ def benchmark(options: argparse.Namespace) -> int:
     if options.measure == "rollout":
         return _rollout_speed(options, config, source, spec, params)
     return _serving_speed(options, config, spec, params)
+
+
+def _input_speed(options: argparse.Namespace, config) -> int:
+    from prance_jax.report.input_speed import measure
+    from prance_jax.report.results import hardware
+
+    if config.data.name not in ("folder", "tfds"):
+        raise UserError(
+            f"benchmark --measure input is for pictures on disk; this config's data is {config.data.name!r}"
+        )
+    found = measure(config, config.meta.batch, repeats=options.repeats)
+    print(json.dumps({**found, "hardware": hardware(), "command": options.line}, indent=1))
+    return 0
 
 
 def _rollout_speed(options: argparse.Namespace, config, source, spec, params) -> int:

@@ -217,3 +217,19 @@ def test_help_as_a_module():
         [sys.executable, "-m", "prance_jax", "--help"], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0 and "train" in done.stdout and "evaluate" in done.stdout
+
+
+def test_the_benchmark_of_the_input(tmp_path, capsys):
+    from PIL import Image
+
+    for split in ("train", "test"):
+        for name in "ab":
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(4):
+                Image.new("RGB", (12, 12)).save(tmp_path / split / name / f"{number}.png")
+    words = ["--measure", "input", "--repeats", "1", "--config.data.images.size=8"]
+    folder = ["--config.data.name=folder", f"--config.data.folder.path={tmp_path}"]
+    status, out, _ = run(capsys, "benchmark", "--config", CONFIG, *words, *folder)
+    found = json.loads(out)
+    assert status == 0 and set(found["images_per_s"]) == {"stream", "library", "memory"}
+    assert "is for pictures on disk" in refused(capsys, "benchmark", "--config", CONFIG, *words)
