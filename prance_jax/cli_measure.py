@@ -150,7 +150,7 @@ def _contract(options: argparse.Namespace) -> int:
     source = load_source(config_io.from_dict(Config, Workdir(options.workdir).config()).data)
     parts = [source.split(name) for name in ("validation", "test")]
     images, labels = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels")
+        np.concatenate([getattr(part, name)[:] for part in parts]) for name in ("images", "labels")
     )
     found = check(load(options.workdir), Split(images, labels, {}), options.eps, options.delta)
     print(json.dumps({**found, "command": options.line}, indent=1))

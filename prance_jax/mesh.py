@@ -94,9 +94,17 @@ def replicate(mesh: Mesh | None, tree: Tree) -> Tree:
     return tree if mesh is None else jax.tree.map(lambda leaf: _put(leaf, NamedSharding(mesh, P())), tree)
 
 
-def divide(mesh: Mesh | None, rows: Tree) -> Tree:
-    """Puts arrays on the mesh, divided by their first axis; every host gives the whole and keeps its part."""
-    return rows if mesh is None else jax.tree.map(lambda leaf: _put(leaf, NamedSharding(mesh, ROWS)), rows)
+def divide(
+    mesh: Mesh | None, shape: tuple[int, ...], part: Callable[[int, int], np.ndarray]
+) -> jax.Array | np.ndarray:
+    """An array on the mesh, divided by its first axis; each host asks for the rows of its own devices only.
+
+    part: (first, last) -> those rows.
+    """
+    if mesh is None:
+        return part(0, shape[0])
+    where = NamedSharding(mesh, ROWS)
+    return jax.make_array_from_callback(shape, where, lambda index: part(*index[0].indices(shape[0])[:2]))
 
 
 def local(tree: Tree) -> Tree:

@@ -15,7 +15,7 @@ Tables = Any
 class Split(NamedTuple):
     """A fixed set of images.
 
-    images: [N, S, S, C] float32, normalised. labels: [N] int32.
+    images: [N, S, S, C] float32, normalised; an array, or what reads its slices when they are asked for. labels: [N] int32.
     extra: [N] arrays that reports may group by (for the digits: `clutter`, `glyph`); may be empty.
     """
 
@@ -28,7 +28,8 @@ class Source(Protocol):
     """Training images drawn on the device, and fixed validation and test sets.
 
     `tables` is handed to a jitted step as an argument (a closure would bake it into the program);
-    `sample` is pure: same tables, key and batch size, same images.
+    `sample` is pure: same tables, key and batch size, same images. A source that is too large for the device has
+    `batches(batch, start)`, which yields the tables of step `start`, `start` + 1, ..., in place of `tables`; `data.feed` knows.
     """
 
     image_size: int

@@ -98,10 +98,15 @@ def evaluate(
     key = jax.random.key(0) if key is None else key
     pieces, total = [], len(split.labels)
     for number, start in enumerate(range(0, total, batch)):
-        images = split.images[start : start + batch]
-        padded = np.pad(images, [(0, batch - len(images))] + [(0, 0)] * 3)
+        images = divide(mesh, (batch, *split.images.shape[1:]), functools.partial(_rows, split, start))
         own = replicate(mesh, jax.random.fold_in(key, number))
-        out = jax.device_get(run(params, variables, divide(mesh, padded), own))
-        pieces.append({name: value[: len(images)] for name, value in out.items()})
+        out = jax.device_get(run(params, variables, images, own))
+        pieces.append({name: value[: total - start] for name, value in out.items()})
     joined = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
     return Evaluation(correct=joined["predicted"] == split.labels, **joined)
+
+
+def _rows(split: Split, start: int, first: int, last: int) -> np.ndarray:
+    """Images start + first ... start + last, zeros where there are no more."""
+    images = split.images[start + first : start + last]
+    return np.pad(images, [(0, last - first - len(images))] + [(0, 0)] * 3)
