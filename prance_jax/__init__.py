@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from prance_jax.exported import ExportedModel
     from prance_jax.inference.model import AdaptiveModel
+    from prance_jax.models.vit import ViT
 
 __version__ = "0.1.0"
 
@@ -17,6 +18,27 @@ def load(workdir, *, seed: int | None = None, token_mode: str | None = None) -> 
     from prance_jax.inference.load import load
 
     return load(workdir, seed=seed, token_mode=token_mode)
+
+
+def create_model(name: str, *, weights=None, **changes) -> ViT | tuple[ViT, dict]:
+    """A model by name, see `prance_jax.models.registry.create_model`."""
+    from prance_jax.models.registry import create_model
+
+    return create_model(name, weights=weights, **changes)
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names for `create_model`; pattern: say 'prance*'."""
+    from prance_jax.models.registry import list_models
+
+    return list_models(pattern)
+
+
+def register_model(name: str, spec) -> None:
+    """Adds a model under a name, see `prance_jax.models.registry.register_model`."""
+    from prance_jax.models.registry import register_model
+
+    register_model(name, spec)
 
 
 def load_exported(path) -> ExportedModel:

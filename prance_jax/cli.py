@@ -67,6 +67,18 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--out", required=True, help="the file, say model.prance")
     export.add_argument("--seed", type=int, help="of the run; the first one by default")
     export.add_argument("--token-mode", help="of the run; the first one by default")
+    convert = commands.add_parser(
+        "convert", help="weights between this package, timm and the released PRANCE files"
+    )
+    convert.set_defaults(run=_convert)
+    convert.add_argument("source", help=".safetensors, .npz or .pth; whose names it has is found out")
+    convert.add_argument("target", help="the .safetensors file to write")
+    convert.add_argument("--model", required=True, help="a name of list_models(), say deit_tiny_patch16_224")
+    convert.add_argument("--num-classes", type=int, default=1000)
+    convert.add_argument("--image-size", type=int, default=224)
+    convert.add_argument(
+        "--names", choices=("prance_jax", "timm"), default="prance_jax", help="names in the target"
+    )
     profile = command(
         "profile",
         cli_measure.profile,
@@ -136,6 +148,23 @@ def _train(options: argparse.Namespace) -> int:
         f"stage {options.stage} is done in {workdir.path}; "
         + (f"next: --stage {following[0]}" if following else "next: evaluate")
     )
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    import dataclasses
+
+    from prance_jax.models.registry import create_model
+    from prance_jax.models.timm import to_timm
+    from prance_jax.models.weights import by_name, save_weights
+
+    sizes = {"num_classes": options.num_classes, "image_size": options.image_size}
+    model, params = create_model(options.model, weights=options.source, **sizes)
+    tensors = to_timm(params, model.spec) if options.names == "timm" else by_name(params)
+    card = {"model": options.model, "names": options.names, "source": Path(options.source).name, **sizes}
+    save_weights(options.target, tensors, {**card, "search_space": dataclasses.asdict(model.spec.space)})
+    numbers = sum(value.size for value in tensors.values())
+    print(f"{options.target}: {len(tensors)} tensors, {numbers:,} numbers, names of {options.names}")
     return 0
 
 

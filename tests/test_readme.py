@@ -15,7 +15,7 @@ def test_python_snippets_run(capsys, monkeypatch):
     """The trained workdir that one of them speaks of is a small random network here."""
     monkeypatch.setattr(prance_jax, "load", lambda workdir: make(prices=(0.01, 0.5)))
     snippets = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(snippets) == 3
+    assert len(snippets) == 4
     names = {}
     for number, snippet in enumerate(snippets):
         if number:  # the first one makes its own

@@ -8,6 +8,7 @@ as the super width; the leading heads x head width of them are used.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any, Mapping
 
 import numpy as np
@@ -56,7 +57,7 @@ def fill(found: Mapping[str, np.ndarray], wanted: Tree, what: str) -> Tree:
 
     Raises UserError with all differences at once.
     """
-    places = dict(_paths(wanted))
+    places = dict(paths(wanted))
     problems = [f"missing {path} {tuple(leaf.shape)}" for path, leaf in places.items() if path not in found]
     problems += [
         f"not used: {path.removeprefix('? ')} {value.shape}"
@@ -80,10 +81,11 @@ def fill(found: Mapping[str, np.ndarray], wanted: Tree, what: str) -> Tree:
     return tree
 
 
-def _paths(tree: Tree, prefix: str = ""):
+def paths(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves by path, 'block_0/qkv/kernel'."""
     for name, node in tree.items():
         if isinstance(node, Mapping):
-            yield from _paths(node, f"{prefix}{name}/")
+            yield from paths(node, f"{prefix}{name}/")
         else:
             yield f"{prefix}{name}", node
 

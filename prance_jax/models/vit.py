@@ -64,8 +64,10 @@ class ViT(nn.Module):
         self.norm = Norm(width)
         self.head = Affine(width, spec.num_classes)
 
-    def __call__(self, images: jax.Array, structure: Structure) -> jax.Array:
-        """Logits [B, num_classes], float32, of images [B, S, S, channels] under a structure known beforehand."""
+    def __call__(self, images: jax.Array, structure: Structure | None = None) -> jax.Array:
+        """Logits [B, num_classes], float32, of images [B, S, S, channels] under a structure known beforehand; by default the
+        largest."""
+        structure = self.spec.largest if structure is None else structure
         midway = self.begin(images, structure.groups[0])
         for group in range(1, self.spec.space.groups):
             midway = self.advance(midway, structure.groups[group], group)
