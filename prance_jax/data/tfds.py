@@ -93,7 +93,7 @@ def load_tfds_source(
     for name, kind in ((config.image, tfds.features.Image), (config.label, tfds.features.ClassLabel)):
         if not isinstance(dict(features.items()).get(name), kind):
             raise UserError(
-                f"{config.name} has no feature {name!r} of kind {kind.__name__}; it has {', '.join(features)}"
+                f"{config.name} has no feature {name!r} of kind {kind.__name__}; it has {', '.join(sorted(features))}"
             )
     classes = tuple(features[config.label].names)
 

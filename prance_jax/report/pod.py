@@ -46,7 +46,7 @@ _BYTES = {
     "f64": 8,
 }
 _COLLECTIVE = re.compile(
-    r"= (?P<shapes>\([^=]*?\)|\S+) (?P<name>all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
+    r"= (?P<shapes>\(.*?\)|\S+) (?P<name>all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
 )
 
 
@@ -103,10 +103,12 @@ def check(config: Config, topology: str) -> Iterator[Compiled]:
     first = spec.space.first_group(config.model.first_group)
     images = config.meta.batch
     side = (images, source.image_size, source.image_size, source.channels)
-    # As much of the training set as one batch: a set that fits on the device adds its own size, known beforehand.
-    tables = _spread(
-        mesh, ArrayTables(jax.ShapeDtypeStruct(side, np.uint8), jax.ShapeDtypeStruct((images,), np.int32))
-    )
+    if config.data.name in ("folder", "tfds"):
+        # As a stream feeds them; a set that fits on the device adds its own size, known beforehand.
+        seen = ArrayTables(jax.ShapeDtypeStruct(side, np.uint8), jax.ShapeDtypeStruct((images,), np.int32))
+        tables = _spread(mesh, seen)
+    else:
+        tables = _whole(mesh, jax.eval_shape(lambda: source.tables))
     key, index = (
         _whole(mesh, jax.eval_shape(lambda: jax.random.key(0))),
         _whole(mesh, jax.ShapeDtypeStruct((), np.int32)),

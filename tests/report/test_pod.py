@@ -15,7 +15,7 @@ from prance_jax.report.pod import collectives
 ROOT = Path(__file__).parents[2]
 TEXT = """
   %g = f32[8,16]{1,0} all-gather(f32[2,16]{1,0} %a), dimensions={0}
-  %r = (bf16[4]{0}, f32[]) all-reduce-start(bf16[4]{0} %b, f32[] %c), to_apply=%add
+  %r = (bf16[4]{0:T(8,128)}, /*index=1*/f32[]) all-reduce-start(bf16[4]{0} %b, f32[] %c), to_apply=%add
   %d = (bf16[4]{0}, f32[]) all-reduce-done((bf16[4]{0}, f32[]) %r)
   ROOT %p = f32[3]{0:T(256)} collective-permute(f32[3]{0} %x)
   %n = f32[9]{0} add(f32[9] %all-gather.3, f32[9] %y)
