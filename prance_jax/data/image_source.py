@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -29,7 +30,7 @@ class ImagesConfig:
     in_memory: whether all pictures are decoded at the start and kept on the device, right for small sets; else they are read as
       they are needed, and random crops are taken from the whole picture.
     on_bad_image: whether a picture that cannot be read, or a class without one, is an error or is left out with a warning
-      that counts them. threads: that decode.
+      that counts them. threads: that decode; by default one a core, more are slower.
     """
 
     size: int = 224
@@ -38,10 +39,10 @@ class ImagesConfig:
     std: tuple[float, ...] = IMAGENET_STD
     in_memory: bool = True
     on_bad_image: Literal["error", "skip"] = "error"
-    threads: int = 16
+    threads: int | None = None
 
     def __post_init__(self):
-        if not 0 < self.crop <= 1 or min(self.size, self.threads) < 1:
+        if not 0 < self.crop <= 1 or self.size < 1 or (self.threads is not None and self.threads < 1):
             raise UserError(
                 "data.images: crop in (0, 1], size and threads of 1 or more are needed, not "
                 f"{self.crop}, {self.size} and {self.threads}"
@@ -83,7 +84,7 @@ def image_source(
             scale=scale,
             augment=augment,
             on_bad_image=config.on_bad_image,
-            threads=config.threads,
+            threads=config.threads or os.cpu_count() or 1,
             reader=reader,
         )
     arrays = {name: _decoded(own, config) for name, own in sets.items()}
@@ -113,7 +114,7 @@ def _decoded(records: Records, config: ImagesConfig) -> tuple[np.ndarray, np.nda
         image = decode(data)
         return cut(image, config.size, crops.evaluation(image.height, image.width, config.crop))
 
-    pixels, problems = decode_all(len(records), one, config.size, config.threads)
+    pixels, problems = decode_all(len(records), one, config.size, config.threads or os.cpu_count() or 1)
     good = np.ones(len(records), bool)
     good[list(problems)] = False
     lines = [f"{records.name(index)} ({reason})" for index, reason in problems.items()]

@@ -176,11 +176,14 @@ def _read_by_threads(
     one: Callable[[int], tuple[np.ndarray, int]], batch: int, rows: range, start: int, threads: int
 ) -> Iterator[ArrayTables]:
     waiting: deque = deque()
-    with ThreadPoolExecutor(threads) as pool:
+    pool = ThreadPoolExecutor(threads)
+    try:
         for step in itertools.count(start):
             waiting.append([pool.submit(one, step * batch + row) for row in rows])
             if len(waiting) > _AHEAD:
                 yield _stacked([future.result() for future in waiting.popleft()])
+    finally:
+        pool.shutdown(cancel_futures=True)  # what was read ahead of the last step is not needed
 
 
 def _read_by_grain(

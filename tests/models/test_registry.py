@@ -27,7 +27,7 @@ def registered():
 
 def fresh(model, seed=0):
     images = jax.random.normal(jax.random.key(9), (2, model.spec.image_size, model.spec.image_size, 3))
-    params = model.init(jax.random.key(seed), images)["params"]
+    params = jax.jit(model.init)(jax.random.key(seed), images)["params"]
     noisy = lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape)
     return images, jax.tree.map(noisy, params)
 
