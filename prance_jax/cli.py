@@ -56,8 +56,11 @@ def _parser() -> argparse.ArgumentParser:
         "train", _train, "trains all stages, evaluates, prints the table; continues where it was stopped"
     )
     train.add_argument("--stage", choices=("all", "dense", "meta", "selector", "finetune"), default="all")
+    compare = command(
+        "compare", _compare, "every method of the field beside PRANCE, as it is and tuned, at the same MACs"
+    )
     evaluate = command("evaluate", _evaluate, "evaluates a trained workdir again and prints the table")
-    for sub in (train, evaluate):
+    for sub in (train, evaluate, compare):
         sub.add_argument(
             "--distributed",
             metavar="auto|ADDRESS,PROCESSES,INDEX",
@@ -151,6 +154,23 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
+def _compare(options: argparse.Namespace) -> int:
+    from prance_jax import config_io
+    from prance_jax.config import Config
+    from prance_jax.mesh import join
+    from prance_jax.training.experiment import Experiment
+    from prance_jax.training.workdir import Workdir
+
+    join(options.distributed)
+    workdir = Workdir(options.workdir)
+    if options.config:
+        config = config_io.load(options.config, Config, options.overrides)
+        workdir.claim(config_io.to_dict(config), options.line)
+    else:
+        config = config_io.from_dict(Config, workdir.config())
+    return _report(options, config, workdir, True, Experiment.comparison, "comparison", "comparison.png")
+
+
 def _convert(options: argparse.Namespace) -> int:
     import dataclasses
 
@@ -188,21 +208,24 @@ def _evaluate(options: argparse.Namespace) -> int:
     return _report(options, config, workdir, train=False)
 
 
-def _report(options: argparse.Namespace, config, workdir, train: bool) -> int:
+def _report(
+    options: argparse.Namespace, config, workdir, train: bool, rows=None, name="results", picture="accuracy.png"
+) -> int:
     from prance_jax.mesh import leads
     from prance_jax.report.compare import compare
     from prance_jax.report.plot import plot
     from prance_jax.report.results import table
+    from prance_jax.training.experiment import Experiment
 
     experiment = _experiment(options, config, workdir, train)
-    for results in compare(experiment, options.line, _clock(workdir)):
-        results.save(workdir.path)
+    for results in compare(experiment, options.line, _clock(workdir), rows or Experiment.contenders):
+        results.save(workdir.path, name)
     if not leads():
         return 0
-    plot(results, workdir.path / "accuracy.png")
+    plot(results, workdir.path / picture)
     print(table(results))
     print(
-        f"results: {workdir.path}/results.json and results.md, accuracy.png; metrics: {workdir.metrics_file}; "
+        f"results: {workdir.path}/{name}.json and {name}.md, {picture}; metrics: {workdir.metrics_file}; "
         f"checkpoints: {workdir.checkpoints}"
     )
     return 0

@@ -12,9 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from prance_jax.space import Size, Structure
+from prance_jax.space import Size, Structure, number
 from prance_jax.spec import ModelSpec
-from prance_jax.tokens import kept_count
 
 Amount = int | jax.Array
 
@@ -49,8 +48,7 @@ def token_counts(spec: ModelSpec, structure: Structure) -> TokenCounts:
         for layer in range(len(group.widths)):
             attention.append(count)
             if layer == 0:
-                for rate in group.keep:
-                    count = kept_count(count, rate, spec.token_floor)
+                count = number((count, *spec.left(count, group.keep))[-1])
             mlp.append(count)
     return TokenCounts(tuple(attention), tuple(mlp))
 
@@ -59,10 +57,10 @@ def macs(spec: ModelSpec, structure: Structure, selector: int = 0, counts: Token
     """Multiply-accumulates of one image under a structure.
 
     selector: MACs of one decision; it is taken once at every decision point. counts: tokens per layer where something
-    else than the structure's keep rates decides them; no merging is counted then.
+    else than the structure's keep rates decides them; no token method is counted then.
     """
     space = spec.space
-    merging = _merging(spec, structure) if counts is None else 0
+    reducing = _reducing(spec, structure) if counts is None else 0
     counts = counts or token_counts(spec, structure)
     widths, hidden = _numbers(structure, structure.widths), _numbers(structure, structure.hidden)
     before, after = _numbers(structure, counts.attention), _numbers(structure, counts.mlp)
@@ -87,7 +85,7 @@ def macs(spec: ModelSpec, structure: Structure, selector: int = 0, counts: Token
         attention=attention,
         mlp=mlp,
         residual_maps=residual_maps,
-        token_optimization=merging,
+        token_optimization=reducing,
         selector=selector * (space.groups - 1),
         classifier=widths[-1] * spec.num_classes,
     )
@@ -136,25 +134,20 @@ def parameters(spec: ModelSpec, structure: Structure) -> Amount:
     return total + 2 * widths[-1] + (widths[-1] + 1) * spec.num_classes
 
 
-def _merging(spec: ModelSpec, structure: Structure) -> Amount:
-    """Similarities, the gathering product, and the two small ones that add up weights and sizes."""
-    index = spec.method.merges
-    total = 0
-    if index is None:
-        return total
+def _reducing(spec: ModelSpec, structure: Structure) -> Amount:
+    """Products of the token method at all decision points."""
+    method, space, total = spec.method, spec.space, 0
     counts, widths = token_counts(spec, structure).attention, _numbers(structure, structure.widths)
-    for first, group in zip(spec.space.first_layers[1:], structure.groups[1:]):
-        count = counts[first]
-        for rate in group.keep[:index]:
-            count = kept_count(count, rate, spec.token_floor)
-        kept = kept_count(count, group.keep[index], spec.token_floor)
-        count, kept = _numbers(structure, (count, kept))
-        total += (count - kept) * kept * (2 * widths[first] + 2)
+    for first, group in zip(space.first_layers[1:], structure.groups[1:]):
+        count, *left = _numbers(structure, (counts[first], *spec.left(counts[first], group.keep)))
+        total += method.macs(count, tuple(left), widths[first], space.head_dim)
+        if method.received:
+            total += count * count * space.attention_width
     return total
 
 
 def _numbers(structure: Structure, sizes: tuple[Size, ...]) -> list[Amount]:
     """Integers of a static structure stay exact; else everything is floating point, since totals leave int32."""
-    if structure.static:
+    if structure.static and all(isinstance(size, int) for size in sizes):
         return list(sizes)
     return [float(size) if isinstance(size, int) else jnp.asarray(size, jnp.float32) for size in sizes]

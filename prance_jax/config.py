@@ -15,6 +15,8 @@ from prance_jax.space import SPACES, SearchSpace
 from prance_jax.spec import ModelSpec
 from prance_jax.tokens import get_method
 
+LEARNED = ("spvit", "dynamicvit")
+
 
 @dataclass(frozen=True)
 class SpaceConfig:
@@ -202,6 +204,41 @@ class BaselineConfig:
 
 
 @dataclass(frozen=True)
+class SelectiveConfig:
+    """Losses of learned selectors (SPViT, DynamicViT) beside cross-entropy and the divergence from the teacher.
+
+    ratio: weight of the squared distance of kept shares from their targets; tokens: of the squared distance of the last
+    patches from the teacher's. heads: of SPViT's selectors; by default those of the network.
+    """
+
+    ratio: float = 2.0
+    tokens: float = 0.5
+    heads: int | None = None
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """The compare command: every method at the same shares of dense MACs, on the dense network of the run.
+
+    methods: of `models.reduced`, and the learned 'spvit' and 'dynamicvit'. shares: of dense MACs. finetune: what every
+    method is tuned with, the dense network too; steps 0 leaves it out, then learned ones have no row.
+    """
+
+    methods: tuple[str, ...] = tuple(METHODS) + LEARNED
+    shares: tuple[float, ...] = (0.5, 0.35)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    selective: SelectiveConfig = field(default_factory=SelectiveConfig)
+
+    def __post_init__(self):
+        for name in self.methods:
+            if name not in METHODS and name not in LEARNED:
+                known = ", ".join((*METHODS, *LEARNED))
+                raise UserError(f"compare.methods: {name!r} is not known; choose from {known}")
+        if not all(0 < share <= 1 for share in self.shares):
+            raise UserError(f"compare.shares={self.shares} must be shares of dense MACs, above 0 and up to 1")
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """batch: images per compiled call. speed_seconds: time given to the speed measurement of all methods together.
 
@@ -235,6 +272,7 @@ class Config:
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     baselines: BaselineConfig = field(default_factory=BaselineConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    compare: CompareConfig = field(default_factory=CompareConfig)
     checkpoint_seconds: float = 30.0
     mesh: MeshConfig = field(default_factory=MeshConfig)
 

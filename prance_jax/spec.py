@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from prance_jax.errors import UserError
-from prance_jax.space import SearchSpace
+from prance_jax.space import Rate, SearchSpace, Size
 from prance_jax.tokens import TokenMethod, get_method
 
 
@@ -15,7 +15,8 @@ class ModelSpec:
     """A meta-network.
 
     image_size, patch_size: pixels; square images. channels: of the image. num_classes: outputs.
-    token_optimization: 'prune', 'merge' or 'prune_merge', at every decision point.
+    token_optimization: at every decision point; 'prune', 'merge' or 'prune_merge' of the paper, or any other of
+      `tokens.METHODS`, say 'tome'.
     weighted_merge: merge by size-weighted mean in place of the paper's plain mean.
     norm_epsilon: of LayerNorm; 1e-6 in timm and DeiT files, 1e-5 in the official ones.
     dtype: of the computation, 'float32' or 'bfloat16'; parameters, norms, softmax and logits stay float32.
@@ -68,6 +69,10 @@ class ModelSpec:
     def rates(self) -> int:
         """Keep rates per decision point."""
         return self.method.rates
+
+    def left(self, count: Size, rates: tuple[Rate, ...]) -> tuple[Size, ...]:
+        """Tokens after each step of a reduction of `count` tokens at the given keep rates; ints or int32 [B]."""
+        return self.method.left(count, rates, self.token_floor, self.patches)
 
     @property
     def patches(self) -> int:

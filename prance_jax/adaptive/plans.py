@@ -18,7 +18,7 @@ import numpy as np
 from prance_jax.errors import UserError
 from prance_jax.space import GroupChoice, Size, Structure, Within
 from prance_jax.spec import ModelSpec
-from prance_jax.tokens import kept_count, rate_for
+from prance_jax.tokens import rate_for
 
 
 class Plan(NamedTuple):
@@ -84,17 +84,13 @@ class Plans:
         rates = []
         for bound in columns[2 * layers :]:
             rates.append(rate_for(jnp.minimum(bound, count), count))
-            count = kept_count(count, rates[-1], self.spec.token_floor)
+            (count,) = self.spec.left(count, rates[-1:])
         return GroupChoice(columns[:layers], columns[layers : 2 * layers], tuple(rates))
 
 
 def sizes(spec: ModelSpec, choice: GroupChoice, count: Size) -> tuple[Size, ...]:
     """What a plan must cover: widths, hidden units, tokens after each reduction."""
-    left = []
-    for rate in choice.keep:
-        count = kept_count(count, rate, spec.token_floor)
-        left.append(count)
-    return (*choice.widths, *choice.hidden, *left)
+    return (*choice.widths, *choice.hidden, *spec.left(count, choice.keep))
 
 
 def even_plans(spec: ModelSpec, first: GroupChoice, number: int, smallest_keep: float) -> Plans:

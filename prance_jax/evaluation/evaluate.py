@@ -1,4 +1,4 @@
-"""Accuracy and cost of a rule, or of a token reduction without training, on a fixed set of images, per image."""
+"""Accuracy and cost of a rule, of a token reduction or of learned selectors, on a fixed set of images, per image."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from prance_jax.complexity import macs, parameters, token_counts
 from prance_jax.data.source import Split
 from prance_jax.mesh import divide, keep_rows, keep_whole, replicate
 from prance_jax.models.reduced import Reduction, reduced, reduced_macs
+from prance_jax.models.selective import Selective, SelectiveViT
 from prance_jax.models.vit import ViT
 from prance_jax.models.walk import walk
 from prance_jax.selector.decide import Rule
@@ -38,18 +39,22 @@ class Evaluation(NamedTuple):
 
 @functools.lru_cache(maxsize=None)
 def forward(
-    spec: ModelSpec, rule: Rule | Reduction, decision_cost: int = 0, mesh: Mesh | None = None
+    spec: ModelSpec, rule: Rule | Reduction | Selective, decision_cost: int = 0, mesh: Mesh | None = None
 ) -> Callable:
     """Compiled (params, variables, images, key) -> dict of [B] arrays: prediction and cost of every image.
 
-    A `Reduction` runs on the largest structure. mesh: images are divided over its devices, the figures whole on each.
+    A `Reduction` or `Selective` runs on the largest structure. mesh: images are divided over its devices, the figures whole on each.
     """
     model = ViT(spec)
 
     def run(params, variables, images, key):
         images = keep_rows(mesh, images)
-        if isinstance(rule, Reduction):
-            structure, left = spec.largest, rule.schedule.left(spec.space.depth, spec.tokens)
+        if isinstance(rule, Selective):
+            out = SelectiveViT(spec, rule).apply({"params": params}, images)
+            structure, logits, left = spec.largest, out.logits, out.left
+            cost = rule.macs(spec, left)
+        elif isinstance(rule, Reduction):
+            structure, left = spec.largest, rule.left(spec)
             cost = reduced_macs(spec, structure, rule)
             logits = reduced(model, params, images, structure, rule).logits
         else:
@@ -78,7 +83,7 @@ def forward(
 
 def evaluate(
     spec: ModelSpec,
-    rule: Rule | Reduction,
+    rule: Rule | Reduction | Selective,
     params: Any,
     variables: Any,
     split: Split,

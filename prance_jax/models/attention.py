@@ -18,21 +18,50 @@ def key_bias(tokens: TokenSet) -> jax.Array | None:
     return jnp.where(tokens.valid, jnp.log(jnp.where(tokens.valid, size, 1.0)), -jnp.inf)
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None) -> jax.Array:
-    """softmax(q k^T / sqrt(D) + bias) v, softmax in float32. q, k, v: [B, H, N, D]; bias: [B, N] over keys."""
+def attend(
+    q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None, policy: jax.Array | None = None
+) -> jax.Array:
+    """softmax(q k^T / sqrt(D) + bias) v, softmax in float32. q, k, v: [B, H, N, D]; bias: [B, N] over keys.
+
+    policy: [B, N], 0 for keys that only they themselves attend to (DynamicViT, arXiv 2106.02034, eq. 10-11): unlike a
+    bias of -inf it has a gradient there.
+    """
     logits = jnp.einsum("bhnd,bhmd->bhnm", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
     if bias is not None:
         logits = logits + bias[:, None, None, :]
-    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    return jnp.einsum("bhnm,bhmd->bhnd", weights, v)
+    if policy is None:
+        weights = jax.nn.softmax(logits, axis=-1)
+    else:
+        seen = policy[:, None, None, :].astype(jnp.float32)
+        seen = seen + (1 - seen) * jnp.eye(logits.shape[-1])
+        weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))) * seen
+        weights = weights / weights.sum(axis=-1, keepdims=True)
+    return jnp.einsum("bhnm,bhmd->bhnd", weights.astype(v.dtype), v)
 
 
-def signals(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None) -> AttentionSignals:
-    """CLS attention, mean keys and value norms. One query row of its own, so that `attend` may be any fused kernel."""
+def signals(
+    q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None, received: bool = False
+) -> AttentionSignals:
+    """CLS attention, mean keys and value norms. One query row of its own, so that `attend` may be any fused kernel.
+
+    received: also the attention that each token receives, which takes the whole map. bias is over keys [B, N]; queries of
+    invalid tokens, whose bias is -inf, do not count."""
     q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
     logits = jnp.einsum("bhd,bhmd->bhm", q[:, :, 0] * q.shape[-1] ** -0.5, k)
     if bias is not None:
         logits = logits + bias[:, None, :]
     cls_attention = jax.nn.softmax(logits, axis=-1).mean(axis=1)
     values = jnp.sqrt(jnp.sum(v * v, axis=(1, 3)))
-    return AttentionSignals(cls_attention, k.mean(axis=1), values)
+    return AttentionSignals(
+        cls_attention, k.mean(axis=1), values, _received(q, k, bias) if received else None
+    )
+
+
+def _received(q: jax.Array, k: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """Mean over heads and valid queries of the attention to each key, [B, N]."""
+    logits = jnp.einsum("bhnd,bhmd->bhnm", q * q.shape[-1] ** -0.5, k)
+    if bias is None:
+        return jax.nn.softmax(logits, axis=-1).mean(axis=(1, 2))
+    counts = jnp.isfinite(bias).astype(jnp.float32)
+    weights = jax.nn.softmax(logits + bias[:, None, None, :], axis=-1).mean(axis=1)
+    return jnp.einsum("bnm,bn->bm", weights, counts / counts.sum(axis=1, keepdims=True))

@@ -85,10 +85,18 @@ class Block(nn.Module):
         if self.maps_residual:
             self.residual_map = Affine(space.super_width, space.super_width, identity_init)
 
-    def attend(self, tokens: TokenSet, reads: Size, width: Size) -> tuple[TokenSet, AttentionSignals]:
+    def attend(
+        self,
+        tokens: TokenSet,
+        reads: Size,
+        width: Size,
+        received: bool = False,
+        policy: jax.Array | None = None,
+    ) -> tuple[TokenSet, AttentionSignals]:
         """Attention and its residual.
 
-        reads: width at which tokens arrive. width: width that is written; the same, but for official deployment.
+        reads: width at which tokens arrive. width: width that is written; the same, but for official deployment. received:
+        whether the signals hold the attention that each token receives. policy: float32 [B, N], see `attention.attend`.
         """
         space = self.spec.space
         x = norm(self.spec, self.norm1, tokens.features, reads, width)
@@ -98,11 +106,11 @@ class Block(nn.Module):
         q, k, v = qkv.reshape(batch, slots, 3, space.heads, space.head_dim).transpose(2, 0, 3, 1, 4)
         bias = attention.key_bias(tokens)
         attend = jax.checkpoint(attention.attend) if self.spec.remat else attention.attend
-        mixed = attend(q, k, v, bias).swapaxes(1, 2).reshape(batch, slots, inner)
+        mixed = attend(q, k, v, bias, policy).swapaxes(1, 2).reshape(batch, slots, inner)
         x = fit(tokens.features, reads, width, space.widest) + dense(
             mixed, *self.proj(), inner, width, space.widest
         )
-        return tokens._replace(features=x), attention.signals(q, k, v, bias)
+        return tokens._replace(features=x), attention.signals(q, k, v, bias, received)
 
     def feed(self, tokens: TokenSet, width: Size, hidden: Size, target: Size) -> TokenSet:
         """MLP and its residual, from `width` to `target` channels through `hidden` units."""

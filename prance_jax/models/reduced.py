@@ -1,42 +1,46 @@
-"""Training-free token reduction on any network of the package: ToMe, EViT, PPT under a schedule."""
+"""Token reduction under a schedule on any network of the package, with or without training."""
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
 from prance_jax.complexity import Macs, TokenCounts, macs
-from prance_jax.models.vit import ViT
+from prance_jax.models.vit import Between, ViT
 from prance_jax.space import Structure
 from prance_jax.spec import ModelSpec
-from prance_jax.tokens import AttentionSignals, TokenSet
-from prance_jax.tokens.evit import evit
-from prance_jax.tokens.ppt import ppt
+from prance_jax.tokens import METHODS as ALL
+from prance_jax.tokens import AttentionSignals, TokenMethod, TokenSet
 from prance_jax.tokens.schedules import Constant, KeepRate, Schedule, Sites
-from prance_jax.tokens.tome import tome
 
-Method = Callable[[TokenSet, AttentionSignals, int], TokenSet]
-METHODS: dict[str, Method] = {
-    "tome": tome,
-    "evit": evit,
-    "evit_drop": functools.partial(evit, fuse=False),
-    "ppt": ppt,
-}
+# Under a schedule; methods of two rates need a decision for each.
+METHODS: dict[str, TokenMethod] = {name: method for name, method in ALL.items() if method.rates == 1}
 
 
 @dataclass(frozen=True)
 class Reduction:
-    """A method and its schedule. Hashable: it selects a compiled program."""
+    """A method and its schedule. Hashable: it selects a compiled program.
 
-    method: Method
+    proportional: attention weighs tokens by their sizes; by default as the method does.
+    """
+
+    method: TokenMethod
     schedule: Schedule
+    proportional: bool | None = None
+
+    def left(self, spec: ModelSpec) -> tuple[int, ...]:
+        """Tokens after each layer: what the schedule asks for, as far as the method can."""
+        count, counts = spec.tokens, []
+        for wanted in self.schedule.left(spec.space.depth, spec.tokens):
+            count = self.method.possible(count, min(wanted, count), spec.patches)
+            counts.append(count)
+        return tuple(counts)
 
     def counts(self, spec: ModelSpec) -> TokenCounts:
         """Tokens in the attention and in the MLP of each layer; in the last MLP only CLS."""
-        left = self.schedule.left(spec.space.depth, spec.tokens)
+        left = self.left(spec)
         return TokenCounts((spec.tokens, *left[:-1]), (*left[:-1], 1))
 
 
@@ -54,29 +58,44 @@ def reduced(
 
     Where the schedule removes nothing this is the network itself, without the last MLP on tokens that nobody reads.
     """
-    left = reduction.schedule.left(model.spec.space.depth, model.spec.tokens)
+    between = follow(model.spec, reduction)
+    received = reduction.method.received
+    return Reduced(*model.apply({"params": params}, images, structure, between, received, method="reduced"))
+
+
+def follow(spec: ModelSpec, reduction: Reduction) -> Between:
+    """What stands between attention and MLP of every layer."""
+    left, proportional = reduction.left(spec), reduction.proportional
 
     def between(layer: int, tokens: TokenSet, signals: AttentionSignals) -> TokenSet:
-        return reduction.method(tokens, signals, left[layer])
+        if left[layer] < tokens.features.shape[1]:
+            tokens = reduction.method.reduce(tokens, signals, left[layer])
+            if proportional is not None:
+                tokens = tokens._replace(size=tokens.members if proportional else None)
+        return tokens
 
-    return Reduced(*model.apply({"params": params}, images, structure, between, method="reduced"))
+    return between
 
 
 def at_macs(spec: ModelSpec, structure: Structure, name: str, target: float) -> Reduction:
-    """The reduction of a method whose multiply-accumulates come nearest to `target`: ToMe at a constant number per layer,
-    PPT at a number per site, EViT at a keep rate in steps of 0.01; sites after a quarter, half and three quarters of the
-    layers."""
-    depth = spec.space.depth
+    """The reduction of a method whose multiply-accumulates come nearest to `target`."""
+    return min(reductions(spec, name), key=lambda own: abs(reduced_macs(spec, structure, own).total - target))
+
+
+def reductions(spec: ModelSpec, name: str) -> list[Reduction]:
+    """What a method is usually run at, from little to much: methods that merge pairs and DiffRate with a constant number
+    of tokens in every layer, PPT with a number at each of three sites, the others at a keep rate there in steps of
+    0.01. Sites lie after a quarter, half and three quarters of the layers."""
+    depth, method = spec.space.depth, METHODS[name]
     sites = tuple(sorted({depth // 4, depth // 2, 3 * depth // 4}))
-    if name.startswith("evit"):
-        fused = name == "evit"
-        schedules = [KeepRate(percent / 100, sites, fused) for percent in range(1, 101)]
+    if name in ("prune", "evit", "package", "cait"):
+        fused = name in ("evit", "package")
+        schedules = [KeepRate(percent / 100, sites, fused) for percent in range(100, 0, -1)]
     elif name == "ppt":
         schedules = [Sites(amount, sites) for amount in range(spec.tokens)]
     else:
         schedules = [Constant(amount) for amount in range(spec.tokens)]
-    reductions = [Reduction(METHODS[name], schedule) for schedule in schedules]
-    return min(reductions, key=lambda own: abs(reduced_macs(spec, structure, own).total - target))
+    return [Reduction(method, schedule) for schedule in schedules]
 
 
 def reduced_macs(spec: ModelSpec, structure: Structure, reduction: Reduction) -> Macs:

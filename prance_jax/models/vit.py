@@ -12,7 +12,6 @@ Nothing runs at a width that was not chosen, and what precedes a decision does n
 
 from __future__ import annotations
 
-import functools
 from typing import Callable, NamedTuple
 
 import flax.linen as nn
@@ -74,15 +73,16 @@ class ViT(nn.Module):
         return self.finish(midway)
 
     def reduced(
-        self, images: jax.Array, structure: Structure, between: Between
+        self, images: jax.Array, structure: Structure, between: Between, received: bool = False
     ) -> tuple[jax.Array, TokenSet]:
         """Logits and the last layer's tokens under a static structure, its keep rates not used: `between` stands between
         attention and MLP of every layer and may remove tokens, as the training-free methods do. In the last layer only
-        CLS goes through the MLP: the classifier reads nothing else."""
+        CLS goes through the MLP: the classifier reads nothing else. received: what `between` is told holds the attention
+        that each token receives."""
         widths, hidden = structure.widths, structure.hidden
         tokens = initial_tokens(self.embed(images, widths[0]))
         for layer, block in enumerate(self.blocks):
-            tokens, signals = block.attend(tokens, widths[layer], widths[layer])
+            tokens, signals = block.attend(tokens, widths[layer], widths[layer], received)
             tokens = between(layer, tokens, signals)
             last = layer + 1 == len(widths)
             part = tokens._replace(features=tokens.features[:, :1]) if last else tokens
@@ -102,7 +102,7 @@ class ViT(nn.Module):
         width = choice.widths[0]
         reads = self.spec.space.widest if self.spec.enter_at_widest else width
         tokens = self.blocks[layer - 1].feed(midway.tokens, midway.width, midway.hidden, reads)
-        tokens, signals = self.blocks[layer].attend(tokens, reads, width)
+        tokens, signals = self.blocks[layer].attend(tokens, reads, width, self.spec.method.received)
         tokens = self.reduce(tokens, signals, choice.keep)
         return self._rest_of_group(tokens, signals, choice, group)
 
@@ -125,10 +125,10 @@ class ViT(nn.Module):
 
     def reduce(self, tokens: TokenSet, signals: AttentionSignals, rates: tuple) -> TokenSet:
         """Token optimization at a decision point."""
-        method = self.spec.method.reduce
-        if self.spec.weighted_merge and self.spec.method.merges is not None:
-            method = functools.partial(method, weighted=True)
-        return method(tokens, signals, rates, self.spec.token_floor)
+        method, options = self.spec.method, {}
+        if self.spec.weighted_merge and method.weighted:
+            options["weighted"] = True
+        return method.reduce(tokens, signals, *self.spec.left(tokens.count, rates), **options)
 
     def classify(self, features: jax.Array, width: Size) -> jax.Array:
         """Final norm and classifier on any tokens: [B, N, C] -> [B, N, num_classes], float32."""

@@ -15,6 +15,7 @@ from prance_jax.adaptive.rounding import RoundedRule
 from prance_jax.complexity import macs
 from prance_jax.evaluation.evaluate import forward
 from prance_jax.models.reduced import Reduction
+from prance_jax.models.selective import Selective
 from prance_jax.report.results import Results, Row, hardware
 from prance_jax.report.speed import throughput
 from prance_jax.selector.decide import Rule, SelectorRule, StaticRule
@@ -22,10 +23,15 @@ from prance_jax.space import Structure
 from prance_jax.training.experiment import Contender, Experiment
 
 
-def compare(experiment: Experiment, command: str, spent: Callable[[], float]) -> Iterator[Results]:
+def compare(
+    experiment: Experiment,
+    command: str,
+    spent: Callable[[], float],
+    contenders: Callable[[Experiment, int], list[Contender]] = Experiment.contenders,
+) -> Iterator[Results]:
     """Evaluates all rows on the test images: yields the results after every seed, the last ones being complete.
 
-    spent: gives the seconds of the run so far.
+    spent: gives the seconds of the run so far. contenders: (experiment, seed) -> the rows of a seed, 'dense' among them.
 
     Speed is that of what would be served: the compact program of a static structure, the adaptive executor for a
     selector, with plans calibrated on the validation images. Masked execution saves no time and is not quoted: the
@@ -33,14 +39,14 @@ def compare(experiment: Experiment, command: str, spent: Callable[[], float]) ->
     """
     rows, images = [], 0
     for seed in experiment.config.seeds:
-        contenders = experiment.contenders(seed)
-        experiment.progress.note(f"seed{seed}: evaluating {len(contenders)} methods on the test images")
-        evaluations = {row.method: experiment.evaluate(row, "test") for row in contenders}
-        speeds = _speeds(experiment, contenders)
+        found_rows = contenders(experiment, seed)
+        experiment.progress.note(f"seed{seed}: evaluating {len(found_rows)} methods on the test images")
+        evaluations = {row.method: experiment.evaluate(row, "test") for row in found_rows}
+        speeds = _speeds(experiment, found_rows)
         dense = evaluations["dense"]
         images = len(dense.correct)
-        full = float(macs(contenders[0].spec, contenders[0].spec.largest).total)
-        for row in contenders:
+        full = float(macs(found_rows[0].spec, found_rows[0].spec.largest).total)
+        for row in found_rows:
             found = evaluations[row.method]
             kept = float(found.macs.mean()) / full
             speed = speeds.get(row.method)
@@ -97,7 +103,7 @@ def _speeds(experiment: Experiment, contenders: list[Contender]) -> dict[str, fl
         run = executor(id(row.params), row.rule)
         return lambda: run(row.params, row.variables, images)
 
-    static = [row for row in contenders if isinstance(row.rule, StaticRule | Reduction)]
+    static = [row for row in contenders if isinstance(row.rule, StaticRule | Reduction | Selective)]
     programs = {row.method: compact(row) for row in static}
     programs |= {row.method: adaptive(row) for row in served}
     return throughput(programs, len(images), settings.speed_seconds)

@@ -61,7 +61,7 @@ def measure(plans: Plans, params: Any, device: str, batch: int = 16, repeats: in
 def _state(batch: int, width: int, hidden: int, tokens: int, spec) -> Midway:
     features = jnp.ones((batch, tokens, width), spec.dtype)
     held = initial_tokens(features)._replace(owner=jnp.ones((batch, spec.patches), jnp.int32))
-    if spec.method.merges is not None:
+    if spec.method.sized:
         held = held._replace(size=jnp.ones((batch, tokens)))
     return Midway(held, None, width, hidden, None)
 

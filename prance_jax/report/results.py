@@ -61,13 +61,13 @@ class Results:
     command: str
     seconds: float
 
-    def save(self, workdir: str | Path) -> None:
-        """Writes ``results.json`` and ``results.md`` into the workdir. Raises UserError on a full disk."""
+    def save(self, workdir: str | Path, name: str = "results") -> None:
+        """Writes ``NAME.json`` and ``NAME.md`` into the workdir. Raises UserError on a full disk."""
         folder = Path(workdir)
         folder.mkdir(parents=True, exist_ok=True)
         record = {**dataclasses.asdict(self), "rows": [_nulls(dataclasses.asdict(row)) for row in self.rows]}
-        write_atomic(folder / "results.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
-        write_atomic(folder / "results.md", markdown(self))
+        write_atomic(folder / f"{name}.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
+        write_atomic(folder / f"{name}.md", markdown(self))
 
 
 def load(workdir: str | Path) -> Results:

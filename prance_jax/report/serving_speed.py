@@ -25,7 +25,7 @@ from prance_jax.models.walk import walk
 from prance_jax.report.speed import interleaved
 from prance_jax.selector.decide import GivenRule, Priced, Rule
 from prance_jax.space import GroupChoice, Structure
-from prance_jax.tokens import kept_count, rate_for
+from prance_jax.tokens import rate_for
 from prance_jax.training.workdir import write_atomic
 
 Tree = Any
@@ -70,7 +70,7 @@ def even_spread(plans: Plans, batch: int, seed: int = 0) -> Structure:
         rates = []
         for left in wanted.T:
             rates.append(rate_for(left, count))
-            count = np.asarray(kept_count(count, rates[-1], spec.token_floor))
+            count = np.asarray(spec.left(count, rates[-1:])[0])
         sizes = [
             tuple(
                 jnp.asarray([getattr(plan, name)[layer] for plan in chosen], jnp.int32)

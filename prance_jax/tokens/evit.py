@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from prance_jax.tokens.tokenset import AttentionSignals, TokenSet, renumber, sort_by_importance
+from prance_jax.space import Size, number
+from prance_jax.tokens.counts import column, nothing_goes, with_one_more
+from prance_jax.tokens.regroup import regroup
+from prance_jax.tokens.tokenset import AttentionSignals, TokenSet, ranks
 
 
-def evit(tokens: TokenSet, signals: AttentionSignals, left: int, fuse: bool = True) -> TokenSet:
-    """Keeps the tokens that CLS attends to most, until `left` remain, by falling attention.
+def evit(tokens: TokenSet, signals: AttentionSignals, left: Size) -> TokenSet:
+    """Keeps the tokens that CLS attends to most and adds up the others in one: `left` remain, by falling attention.
 
-    fuse: what is dropped is added up, weighted by its (not normalised) attention, in one token at the end; it is an
-    ordinary token from then on and counts in `left`. The owner of dropped patches is that token, without `fuse` -1. Sizes
-    are left alone: EViT's attention is not proportional to them. Compact execution only (`valid` is None).
+    What goes is weighted by its (not normalised) attention; the sum is the last token and an ordinary one from then on.
+    Sizes are left alone: EViT's attention is not proportional to them. left: int or int32 [B], 2 at least. Without the
+    sum, EViT is `prune`.
     """
-    count = tokens.features.shape[1]
-    if left >= count:
+    left = with_one_more(tokens.count, left)
+    if nothing_goes(tokens, left):
         return tokens
-    kept = max(1, left - 1 if fuse else left)
-    ordered, rank = sort_by_importance(tokens, signals.cls_attention, count)
-    shares = jnp.take_along_axis(signals.cls_attention, jnp.argsort(rank, axis=1), axis=1)
-    features, size = ordered.features[:, :kept], None if ordered.size is None else ordered.size[:, :kept]
-    if fuse:
-        dropped = ordered.features[:, kept:].astype(jnp.float32) * shares[:, kept:, None]
-        extra = dropped.sum(axis=1, keepdims=True).astype(features.dtype)
-        features = jnp.concatenate([features, extra], axis=1)
-        size = None if size is None else jnp.concatenate([size, jnp.ones_like(size[:, :1])], axis=1)
-    mapping = jnp.where(rank < kept, rank, kept if fuse else -1)
-    return TokenSet(features, size, None, renumber(tokens.owner, mapping))
+    rank, kept = ranks(tokens, signals.cls_attention), column(left) - 1
+    changes = column(tokens.count - number(left)) > 0
+    place = jnp.where(changes, jnp.minimum(rank, kept), jnp.arange(rank.shape[1]))
+    weights = jnp.where(changes & (rank >= kept), signals.cls_attention, 1.0)
+    return regroup(tokens, place, left, weights, mean=False, sized=False)

@@ -5,31 +5,27 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from prance_jax.space import Rate, extent, number
-from prance_jax.tokens.tokenset import (
-    AttentionSignals,
-    TokenSet,
-    kept_count,
-    prefix,
-    renumber,
-    sort_by_importance,
-)
+from prance_jax.space import Size, extent, number
+from prance_jax.tokens.tokenset import AttentionSignals, TokenSet, prefix, renumber, sort_by_importance
 
 
 def merge(
-    tokens: TokenSet, signals: AttentionSignals, rates: tuple[Rate, ...], floor: int, weighted: bool = False
+    tokens: TokenSet,
+    signals: AttentionSignals,
+    left: Size,
+    weighted: bool = False,
+    similar_sizes: bool = False,
 ) -> TokenSet:
-    """Merges every token that is not among the first floor(keep x tokens) into its most similar one there.
+    """Merges every token that is not among the `left` most important ones into its most similar one there.
 
-    Destinations are the most important tokens; similarity is the cosine of the features; CLS is no destination unless
-    it is the only one. A destination becomes the plain mean of itself and what it received (`weighted`: the mean by
-    size, which is not the paper's); sizes add up.
+    Similarity is the cosine of the features; CLS is no destination unless it is the only one. A destination becomes the
+    plain mean of itself and what it received (`weighted`: the mean by size, which is not the paper's); sizes add up
+    (`similar_sizes`: what is received counts as far as it is similar, as in DiffRate).
 
-    rates: (keep,), a float (tokens are removed) or float32 [B] (tokens are masked). floor: fewest tokens left.
+    left: an int (tokens are removed) or int32 [B] (tokens are masked), at most the tokens that there are.
     """
-    (keep,) = rates
+    kept = left
     slots = tokens.features.shape[1]
-    kept = kept_count(tokens.count, keep, floor)
     tokens = tokens._replace(size=tokens.sizes)
     ordered, rank = sort_by_importance(tokens, signals.cls_attention, slots)
     compact = isinstance(kept, int)
@@ -49,7 +45,8 @@ def merge(
         is_source = (jnp.arange(slots) >= kept_here[:, None]) & (
             True if ordered.valid is None else ordered.valid
         )
-    target = jnp.argmax(jnp.where(open_to[:, None], _cosine(sources, destinations), -jnp.inf), axis=2)
+    similarity = jnp.where(open_to[:, None], _cosine(sources, destinations), -jnp.inf)
+    target = jnp.argmax(similarity, axis=2)
 
     received = (jax.nn.one_hot(target, ends, dtype=jnp.float32) * is_source[:, :, None]).swapaxes(1, 2)
     weights = ordered.size if weighted else jnp.ones_like(ordered.size)
@@ -63,7 +60,10 @@ def merge(
     features = (own[:, :, None] * destinations + jnp.einsum("bds,bsc->bdc", received, silent)) / total[
         :, :, None
     ]
-    size = ordered.size[:, :ends] + jnp.einsum("bds,bs->bd", received, ordered.size[:, first_source:])
+    grown = ordered.size[:, first_source:]
+    if similar_sizes:
+        grown = grown * jnp.maximum(similarity.max(axis=2), 0.0)
+    size = ordered.size[:, :ends] + jnp.einsum("bds,bs->bd", received, grown)
 
     slot_of = jnp.broadcast_to(jnp.arange(slots, dtype=jnp.int32), rank.shape)
     if compact:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from prance_jax.tokens.tokenset import AttentionSignals, TokenSet, renumber, sort_by_importance
-from prance_jax.tokens.tome import tome
+from prance_jax.space import Size, number
+from prance_jax.tokens.counts import column, halving, nothing_goes
+from prance_jax.tokens.regroup import regroup
+from prance_jax.tokens.tokenset import AttentionSignals, TokenSet, ranks
+from prance_jax.tokens.tome import matching
 
 THRESHOLD = 7e-5  # off the shelf, at 197 tokens
 
@@ -14,7 +17,7 @@ THRESHOLD = 7e-5  # off the shelf, at 197 tokens
 def ppt(
     tokens: TokenSet,
     signals: AttentionSignals,
-    left: int,
+    left: Size,
     threshold: float = THRESHOLD,
     scale_free: bool = False,
 ) -> TokenSet:
@@ -23,31 +26,30 @@ def ppt(
     The score of a patch is the attention that CLS pays it times the norm of its values, as a share of all patches. An
     image whose scores have a variance of `threshold` or more is pruned, any other one pooled by `tome`.
     scale_free: the threshold is on variance x patches^2 (the squared coefficient of variation), which does not shrink
-    with the number of tokens. Compact execution only (`valid` is None); at most half of the tokens go.
+    with the number of tokens. left: int or int32 [B]; at most half of the tokens go.
     """
-    count = tokens.features.shape[1]
-    left = max(left, count - (count - 1) // 2)
-    if left >= count:
+    left = halving(tokens.count, left)
+    if nothing_goes(tokens, left):
         return tokens
-    share, peaky = significance(signals, threshold, scale_free)
-    share = jnp.pad(share, ((0, 0), (1, 0)))
-    sized = tokens._replace(size=tokens.sizes)
-    pruned, rank = sort_by_importance(sized, share, left)
-    pruned = pruned._replace(owner=renumber(tokens.owner, jnp.where(rank < left, rank, -1)))
-    pooled = tome(sized, signals, left)
-
-    def choose(prune: jax.Array, pool: jax.Array) -> jax.Array:
-        return jnp.where(peaky.reshape(-1, *(1,) * (prune.ndim - 1)), prune, pool)
-
-    return jax.tree.map(choose, pruned, pooled)
+    share, peaky = significance(tokens, signals, threshold, scale_free)
+    rank = ranks(tokens, share)
+    pruned = jnp.where(rank < column(left), rank, -1)
+    pruned = jnp.where(column(tokens.count - number(left)) > 0, pruned, jnp.arange(rank.shape[1]))
+    # A pruned token is alone at its place, so one weighted mean serves both.
+    place = jnp.where(peaky[:, None], pruned, matching(tokens, signals, left))
+    return regroup(tokens, place, left)
 
 
 def significance(
-    signals: AttentionSignals, threshold: float, scale_free: bool
+    tokens: TokenSet, signals: AttentionSignals, threshold: float, scale_free: bool
 ) -> tuple[jax.Array, jax.Array]:
-    """Scores of the patches, float32 [B, N - 1], sum 1; and whether an image is to be pruned, bool [B]."""
-    score = (signals.cls_attention * signals.values)[:, 1:]
+    """Scores of the tokens, float32 [B, N], sum 1, CLS 0; and whether an image is to be pruned, bool [B]."""
+    score = (signals.cls_attention * signals.values).at[:, 0].set(0.0)
+    patch = jnp.ones_like(score) if tokens.valid is None else tokens.valid.astype(score.dtype)
+    patch = patch.at[:, 0].set(0.0)
+    score = jnp.where(patch > 0, score, 0.0)
     share = score / score.sum(axis=1, keepdims=True)
-    patches = share.shape[1]
-    variance = share.var(axis=1, ddof=1)
+    patches = patch.sum(axis=1)
+    spread = jnp.where(patch > 0, share - 1 / jnp.maximum(patches, 1)[:, None], 0.0)
+    variance = jnp.sum(spread**2, axis=1) / jnp.maximum(patches - 1, 1)
     return share, variance * (patches**2 if scale_free else 1) >= threshold

@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from prance_jax.space import Rate, number
-from prance_jax.tokens.tokenset import (
-    AttentionSignals,
-    TokenSet,
-    kept_count,
-    prefix,
-    renumber,
-    sort_by_importance,
-)
+from prance_jax.space import Size
+from prance_jax.tokens.counts import column
+from prance_jax.tokens.tokenset import AttentionSignals, TokenSet, prefix, renumber, sort_by_importance
 
 
-def prune(tokens: TokenSet, signals: AttentionSignals, rates: tuple[Rate, ...], floor: int) -> TokenSet:
-    """Keeps the first floor(keep x tokens) tokens by importance; CLS counts and always ranks first.
+def prune(tokens: TokenSet, signals: AttentionSignals, left: Size) -> TokenSet:
+    """Keeps the first `left` tokens by importance; CLS counts and always ranks first.
 
-    rates: (keep,), a float (tokens are removed) or float32 [B] (tokens are masked). floor: fewest tokens left.
+    left: an int (tokens are removed) or int32 [B] (tokens are masked), at most the tokens that there are.
     """
-    (keep,) = rates
-    kept = kept_count(tokens.count, keep, floor)
-    ordered, rank = sort_by_importance(tokens, signals.cls_attention, kept)
-    if isinstance(kept, int):
-        left, limit = ordered, kept
-    else:
-        left, limit = ordered._replace(valid=prefix(rank.shape[1], kept)), number(kept)[:, None]
-    return left._replace(owner=renumber(tokens.owner, jnp.where(rank < limit, rank, -1)))
+    ordered, rank = sort_by_importance(tokens, signals.cls_attention, left)
+    if not isinstance(left, int):
+        ordered = ordered._replace(valid=prefix(rank.shape[1], left))
+    return ordered._replace(owner=renumber(tokens.owner, jnp.where(rank < column(left), rank, -1)))

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from prance_jax.space import Rate
+from prance_jax.space import Size, extent
 from prance_jax.tokens.merge import merge
 from prance_jax.tokens.prune import prune
 from prance_jax.tokens.tokenset import AttentionSignals, TokenSet
 
 
 def prune_merge(
-    tokens: TokenSet, signals: AttentionSignals, rates: tuple[Rate, ...], floor: int, weighted: bool = False
+    tokens: TokenSet,
+    signals: AttentionSignals,
+    pruned: Size,
+    left: Size,
+    weighted: bool = False,
+    similar_sizes: bool = False,
 ) -> TokenSet:
-    """Prunes with the first rate, merges with the second. rates: (prune keep, merge keep), floats or float32 [B]."""
-    prune_keep, merge_keep = rates
-    left = prune(tokens, signals, (prune_keep,), floor)
-    return merge(left, _ranked(left), (merge_keep,), floor, weighted)
+    """Prunes to `pruned` tokens, merges those to `left`; ints or int32 [B]. The options are those of `merge`."""
+    return merge(prune(tokens, signals, pruned), _ranked(tokens, pruned), left, weighted, similar_sizes)
 
 
-def _ranked(tokens: TokenSet) -> AttentionSignals:
+def _ranked(tokens: TokenSet, pruned: Size) -> AttentionSignals:
     """Pruning has sorted the tokens already; a falling importance keeps that order."""
-
     batch, slots, _ = tokens.features.shape
     falling = jnp.broadcast_to(-jnp.arange(slots, dtype=jnp.float32), (batch, slots))
+    falling = falling[:, : extent(pruned, slots)]
     return AttentionSignals(falling, falling, falling)

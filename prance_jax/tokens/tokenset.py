@@ -22,6 +22,8 @@ class TokenSet(NamedTuple):
     size: [B, N] float32, how many original tokens each stands for; None while every size is 1.
     valid: [B, N] bool, a prefix per image; None when every token is valid (compact execution).
     owner: [B, P] int32, for each original patch the index of the token that now carries it, -1 once it was pruned.
+    package: [B] float32, the score that the package token has gathered (see `package`), which is then the last valid
+      token; None while there is none.
 
     Features of invalid tokens are arbitrary finite numbers; nothing valid depends on them.
     """
@@ -30,6 +32,7 @@ class TokenSet(NamedTuple):
     size: jax.Array | None
     valid: jax.Array | None
     owner: jax.Array
+    package: jax.Array | None = None
 
     @property
     def count(self) -> Size:
@@ -42,6 +45,14 @@ class TokenSet(NamedTuple):
         size = jnp.ones(self.features.shape[:2], jnp.float32) if self.size is None else self.size
         return size if self.valid is None else jnp.where(self.valid, size, 0.0)
 
+    @property
+    def members(self) -> jax.Array:
+        """[B, N] float32, original tokens that each token stands for, from `owner`: also where a method leaves sizes
+        alone."""
+        slots = jnp.arange(self.features.shape[1])
+        held = jnp.sum(self.owner[:, :, None] == slots, axis=1, dtype=jnp.float32)
+        return held.at[:, 0].add(1.0)
+
 
 class AttentionSignals(NamedTuple):
     """What one attention layer tells about its tokens; token methods and selector states are made of it.
@@ -49,11 +60,14 @@ class AttentionSignals(NamedTuple):
     cls_attention: [B, N] float32, attention from CLS to each token, mean over heads; 0 for invalid tokens.
     keys: [B, N, D] float32, mean over heads.
     values: [B, N] float32, L2 norm of the values, heads concatenated.
+    received: [B, N] float32, attention that each token receives, mean over heads and queries; None where no method asks
+      for it, since it takes the whole attention map.
     """
 
     cls_attention: jax.Array
     keys: jax.Array
     values: jax.Array
+    received: jax.Array | None = None
 
 
 def initial_tokens(features: jax.Array) -> TokenSet:
@@ -94,19 +108,36 @@ def sort_by_importance(tokens: TokenSet, importance: jax.Array, kept: Size) -> t
     are (up to its bound, if it has one), and validity is left to the caller.
     Returns the tokens with `owner` not yet renumbered, and the rank of every old token, int32 [B, N].
     """
-    batch, slots, _ = tokens.features.shape
-    importance = importance.astype(jnp.float32)
-    if tokens.valid is not None:
-        importance = jnp.where(tokens.valid, importance, -jnp.inf)
-    importance = importance.at[:, 0].set(jnp.inf)
-    # Not `top_k` and a scatter: over several devices the compiler gathers the batch for those, and for sorting it does not.
-    order = jnp.argsort(-importance, axis=1, stable=True)
-    rank = jnp.argsort(order, axis=1)
-    order = order[:, : extent(kept, slots)]
+    order, rank = _sorting(_importance(tokens, importance))
+    order = order[:, : extent(kept, tokens.features.shape[1])]
     features = jnp.take_along_axis(tokens.features, order[:, :, None], axis=1)
     size = None if tokens.size is None else jnp.take_along_axis(tokens.size, order, axis=1)
     valid = None if tokens.valid is None else jnp.take_along_axis(tokens.valid, order, axis=1)
     return TokenSet(features, size, valid, tokens.owner), rank
+
+
+def ranks(tokens: TokenSet, importance: jax.Array) -> jax.Array:
+    """int32 [B, N]: place of every token by falling importance [B, N]; CLS first, ties to the lower index, invalid last."""
+    return _sorting(_importance(tokens, importance))[1]
+
+
+def descending(values: jax.Array) -> jax.Array:
+    """int32 [B, N]: place of every value in falling order, ties to the lower index."""
+    return _sorting(values)[1]
+
+
+def _importance(tokens: TokenSet, importance: jax.Array) -> jax.Array:
+    importance = importance.astype(jnp.float32)
+    if tokens.valid is not None:
+        importance = jnp.where(tokens.valid, importance, -jnp.inf)
+    return importance.at[:, 0].set(jnp.inf)
+
+
+def _sorting(values: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The order that makes values [B, N] fall, and the place of each in it."""
+    # Not `top_k` and a scatter: over several devices the compiler gathers the batch for those, and for sorting it does not.
+    order = jnp.argsort(-values, axis=1, stable=True)
+    return order, jnp.argsort(order, axis=1)
 
 
 def prefix(slots: int, kept: Size) -> jax.Array:

@@ -26,7 +26,8 @@ from prance_jax.errors import UserError
 from prance_jax.evaluation.evaluate import evaluate
 from prance_jax.evaluation.static_search import search
 from prance_jax.mesh import check_rows, local, make_mesh, place, replicate
-from prance_jax.models.reduced import Reduction, at_macs
+from prance_jax.models.reduced import METHODS, Reduction, at_macs
+from prance_jax.models.selective import Selective, at_share
 from prance_jax.selector.decide import (
     AnyPriceRule,
     Priced,
@@ -36,7 +37,7 @@ from prance_jax.selector.decide import (
 )
 from prance_jax.space import GroupChoice, Structure
 from prance_jax.spec import ModelSpec
-from prance_jax.training import finetune, pretrain, select
+from prance_jax.training import finetune, pretrain, select, tune
 from prance_jax.training.checkpoint import Checkpoints
 from prance_jax.training.loop import Stage, run_stage
 from prance_jax.training.metrics import MetricsWriter, Progress
@@ -55,17 +56,18 @@ _STREAMS = (
     "finetune",
     "finetune_random",
     "finetune_static",
+    "tune",
 )
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A row of the table: a rule, or a token reduction, with the parameters that it runs on. decision_cost: MACs of one
-    decision."""
+    """A row of the table: a rule, a token reduction or learned selectors, with the parameters that it runs on.
+    decision_cost: MACs of one decision."""
 
     method: str
     spec: ModelSpec
-    rule: Rule | Reduction
+    rule: Rule | Reduction | Selective
     params: Any
     variables: Any = None
     decision_cost: int = 0
@@ -314,6 +316,47 @@ class Experiment:
             if mode == self.config.token_modes[0]:
                 rows.extend(self.reductions(seed, float(spent)))
             rows.append(prance)
+        return rows
+
+    def tuned(self, seed: int, name: str, what: Reduction | Selective | None) -> Any:
+        """Parameters of the dense network tuned under a method; None: as it is."""
+        spec, config, teacher = self.spec(self.config.token_modes[0]), self.config.compare, self.dense(seed)
+        key = self.key(seed, "tune")
+        return self._run(
+            f"seed{seed}/compare/{name}",
+            config.finetune.steps,
+            lambda: tune.init(spec, what, teacher, config.finetune, key),
+            tune.tune_step(spec, config.finetune, config.selective, what, self.source.sample, self.mesh),
+            config.finetune.batch,
+            (key, teacher),
+            ("loss", "accuracy"),
+        )["ema"]
+
+    def comparison(self, seed: int) -> list[Contender]:
+        """All rows of the compare command: every method at every share, as it is and tuned; then PRANCE, whose network and
+        selector are trained in their own three stages."""
+        spec, config = self.spec(self.config.token_modes[0]), self.config.compare
+        full, heads = macs(spec, spec.largest).total, config.selective.heads or spec.space.heads
+        tunes = config.finetune.steps > 0
+        rows = [Contender("dense", spec, self.largest, self.dense(seed), ())]
+        if tunes:
+            rows.append(Contender("dense_tuned", spec, self.largest, self.tuned(seed, "dense", None), ()))
+        for share in config.shares:
+            for name in config.methods:
+                label = _percent(share)
+                if name in METHODS:
+                    what = at_macs(spec, spec.largest, name, share * full)
+                    rows.append(Contender(name + label, spec, what, self.dense(seed), ()))
+                else:
+                    what = at_share(spec, name == "spvit", share, heads if name == "spvit" else 1)
+                if tunes:
+                    params = self.tuned(seed, name + label, what)
+                    rows.append(Contender(f"{name}_tuned{label}", spec, what, params, ()))
+                    if isinstance(what, Selective):
+                        free = dataclasses.replace(what, by_threshold=True)
+                        rows.append(Contender(f"{name}_free{label}", spec, free, params, ()))
+        for mode in self.config.token_modes:
+            rows.extend(self.at_budgets(seed, mode) if self.config.budgets else [self.prance(seed, mode)])
         return rows
 
     def evaluate(self, row: Contender, split: str):

@@ -1,4 +1,6 @@
-"""ToMe, EViT and PPT against the text, token by token in plain NumPy; and what all of them must keep."""
+"""Every method against its text, token by token in plain NumPy; and what all of them must keep."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -7,21 +9,33 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from small import quick_jit
+
 from prance_jax.errors import UserError
-from prance_jax.tokens import AttentionSignals, TokenSet
+from prance_jax.tokens import METHODS, AttentionSignals, TokenSet
+from prance_jax.tokens.cait import cait
+from prance_jax.tokens.diffrate import diffrate
 from prance_jax.tokens.evit import evit
+from prance_jax.tokens.grid import grids, rectangles
+from prance_jax.tokens.mctf import mctf
+from prance_jax.tokens.package import package
 from prance_jax.tokens.ppt import ppt, significance
+from prance_jax.tokens.prune import prune
 from prance_jax.tokens.schedules import Constant, KeepRate, Kept, Removed, Sites
 from prance_jax.tokens.tome import tome
+
+ONE_RATE = {name: method for name, method in METHODS.items() if method.rates == 1}
 
 
 def case(seed, count=12, sized=False, batch=3):
     rng = np.random.default_rng(seed)
-    attention = rng.exponential(size=(batch, count)).astype(np.float32)
+    share = lambda: rng.exponential(size=(batch, count)).astype(np.float32)
+    attention, received = share(), share()
     signals = AttentionSignals(
         jnp.asarray(attention / attention.sum(1, keepdims=True)),
         jnp.asarray(rng.normal(size=(batch, count, 4)), jnp.float32),
         jnp.asarray(rng.uniform(0.5, 2, size=(batch, count)), jnp.float32),
+        jnp.asarray(received / received.sum(1, keepdims=True)),
     )
     size = rng.integers(1, 5, (batch, count)).astype(np.float32) if sized else None
     owner = np.stack([rng.permutation(count - 1) + 1 for _ in range(batch)]).astype(np.int32)
@@ -31,7 +45,7 @@ def case(seed, count=12, sized=False, batch=3):
 
 
 def plain(tokens, signals):
-    """One image after the other, as lists of (features, size, patches)."""
+    """One image after the other, as lists of [features, size, patches]; then its signals."""
     sizes = np.asarray(tokens.sizes)
     for b in range(len(tokens.features)):
         patches = [set(np.flatnonzero(np.asarray(tokens.owner[b]) == i)) for i in range(sizes.shape[1])]
@@ -41,24 +55,30 @@ def plain(tokens, signals):
         )
 
 
+def cosine(a, b):
+    return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+
+
+def joined(group, weights):
+    """[features, size, patches] of tokens that become one."""
+    features = sum(w * x for w, (x, _, _) in zip(weights, group)) / sum(weights)
+    return [features, sum(s for _, s, _ in group), set().union(*(p for _, _, p in group))]
+
+
 def plain_tome(tokens, keys, removed):
-    unit = [key / np.linalg.norm(key) for key in keys]
     even, odd = list(range(0, len(tokens), 2)), list(range(1, len(tokens), 2))
-    best = {a: max(odd, key=lambda b: unit[a] @ unit[b]) for a in even[1:]}
-    gone = sorted(best, key=lambda a: -(unit[a] @ unit[best[a]]))[:removed]
-    total = {b: [tokens[b][0] * tokens[b][1], tokens[b][1], set(tokens[b][2])] for b in odd}
-    for a in gone:
-        total[best[a]][0] = total[best[a]][0] + tokens[a][0] * tokens[a][1]
-        total[best[a]][1] += tokens[a][1]
-        total[best[a]][2] |= tokens[a][2]
-    return [tokens[a] for a in even if a not in gone] + [[x / s, s, p] for x, s, p in total.values()]
+    best = {a: max(odd, key=lambda b: cosine(keys[a], keys[b])) for a in even[1:]}
+    gone = sorted(best, key=lambda a: -cosine(keys[a], keys[best[a]]))[:removed]
+    groups = [[b] + [a for a in gone if best[a] == b] for b in odd]
+    merged = [joined([tokens[i] for i in group], [tokens[i][1] for i in group]) for group in groups]
+    return [tokens[a] for a in even if a not in gone] + merged
 
 
-def plain_evit(tokens, attention, kept, fuse):
+def plain_evit(tokens, attention, kept):
     order = [0] + sorted(range(1, len(tokens)), key=lambda i: -attention[i])
     rest = order[kept:]
     fused = [sum(attention[i] * tokens[i][0] for i in rest), 1.0, set().union(*(tokens[i][2] for i in rest))]
-    return [tokens[i] for i in order[:kept]] + ([fused] if fuse else [])
+    return [tokens[i] for i in order[:kept]] + [fused]
 
 
 def plain_ppt(tokens, attention, keys, values, removed, threshold):
@@ -70,20 +90,85 @@ def plain_ppt(tokens, attention, keys, values, removed, threshold):
     return [tokens[i] for i in order[: len(tokens) - removed]]
 
 
+def plain_package(tokens, attention, left, gathered=0.0):
+    """gathered: score that the last token, the package, holds already."""
+    patches = range(1, len(tokens) - (gathered > 0))
+    order = [0] + sorted(patches, key=lambda i: -attention[i])
+    rest = order[left - 1 :]
+    group = [tokens[i] for i in rest] + ([tokens[-1]] if gathered else [])
+    weights = [attention[i] for i in rest] + ([gathered] if gathered else [])
+    return [tokens[i] for i in order[: left - 1]] + [joined(group, weights)], sum(weights)
+
+
+def plain_diffrate(tokens, attention, left, share):
+    order = [0] + sorted(range(1, len(tokens)), key=lambda i: -attention[i])
+    order = order[: len(order) - int(share * (len(order) - left))]
+    groups = {i: [i] for i in order[:left]}
+    for i in order[left:]:
+        groups[max(order[1:left], key=lambda j: cosine(tokens[i][0], tokens[j][0]))].append(i)
+    result = []
+    for i, group in groups.items():
+        one = joined([tokens[j] for j in group], [1.0] * len(group))
+        one[1] = sum(
+            tokens[j][1] * (1 if j == i else max(cosine(tokens[i][0], tokens[j][0]), 0)) for j in group
+        )
+        result.append(one)
+    return result
+
+
+def plain_mctf(tokens, received, removed):
+    inverse = [1 / r for r in received], [1 / s for _, s, _ in tokens]
+    information, small = ([v / max(values) for v in values] for values in inverse)
+
+    def score(a, b):
+        similar = (1 + cosine(tokens[a][0], tokens[b][0])) / 2
+        return similar * (information[a] * information[b]) ** (1 / 20) * (small[a] * small[b]) ** (1 / 40)
+
+    even, odd = list(range(0, len(tokens), 2)), list(range(1, len(tokens), 2))
+    groups = {i: [i] for i in range(len(tokens))}
+    best = {a: max(odd, key=lambda b: score(a, b)) for a in even[1:]}
+    gone = sorted(best, key=lambda a: -score(a, best[a]))[: removed - removed // 2]
+    for a in gone:
+        groups[best[a]] += groups.pop(a)
+    open_to = [a for a in even[1:] if a not in gone]
+    back = {b: max(open_to, key=lambda a: score(a, b)) for b in odd} if open_to else {}
+    for b in sorted(back, key=lambda b: -score(back[b], b))[: removed // 2]:
+        groups[back[b]] += groups.pop(b)
+    order = [i for i in even + odd if i in groups]
+    return [
+        joined([tokens[j] for j in groups[i]], [received[j] * tokens[j][1] for j in groups[i]]) for i in order
+    ]
+
+
+def plain_cait(grid, pairs_per_line):
+    """grid: rows of tokens; the most similar pairs (0, 1), (2, 3), ... of every row become one."""
+    result = []
+    for row in grid:
+        pairs = sorted(range(0, len(row) - 1, 2), key=lambda j: -cosine(row[j][0], row[j + 1][0]))
+        merge, line = set(pairs[:pairs_per_line]), []
+        for j, token in enumerate(row):
+            if j in merge:
+                line.append(joined([token, row[j + 1]], [token[1], row[j + 1][1]]))
+            elif j - 1 not in merge:
+                line.append(token)
+        result.append(line)
+    return result
+
+
 def agree(found, wanted, image, sizes=True):
     assert found.features.shape[1] == len(wanted)
     for place, (features, size, patches) in enumerate(wanted):
         np.testing.assert_allclose(found.features[image, place], features, rtol=1e-4, atol=1e-5)
         assert set(np.flatnonzero(np.asarray(found.owner[image]) == place)) == patches
         if sizes:
-            assert float(found.size[image, place]) == pytest.approx(size)
+            assert float(found.size[image, place]) == pytest.approx(size, rel=1e-5)
 
 
 @pytest.mark.parametrize("count, removed, sized", [(12, 4, False), (13, 6, True), (7, 1, True)])
 def test_tome_follows_the_text(count, removed, sized):
     tokens, signals = case(count, count, sized)
     found = tome(tokens, signals, count - removed)
-    for image, (own, _, keys, _) in enumerate(plain(tokens, signals)):
+    for image, (own, _, keys, *_) in enumerate(plain(tokens, signals)):
         agree(found, plain_tome(own, keys, removed), image)
     # Nothing is lost: sizes add up, and so does size x features.
     np.testing.assert_allclose(found.sizes.sum(1), tokens.sizes.sum(1), rtol=1e-6)
@@ -91,14 +176,12 @@ def test_tome_follows_the_text(count, removed, sized):
     np.testing.assert_allclose(weighted(found), weighted(tokens), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("fuse", [True, False])
 @pytest.mark.parametrize("left", [4, 11])
-def test_evit_follows_the_text(left, fuse):
+def test_evit_follows_the_text(left):
     tokens, signals = case(left)
-    found = evit(tokens, signals, left, fuse)
-    kept = left - 1 if fuse else left
+    found = evit(tokens, signals, left)
     for image, (own, attention, *_) in enumerate(plain(tokens, signals)):
-        agree(found, plain_evit(own, attention, kept, fuse), image, sizes=False)
+        agree(found, plain_evit(own, attention, left - 1), image, sizes=False)
     assert found.size is None
 
 
@@ -108,10 +191,10 @@ def test_ppt_follows_the_text_and_decides_per_image():
     threshold = float(np.median(variances))
     found = ppt(tokens, signals, 9, threshold)
     for image, (own, *parts) in enumerate(plain(tokens, signals)):
-        agree(found, plain_ppt(own, *parts, 5, threshold), image)
-    _, peaky = significance(signals, threshold, False)
+        agree(found, plain_ppt(own, *parts[:3], 5, threshold), image)
+    _, peaky = significance(tokens, signals, threshold, False)
     assert 0 < int(peaky.sum()) < 8  # the batch mixes both
-    free = significance(signals, threshold * 13**2, True)[1]
+    free = significance(tokens, signals, threshold * 13**2, True)[1]
     np.testing.assert_array_equal(free, peaky)
     for image in range(8):
         one = lambda tree: jax.tree.map(lambda leaf: leaf[image : image + 1], tree)
@@ -119,20 +202,150 @@ def test_ppt_follows_the_text_and_decides_per_image():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), alone, one(found))
 
 
-@pytest.mark.parametrize("method", [tome, evit, ppt])
-@pytest.mark.parametrize("count", [1, 2, 3, 8])
-def test_what_cannot_be_removed_stays(method, count):
-    """More than there is, everything, nothing, one token: the result is a token set with CLS in front."""
+def test_package_follows_the_text_and_is_carried_on():
+    tokens, signals = case(3)
+    once = package(tokens, signals, 8)
+    again = package(once, jax.tree.map(lambda x: x[:, :8], signals), 5)
+    for image, (own, attention, *_) in enumerate(plain(tokens, signals)):
+        wanted, gathered = plain_package(own, attention, 8)
+        agree(once, wanted, image, sizes=False)
+        wanted, total = plain_package(wanted, attention[:8], 5, gathered)
+        agree(again, wanted, image, sizes=False)
+        np.testing.assert_allclose((once.package[image], again.package[image]), (gathered, total), rtol=1e-5)
+
+
+@pytest.mark.parametrize("left, share", [(7, 0.5), (3, 0.0), (9, 1.0)])
+def test_diffrate_follows_the_text(left, share):
+    tokens, signals = case(left, sized=True)
+    found = diffrate(tokens, signals, left, share)
+    for image, (own, attention, *_) in enumerate(plain(tokens, signals)):
+        agree(found, plain_diffrate(own, attention, left, share), image)
+
+
+@pytest.mark.parametrize("count, removed, sized", [(12, 5, True), (13, 6, False), (8, 1, True)])
+def test_mctf_follows_the_text(count, removed, sized):
+    tokens, signals = case(count, count, sized)
+    found = mctf(tokens, signals, count - removed)
+    for image, (own, *_, received) in enumerate(plain(tokens, signals)):
+        agree(found, plain_mctf(own, received, removed), image)
+
+
+@pytest.mark.parametrize("side", [4, 5])
+def test_cait_follows_the_text_and_keeps_a_grid(side):
+    """All pairs of columns but one of each row, then what is left of the columns, then a row of each column."""
+    tokens, signals = case(side, 1 + side**2, sized=True)
+    half = -(-side // 2)
+    for steps in ([(side, half + 1)], [(side, half)], [(side, half), (side - 1, half)]):
+        found = tokens
+        for rows, columns in steps:
+            found = cait(found, signals, 1 + rows * columns)
+        for image, (own, *_) in enumerate(plain(tokens, signals)):
+            grid = [own[1 + row * side : 1 + (row + 1) * side] for row in range(side)]
+            grid = plain_cait(grid, side - steps[0][1])
+            if len(steps) == 2:
+                grid = list(zip(*plain_cait(list(zip(*grid)), 1)))
+            agree(found, [own[0], *(token for row in grid for token in row)], image)
+
+
+def test_rectangles_on_the_way_down():
+    """14 x 14 -> 14 x 7 -> 7 x 7 (the paper's example), in steps of a column or a row; never more than a half at once."""
+    table = grids(14)
+    assert {196, 98, 49, 28} <= set(table.patches) and table.patches[-1] == 1
+    assert (np.diff(table.patches) < 0).all()
+    assert [rectangles(197, wanted, 14) for wanted in (197, 196, 180, 99, 2)] == [197, 197, 183, 99, 99]
+    assert [rectangles(99, wanted, 14) for wanted in (98, 50, 1)] == [99, 50, 50]
+    each = rectangles(jnp.asarray([197, 99, 15]), jnp.asarray([180, 1, 15]), 14)
+    np.testing.assert_array_equal(each, [183, 50, rectangles(15, 15, 14)])
+
+
+@functools.lru_cache(maxsize=None)
+def _masked(name):
+    return jax.jit(ONE_RATE[name].reduce)
+
+
+@functools.lru_cache(maxsize=None)
+def _compact(name, left):
+    return quick_jit(lambda tokens, signals: ONE_RATE[name].reduce(tokens, signals, left))
+
+
+@pytest.mark.parametrize("name", ONE_RATE)
+def test_masked_is_compact(name):
+    """Twice in a row, every image with numbers of its own, from everything kept to as little as possible; what is invalid
+    may hold anything."""
+    method, count, batch = ONE_RATE[name], 17, 6
+    tokens, signals = case(11, count, batch=batch)
+    tokens = tokens._replace(owner=jnp.broadcast_to(jnp.arange(1, count), (batch, count - 1)))
+    wanted = jnp.asarray([count, 14, 11, 9, 5, 2]), jnp.asarray([9, 14, 6, 9, 3, 2])
+    masked, counts = tokens, []
+    for left in wanted:
+        left = method.possible(masked.count, jnp.minimum(left, masked.count), count - 1)
+        counts.append(np.asarray(left))
+        masked = _masked(name)(masked, signals, left)
+        noise = jnp.where(masked.valid[:, :, None], masked.features, 1e6)
+        masked = masked._replace(features=noise)
+        hidden = lambda x: jnp.where(masked.valid.reshape(batch, count, *(1,) * (x.ndim - 2)), x, 0.0)
+        signals = jax.tree.map(hidden, signals)
+    for image in range(batch):
+        one = jax.tree.map(lambda leaf: leaf[image : image + 1], tokens)
+        own = jax.tree.map(lambda leaf: leaf[image : image + 1], case(11, count, batch=batch)[1])
+        for left in counts:
+            arriving = one.features.shape[1]
+            part = jax.tree.map(lambda leaf: leaf[:, :arriving], own)
+            least = method.possible(arriving, int(left[image]), count - 1)
+            assert least == left[image]
+            one = _compact(name, least)(one, part)
+        left = one.features.shape[1]
+        assert int(masked.count[image]) == left
+        np.testing.assert_allclose(masked.features[image, :left], one.features[0], rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(masked.owner[image], one.owner[0])
+        np.testing.assert_allclose(masked.sizes[image, :left], one.sizes[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ONE_RATE)
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_what_cannot_be_removed_stays(name, count):
+    """More than there is, everything, nothing, one token, an odd grid: a token set with CLS in front, every patch at a
+    place that exists."""
+    method, batch = ONE_RATE[name], 3
     tokens, signals = case(1, max(count, 2))
     cut = lambda x: x[:, :count]
-    tokens = TokenSet(cut(tokens.features), None, None, jnp.zeros((3, 1), jnp.int32))
+    owner = jnp.broadcast_to(jnp.arange(1, count), (batch, count - 1))
+    tokens = TokenSet(cut(tokens.features), None, None, owner)
     signals = jax.tree.map(cut, signals)
-    assert method(tokens, signals, count) is tokens and method(tokens, signals, count + 5) is tokens
-    for left in (1, 2):
-        found = method(tokens, signals, left)
-        assert 1 <= found.features.shape[1] <= count and np.isfinite(found.features).all()
-        if not (method is tome or count == 1) or count <= 3:
-            np.testing.assert_array_equal(found.features[:, 0], tokens.features[:, 0])
+    for wanted in {0, 2, count + 5}:
+        left = method.possible(count, wanted, count - 1)
+        assert 1 <= left <= count and (left >= wanted or wanted > count)
+        found = _compact(name, left)(tokens, signals)
+        assert found.features.shape[1] == left and np.isfinite(found.features).all()
+        if left > 1 and name not in ("prune", "merge"):
+            np.testing.assert_allclose(found.features[:, 0], tokens.features[:, 0], rtol=1e-6)
+        assert found.owner.shape == owner.shape and (np.asarray(found.owner) < left).all()
+        if left == count:
+            np.testing.assert_allclose(np.sort(found.features, 1), np.sort(tokens.features, 1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ONE_RATE)
+def test_members_say_where_every_patch_went(name):
+    """Sizes from the origins: all patches and CLS where nothing is dropped, and what is tracked where sizes are."""
+    tokens, signals = case(2, 17)
+    tokens = tokens._replace(owner=jnp.broadcast_to(jnp.arange(1, 17), (3, 16)))
+    found = ONE_RATE[name].reduce(tokens, signals, ONE_RATE[name].possible(17, 9, 16))
+    members = np.asarray(found.members)
+    dropped = (np.asarray(found.owner) < 0).sum(1)
+    np.testing.assert_array_equal(members.sum(1), 17 - dropped)
+    if name in ("tome", "merge", "mctf", "cait"):
+        np.testing.assert_allclose(members, found.size, rtol=1e-6)
+        assert not dropped.any()
+    if name == "prune":
+        np.testing.assert_array_equal(dropped, 8)
+
+
+def test_prune_drops_the_least_attended():
+    tokens, signals = case(4)
+    found = prune(tokens, signals, 5)
+    for image, (own, attention, *_) in enumerate(plain(tokens, signals)):
+        order = [0] + sorted(range(1, len(own)), key=lambda i: -attention[i])
+        agree(found, [own[i] for i in order[:5]], image, sizes=False)
 
 
 @settings(max_examples=40)

@@ -1,0 +1,35 @@
+"""Every method of the field beside PRANCE, on the embedded digits, at 50 % and 35 % of the dense network's MACs.
+
+Command:   python -m prance_jax compare --config configs/digits_compare.py --workdir runs/digits_compare
+Cost:      see README.md.
+Result:    see README.md: a row for each method as it is and tuned, in comparison.json and comparison.md.
+
+The dense network is that of configs/digits.py. Methods are tuned from it, each for as many steps, with it as the teacher;
+so is the dense network itself. PRANCE is one network and one selector for both budgets, from its own three stages.
+"""
+
+import runpy
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = runpy.run_path(str(Path(__file__).with_name("digits.py")))["get_config"]()
+    config.name = "digits_compare"
+    config.seeds = (0, 1, 2)
+    config.budgets = (0.5, 0.35)
+    config.selector.updates = 300
+    config.selector.prices = (-0.02, 0.4)
+    config.finetune.every_budget_steps = 1600
+    config.compare = ConfigDict(
+        {
+            "shares": (0.5, 0.35),
+            "finetune": {
+                "steps": 400,
+                "batch": 32,
+                "optimizer": {"name": "muon", "learning_rate": 2e-3, "warmup": 50},
+            },
+        }
+    )
+    return config

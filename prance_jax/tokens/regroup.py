@@ -1,0 +1,51 @@
+"""The one operation that every token method comes down to: old tokens go to new places, and share them."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from prance_jax.space import Size, extent
+from prance_jax.tokens.tokenset import TokenSet, prefix, renumber
+
+
+def regroup(
+    tokens: TokenSet,
+    place: jax.Array,
+    left: Size,
+    weights: jax.Array | None = None,
+    *,
+    mean: bool = True,
+    sized: bool = True,
+) -> TokenSet:
+    """Puts every token at its new place; what shares a place becomes its weighted mean there.
+
+    place: int32 [B, N], from 0 to left - 1 without a gap; -1 drops a token. left: tokens afterwards, an int (compact: the
+    result has so many) or int32 [B] (masked: the rest is invalid). weights: float32 [B, N], default the sizes. mean: or
+    the weighted sum. sized: sizes are added up; or stay None where they were, for methods whose attention ignores them.
+
+    A product with a one-hot matrix, in full precision: it has a gradient, runs on matrix units, keeps a batch where it is
+    on several devices, and a token alone at its place goes through it as it is, to rounding.
+    """
+    slots = tokens.features.shape[1]
+    sizes = tokens.sizes
+    place = place if tokens.valid is None else jnp.where(tokens.valid, place, -1)
+    weights = jnp.where(place >= 0, sizes if weights is None else weights, 0.0)
+    moves = jax.nn.one_hot(place, extent(left, slots), dtype=jnp.float32, axis=1)
+    exact = jax.lax.Precision.HIGHEST
+    # Features of invalid tokens are arbitrary, so they are silenced before the product, not by it.
+    silent = jnp.where((place >= 0)[:, :, None], tokens.features.astype(jnp.float32), 0.0)
+    features = jnp.einsum("bmn,bnc->bmc", moves * weights[:, None], silent, precision=exact)
+    if mean:
+        total = jnp.einsum("bmn,bn->bm", moves, weights, precision=exact)
+        features = features / jnp.where(total > 0, total, 1.0)[:, :, None]
+    size = None
+    if sized or tokens.size is not None:
+        size = jnp.einsum("bmn,bn->bm", moves, jnp.where(place >= 0, sizes, 0.0), precision=exact)
+    valid = None if isinstance(left, int) else prefix(slots, left)
+    return TokenSet(features.astype(tokens.features.dtype), size, valid, renumber(tokens.owner, place))
+
+
+def regroup_macs(count, left, width):
+    """Multiply-accumulates of `regroup`: the features, the weights and the sizes."""
+    return count * left * (width + 2)

@@ -1,0 +1,96 @@
+"""Fine-tuning of a trained network under another method than PRANCE: a schedule of token reduction, or learned selectors.
+
+The teacher is the network it starts from, unreduced. With neither, the network is tuned as it is: what the same steps are
+worth without any reduction.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from prance_jax import losses
+from prance_jax.config import FinetuneConfig, SelectiveConfig
+from prance_jax.mesh import jit_step, keep_rows
+from prance_jax.models.reduced import Reduction, reduced
+from prance_jax.models.selective import Selective, SelectiveViT
+from prance_jax.models.vit import ViT
+from prance_jax.spec import ModelSpec
+from prance_jax.training import optimizer
+from prance_jax.training.pretrain import Sample
+
+Tree = Any
+
+
+def init(
+    spec: ModelSpec, what: Reduction | Selective | None, params: Tree, config: FinetuneConfig, key: jax.Array
+) -> Tree:
+    """A network's parameters; with fresh selectors where they are learned."""
+    params = jax.tree.map(jnp.copy, params)
+    if isinstance(what, Selective):
+        image = jnp.zeros((1, spec.image_size, spec.image_size, spec.channels))
+        fresh = jax.jit(SelectiveViT(spec, what).init)(key, image)["params"]
+        params = {**fresh, "vit": params}
+    return optimizer.init(params, optimizer.make(config.optimizer, config.steps))
+
+
+@functools.lru_cache(maxsize=None)
+def tune_step(
+    spec: ModelSpec,
+    config: FinetuneConfig,
+    selective: SelectiveConfig,
+    what: Reduction | Selective | None,
+    sample: Sample,
+    mesh: Mesh | None = None,
+) -> Callable:
+    """Compiled (state, step, key, tables, teacher) -> (state, metrics).
+
+    The loss is cross-entropy and, weighted by `config.distillation`, the divergence from the teacher; learned selectors add
+    `selection_loss`.
+    """
+    model, transform = ViT(spec), optimizer.make(config.optimizer, config.steps)
+
+    def step(state, index, key, tables, teacher):
+        data_key, draw_key = jax.random.split(jax.random.fold_in(key, index))
+        images, labels = keep_rows(mesh, sample(tables, data_key, config.batch))
+
+        def mixed(logits, wanted):
+            hard = losses.cross_entropy(logits, labels, config.label_smoothing)
+            value = (1 - config.distillation) * hard
+            value += config.distillation * losses.divergence(logits, wanted)
+            return value, {"accuracy": losses.accuracy(logits, labels)}
+
+        def loss(params):
+            if isinstance(what, Selective):
+                learner = SelectiveViT(spec, what)
+                wanted, patches = learner.apply({"params": {**params, "vit": teacher}}, images, method="features")
+                out = learner.apply({"params": params}, images, draw_key, method="train")
+                value, metrics = mixed(out.logits, wanted)
+                shares = {f"kept_{site}": out.kept[:, i].mean() for i, site in enumerate(what.sites)}
+                return value + selection_loss(what, selective, out, patches), {**metrics, **shares}
+            wanted = model.apply({"params": teacher}, images, spec.largest)
+            if what is None:
+                return mixed(model.apply({"params": params}, images, spec.largest), wanted)
+            return mixed(reduced(model, params, images, spec.largest, what).logits, wanted)
+
+        return optimizer.update(state, index, loss, transform, config.optimizer.ema)
+
+    return jit_step(step, mesh)
+
+
+def selection_loss(what: Selective, config: SelectiveConfig, out, patches: jax.Array) -> jax.Array:
+    """How far the kept shares are from their targets, and the last patches from the teacher's (both squared).
+
+    The share is that of the whole batch for SPViT, which leaves the number of an image free, and of each image for
+    DynamicViT. patches: the teacher's, [B, P, C]; those that are left count.
+    """
+    shares = out.kept.mean(axis=0) if what.package else out.kept
+    ratio = jnp.mean((shares - jnp.asarray(what.kept)) ** 2)
+    there = jax.lax.stop_gradient(out.there)
+    apart = jnp.mean((out.features - jax.lax.stop_gradient(patches)) ** 2, axis=-1)
+    tokens = jnp.sum(apart * there) / jnp.maximum(there.sum(), 1.0)
+    return config.ratio * ratio + config.tokens * tokens
