@@ -64,9 +64,9 @@ def macs(spec: ModelSpec, structure: Structure, selector: int = 0, counts: Token
     counts = counts or token_counts(spec, structure)
     widths, hidden = _numbers(structure, structure.widths), _numbers(structure, structure.hidden)
     before, after = _numbers(structure, counts.attention), _numbers(structure, counts.mlp)
-    inner = space.attention_width
     attention = mlp = residual_maps = 0
     for layer in range(space.depth):
+        qk, vo = (space.heads * channels for channels in spec.head_dims(layer))
         last_of_group = layer + 1 in space.first_layers
         opens_group = layer in space.first_layers[1:]
         reads = space.widest if spec.enter_at_widest and opens_group else widths[layer]
@@ -74,9 +74,8 @@ def macs(spec: ModelSpec, structure: Structure, selector: int = 0, counts: Token
             writes = widths[layer]
         else:
             writes = space.widest if spec.enter_at_widest and last_of_group else widths[layer + 1]
-        attention += (
-            before[layer] * inner * (3 * reads + widths[layer]) + 2 * before[layer] * before[layer] * inner
-        )
+        attention += before[layer] * (reads * (2 * qk + vo) + vo * widths[layer])
+        attention += before[layer] * before[layer] * (qk + vo)
         mlp += after[layer] * hidden[layer] * (widths[layer] + writes)
         if last_of_group:
             residual_maps += after[layer] * widths[layer] * writes
@@ -117,7 +116,7 @@ def element_operations(spec: ModelSpec, structure: Structure) -> ElementOperatio
 
 def parameters(spec: ModelSpec, structure: Structure) -> Amount:
     """Parameters of the network that a structure touches (the selector's are not included)."""
-    space, inner = spec.space, spec.space.attention_width
+    space = spec.space
     widths, hidden = _numbers(structure, structure.widths), _numbers(structure, structure.hidden)
     total = widths[0] * (spec.patch_values + 1) + widths[0] * (1 + spec.tokens)
     for layer in range(space.depth):
@@ -127,7 +126,8 @@ def parameters(spec: ModelSpec, structure: Structure) -> Amount:
         reads = space.widest if spec.enter_at_widest and opens_group else width
         following = width if layer + 1 == space.depth else widths[layer + 1]
         writes = space.widest if spec.enter_at_widest and last_of_group else following
-        total = total + 2 * reads + (reads + 1) * 3 * inner + (inner + 1) * width
+        qk, vo = (space.heads * channels for channels in spec.head_dims(layer))
+        total = total + 2 * reads + (reads + 1) * (2 * qk + vo) + (vo + 1) * width
         total = total + 2 * width + (width + 1) * hidden[layer] + (hidden[layer] + 1) * writes
         if last_of_group:
             total = total + (width + 1) * writes

@@ -15,7 +15,7 @@ from prance_jax.space import SPACES, SearchSpace
 from prance_jax.spec import ModelSpec
 from prance_jax.tokens import get_method
 
-LEARNED = ("spvit", "dynamicvit")
+LEARNED = ("spvit", "dynamicvit", "cdcp", "cait_cdcp")
 
 
 @dataclass(frozen=True)
@@ -217,10 +217,23 @@ class SelectiveConfig:
 
 
 @dataclass(frozen=True)
+class PruneConfig:
+    """Channel pruning (CDCP): gates are chosen anew every `every` steps until `freeze` of the steps; memory: of the moving
+    average of their importance; multiple: to which the channels of a head and the hidden units of a layer are rounded.
+    """
+
+    every: int = 20
+    freeze: float = 0.5
+    memory: float = 0.95
+    multiple: tuple[int, int] = (4, 8)
+
+
+@dataclass(frozen=True)
 class CompareConfig:
     """The compare command: every method at the same shares of dense MACs, on the dense network of the run.
 
-    methods: of `models.reduced`, and the learned 'spvit' and 'dynamicvit'. shares: of dense MACs. finetune: what every
+    methods: of `models.reduced`, and the learned 'spvit', 'dynamicvit', 'cdcp' (channels) and 'cait_cdcp' (channels, and
+    tokens by 'cait'). shares: of dense MACs. finetune: what every
     method is tuned with, the dense network too; steps 0 leaves it out, then learned ones have no row.
     """
 
@@ -228,6 +241,7 @@ class CompareConfig:
     shares: tuple[float, ...] = (0.5, 0.35)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     selective: SelectiveConfig = field(default_factory=SelectiveConfig)
+    prune: PruneConfig = field(default_factory=PruneConfig)
 
     def __post_init__(self):
         for name in self.methods:

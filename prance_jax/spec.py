@@ -11,6 +11,16 @@ from prance_jax.tokens import TokenMethod, get_method
 
 
 @dataclass(frozen=True)
+class Channels:
+    """What channel pruning has left of a network, a number for each layer: channels of each head's queries and keys, of
+    its values, and hidden units."""
+
+    qk: tuple[int, ...]
+    vo: tuple[int, ...]
+    hidden: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """A meta-network.
 
@@ -20,6 +30,7 @@ class ModelSpec:
     weighted_merge: merge by size-weighted mean in place of the paper's plain mean.
     norm_epsilon: of LayerNorm; 1e-6 in timm and DeiT files, 1e-5 in the official ones.
     dtype: of the computation, 'float32' or 'bfloat16'; parameters, norms, softmax and logits stay float32.
+    channels_left: of a network whose channels were pruned (`channels.materialize`); None: all that the space stores.
     remat: attention weights and hidden units are computed again in the backward pass in place of being kept: the bulk of
       what training remembers, for about a third more work there.
 
@@ -40,6 +51,7 @@ class ModelSpec:
     norm_epsilon: float = 1e-6
     dtype: str = "float32"
     remat: bool = False
+    channels_left: Channels | None = None
     enter_at_widest: bool = False
     scale_norm: bool = False
     token_floor: int = 2
@@ -91,4 +103,22 @@ class ModelSpec:
     @property
     def largest(self):
         """The largest structure of the space with all tokens: the full network."""
-        return self.space.largest(self.rates)
+        structure = self.space.largest(self.rates)
+        if self.channels_left is None:
+            return structure
+        hidden, groups = iter(self.channels_left.hidden), []
+        for group in structure.groups:
+            groups.append(group._replace(hidden=tuple(next(hidden) for _ in group.hidden)))
+        return structure._replace(groups=tuple(groups))
+
+    def head_dims(self, layer: int) -> tuple[int, int]:
+        """Channels of one head in a layer: of queries and keys, of values."""
+        if self.channels_left is None:
+            return self.space.head_dim, self.space.head_dim
+        return self.channels_left.qk[layer], self.channels_left.vo[layer]
+
+    def stored_hidden(self, layer: int) -> int:
+        """Hidden units that a layer's weights hold."""
+        if self.channels_left is None:
+            return self.space.hidden_units(self.space.super_width, self.space.super_ratio)
+        return self.channels_left.hidden[layer]

@@ -16,6 +16,7 @@ ORDER = (
     ("spec",),
     ("complexity",),
     ("models",),
+    ("channels",),
     ("selector", "data"),
     ("config", "config_io", "config_text"),
     ("evaluation",),

@@ -70,15 +70,15 @@ class Block(nn.Module):
     """Pre-norm layer: `attend`, then `feed`. `maps_residual`: the layer closes a group that is not the last one."""
 
     spec: ModelSpec
+    layer: int
     maps_residual: bool
 
     def setup(self):
-        space = self.spec.space
-        inner = space.attention_width
-        hidden = space.hidden_units(space.super_width, space.super_ratio)
+        space, (qk, vo) = self.spec.space, self.spec.head_dims(self.layer)
+        hidden = self.spec.stored_hidden(self.layer)
         self.norm1 = Norm(space.super_width)
-        self.qkv = Affine(space.super_width, 3 * inner)
-        self.proj = Affine(inner, space.super_width)
+        self.qkv = Affine(space.super_width, space.heads * (2 * qk + vo))
+        self.proj = Affine(space.heads * vo, space.super_width)
         self.norm2 = Norm(space.super_width)
         self.fc1 = Affine(space.super_width, hidden)
         self.fc2 = Affine(hidden, space.super_width)
@@ -100,10 +100,15 @@ class Block(nn.Module):
         """
         space = self.spec.space
         x = norm(self.spec, self.norm1, tokens.features, reads, width)
-        inner = space.attention_width
-        qkv = dense(x, *self.qkv(), reads, 3 * inner, 3 * inner)
+        qk, vo = self.spec.head_dims(self.layer)
+        ends, inner = (space.heads * qk, 2 * space.heads * qk), space.heads * vo
+        qkv = dense(x, *self.qkv(), reads, ends[1] + inner, ends[1] + inner)
         batch, slots, _ = qkv.shape
-        q, k, v = qkv.reshape(batch, slots, 3, space.heads, space.head_dim).transpose(2, 0, 3, 1, 4)
+        if qk == vo:
+            q, k, v = qkv.reshape(batch, slots, 3, space.heads, qk).transpose(2, 0, 3, 1, 4)
+        else:
+            parts = jnp.split(qkv, ends, axis=-1)
+            q, k, v = (part.reshape(batch, slots, space.heads, -1).swapaxes(1, 2) for part in parts)
         bias = attention.key_bias(tokens)
         attend = jax.checkpoint(attention.attend) if self.spec.remat else attention.attend
         mixed = attend(q, k, v, bias, policy).swapaxes(1, 2).reshape(batch, slots, inner)

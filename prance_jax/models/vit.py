@@ -57,7 +57,7 @@ class ViT(nn.Module):
         self.cls_token = self.param("cls_token", nn.initializers.truncated_normal(0.02), (width,))
         self.pos_embed = self.param("pos_embed", sincos_init, (spec.tokens, width))
         self.blocks = [
-            Block(spec, maps_residual=layer + 1 in space.first_layers, name=f"block_{layer}")
+            Block(spec, layer, maps_residual=layer + 1 in space.first_layers, name=f"block_{layer}")
             for layer in range(space.depth)
         ]
         self.norm = Norm(width)

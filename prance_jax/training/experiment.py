@@ -18,6 +18,8 @@ from prance_jax.adaptive.calibrate import calibrated_ladder, decisions
 from prance_jax.adaptive.latency import load_latency
 from prance_jax.adaptive.plans import Plans, choose_plans
 from prance_jax.adaptive.rounding import RoundedRule
+from prance_jax.channels.gates import keep_for
+from prance_jax.channels.materialize import materialize
 from prance_jax.complexity import macs
 from prance_jax.config import Config
 from prance_jax.data.feed import feed
@@ -37,7 +39,7 @@ from prance_jax.selector.decide import (
 )
 from prance_jax.space import GroupChoice, Structure
 from prance_jax.spec import ModelSpec
-from prance_jax.training import finetune, pretrain, select, tune
+from prance_jax.training import finetune, pretrain, prune_channels, select, tune
 from prance_jax.training.checkpoint import Checkpoints
 from prance_jax.training.loop import Stage, run_stage
 from prance_jax.training.metrics import MetricsWriter, Progress
@@ -332,6 +334,29 @@ class Experiment:
             ("loss", "accuracy"),
         )["ema"]
 
+    def pruned(self, seed: int, name: str, share: float) -> Contender:
+        """The dense network with channels pruned while it is tuned, then removed; with 'cait_cdcp' tokens are merged to
+        the square root of `share` and channels do the rest."""
+        spec, config, teacher = self.spec(self.config.token_modes[0]), self.config.compare, self.dense(seed)
+        reduction = None
+        if name == "cait_cdcp":
+            reduction = at_macs(spec, spec.largest, "cait", share**0.5 * macs(spec, spec.largest).total)
+        keep = keep_for(spec, share, reduction)
+        state = self._run(
+            f"seed{seed}/compare/{name}{_percent(share)}",
+            config.finetune.steps,
+            lambda: prune_channels.init(spec, teacher, config.finetune),
+            prune_channels.prune_step(
+                spec, config.finetune, config.prune, keep, reduction, self.source.sample, self.mesh
+            ),
+            config.finetune.batch,
+            (self.key(seed, "tune"), teacher),
+            ("loss", "accuracy", "open"),
+        )
+        small, params = materialize(spec, state["ema"], state["gates"])
+        rule = StaticRule(small.largest) if reduction is None else reduction
+        return Contender(f"{name}_tuned{_percent(share)}", small, rule, params, ())
+
     def comparison(self, seed: int) -> list[Contender]:
         """All rows of the compare command: every method at every share, as it is and tuned; then PRANCE, whose network and
         selector are trained in their own three stages."""
@@ -347,6 +372,9 @@ class Experiment:
                 if name in METHODS:
                     what = at_macs(spec, spec.largest, name, share * full)
                     rows.append(Contender(name + label, spec, what, self.dense(seed), ()))
+                elif name in ("cdcp", "cait_cdcp"):
+                    rows.extend([self.pruned(seed, name, share)] if tunes else [])
+                    continue
                 else:
                     what = at_share(spec, name == "spvit", share, heads if name == "spvit" else 1)
                 if tunes:

@@ -69,9 +69,19 @@ def update(
     The average starts fast (decay (1 + step) / (10 + step)) so that a short run does not remember its initialisation.
     """
     (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state["params"])
+    return advance(state, step, gradients, optimizer, ema), {
+        "loss": value,
+        "grad_norm": optax.global_norm(gradients),
+        **metrics,
+    }
+
+
+def advance(
+    state: Tree, step: jax.Array, gradients: Tree, optimizer: optax.GradientTransformation, ema: float
+) -> Tree:
+    """The state after a step along gradients; other entries of it stay as they are."""
     updates, optimizer_state = optimizer.update(gradients, state["optimizer"], state["params"])
     params = optax.apply_updates(state["params"], updates)
     decay = jnp.minimum(ema, (1.0 + step) / (10.0 + step))
     average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state["ema"], params)
-    metrics = {"loss": value, "grad_norm": optax.global_norm(gradients), **metrics}
-    return {"params": params, "ema": average, "optimizer": optimizer_state}, metrics
+    return {**state, "params": params, "ema": average, "optimizer": optimizer_state}
