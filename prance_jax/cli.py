@@ -209,7 +209,13 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _report(
-    options: argparse.Namespace, config, workdir, train: bool, rows=None, name="results", picture="accuracy.png"
+    options: argparse.Namespace,
+    config,
+    workdir,
+    train: bool,
+    rows=None,
+    name="results",
+    picture="accuracy.png",
 ) -> int:
     from prance_jax.mesh import leads
     from prance_jax.report.compare import compare

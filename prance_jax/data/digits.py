@@ -24,6 +24,9 @@ from prance_jax.errors import UserError
 GLYPH = 8
 """Side of a source digit, in its own pixels."""
 
+MASK_INK = 0.4
+"""Least ink, of a glyph drawn at full strength, at which a pixel belongs to its digit."""
+
 SPLITS = {"train": 0, "validation": 1, "test": 2}
 
 
@@ -208,6 +211,23 @@ def draw(
 
     Fragments come from any glyph but the digit itself. Pure, and deterministic in the key.
     """
+    return _pieces(config, glyphs, key, batch, digit)[0]
+
+
+def draw_with_mask(
+    config: DigitsConfig, glyphs: Glyphs, key: jax.Array, batch: int, digit: jax.Array | None = None
+) -> tuple[Drawing, jax.Array]:
+    """The same batch, and where its digits are: int32 [batch, S, S], 1 + the class where the digit's own ink is at least
+    `MASK_INK`, whatever lies over it, else 0."""
+    drawing, pixels, placement = _pieces(config, glyphs, key, batch, digit)
+    first = jax.tree.map(lambda leaf: leaf[:, :1], placement)
+    ink = paste(pixels[:, :1], first._replace(ink=jnp.ones_like(first.ink)), config.canvas)
+    return drawing, jnp.where(ink >= MASK_INK, 1 + drawing.labels[:, None, None], 0)
+
+
+def _pieces(
+    config: DigitsConfig, glyphs: Glyphs, key: jax.Array, batch: int, digit: jax.Array | None
+) -> tuple[Drawing, jax.Array, Placement]:
     digit_key, other_key, place_key = jax.random.split(key, 3)
     count = glyphs.labels.shape[0]
     if digit is None:
@@ -218,7 +238,8 @@ def draw(
     pixels = jnp.asarray(glyphs.pixels)[jnp.concatenate([digit[:, None], others], axis=1)]
     images = paste(pixels, placement, config.canvas)[..., None]
     labels = jnp.asarray(glyphs.labels)[digit]
-    return Drawing(images, labels.astype(jnp.int32), clutter.astype(jnp.int32), digit.astype(jnp.int32))
+    drawing = Drawing(images, labels.astype(jnp.int32), clutter.astype(jnp.int32), digit.astype(jnp.int32))
+    return drawing, pixels, placement
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,7 +266,7 @@ class Digits:
     def sample(self, tables: Glyphs, key: jax.Array, batch: int) -> tuple[jax.Array, jax.Array]:
         """Fresh training images [batch, S, S, 1], normalised, and labels [batch]. Pure; `batch` is static."""
         drawing = draw(self.config, tables, key, batch)
-        return self._normalise(drawing.images), drawing.labels
+        return self.normalise(drawing.images), drawing.labels
 
     sample_plain = sample
 
@@ -265,7 +286,8 @@ class Digits:
         """Undoes the normalisation: ink in [0, 1]."""
         return images * self.std[0] + self.mean[0]
 
-    def _normalise(self, images):
+    def normalise(self, images):
+        """From ink in [0, 1] to what the network sees."""
         return (images - self.mean[0]) / self.std[0]
 
     def _draw_fixed(self, name: str, size: int) -> Split:
@@ -273,7 +295,7 @@ class Digits:
         digit = jnp.arange(size) % len(self.glyphs[name].labels)
         drawing = jax.jit(lambda glyphs: draw(self.config, glyphs, key, size, digit))(self.glyphs[name])
         images, labels, clutter, glyph = jax.tree.map(np.asarray, drawing)
-        return Split(self._normalise(images).astype(np.float32), labels, {"clutter": clutter, "glyph": glyph})
+        return Split(self.normalise(images).astype(np.float32), labels, {"clutter": clutter, "glyph": glyph})
 
 
 def load_digits_source(config: DigitsConfig = DigitsConfig()) -> Digits:

@@ -64,4 +64,4 @@ def _received(q: jax.Array, k: jax.Array, bias: jax.Array | None) -> jax.Array:
         return jax.nn.softmax(logits, axis=-1).mean(axis=(1, 2))
     counts = jnp.isfinite(bias).astype(jnp.float32)
     weights = jax.nn.softmax(logits + bias[:, None, None, :], axis=-1).mean(axis=1)
-    return jnp.einsum("bnm,bn->bm", weights, counts / counts.sum(axis=1, keepdims=True))
+    return jnp.sum(weights * (counts / counts.sum(axis=1, keepdims=True))[:, :, None], axis=1)

@@ -38,10 +38,10 @@ class Reduction:
             counts.append(count)
         return tuple(counts)
 
-    def counts(self, spec: ModelSpec) -> TokenCounts:
-        """Tokens in the attention and in the MLP of each layer; in the last MLP only CLS."""
+    def counts(self, spec: ModelSpec, dense: bool = False) -> TokenCounts:
+        """Tokens in the attention and in the MLP of each layer; in the last MLP only CLS, unless a dense head reads all."""
         left = self.left(spec)
-        return TokenCounts((spec.tokens, *left[:-1]), (*left[:-1], 1))
+        return TokenCounts((spec.tokens, *left[:-1]), left if dense else (*left[:-1], 1))
 
 
 class Reduced(NamedTuple):

@@ -41,8 +41,12 @@ class Selective:
 
     def __post_init__(self):
         if len(self.sites) != len(self.kept) or list(self.sites) != sorted(set(self.sites)):
-            raise UserError(f"selective: sites={self.sites} must rise, with a share of kept={self.kept} for each")
-        if list(self.kept) != sorted(self.kept, reverse=True) or not all(0 < share <= 1 for share in self.kept):
+            raise UserError(
+                f"selective: sites={self.sites} must rise, with a share of kept={self.kept} for each"
+            )
+        if list(self.kept) != sorted(self.kept, reverse=True) or not all(
+            0 < share <= 1 for share in self.kept
+        ):
             raise UserError(f"selective: kept={self.kept} must be shares above 0 and up to 1 that never rise")
 
     def left(self, spec: ModelSpec) -> tuple[int, ...]:
@@ -104,7 +108,9 @@ class TokenSelector(nn.Module):
         z = nn.gelu(affine("embed", normed * scale + shift, inner), approximate=False)
         local, spread = z[..., : inner // 2], z[..., inner // 2 :]
         weight = there[:, :, None, None]
-        mean = jnp.sum(spread * weight, 1, keepdims=True) / jnp.maximum(jnp.sum(weight, 1, keepdims=True), 1.0)
+        mean = jnp.sum(spread * weight, 1, keepdims=True) / jnp.maximum(
+            jnp.sum(weight, 1, keepdims=True), 1.0
+        )
         z = jnp.concatenate([local, jnp.broadcast_to(mean, spread.shape)], axis=-1)
         z = nn.gelu(affine("first", z, inner // 2), approximate=False)
         z = nn.gelu(affine("second", z, inner // 4), approximate=False)
@@ -254,8 +260,11 @@ def at_share(
     target = share * macs(spec, spec.largest).total
 
     def choice(rho: float) -> Selective:
-        return Selective(package, sites, tuple(rho ** (i + 1) for i in range(len(sites))), heads, by_threshold)
+        return Selective(
+            package, sites, tuple(rho ** (i + 1) for i in range(len(sites))), heads, by_threshold
+        )
 
     return min(
-        (choice(percent / 100) for percent in range(1, 101)), key=lambda own: abs(own.macs(spec).total - target)
+        (choice(percent / 100) for percent in range(1, 101)),
+        key=lambda own: abs(own.macs(spec).total - target),
     )

@@ -73,22 +73,28 @@ class ViT(nn.Module):
         return self.finish(midway)
 
     def reduced(
-        self, images: jax.Array, structure: Structure, between: Between, received: bool = False
+        self,
+        images: jax.Array,
+        structure: Structure,
+        between: Between,
+        received: bool = False,
+        dense: bool = False,
     ) -> tuple[jax.Array, TokenSet]:
         """Logits and the last layer's tokens under a static structure, its keep rates not used: `between` stands between
         attention and MLP of every layer and may remove tokens, as the training-free methods do. In the last layer only
         CLS goes through the MLP: the classifier reads nothing else. received: what `between` is told holds the attention
-        that each token receives."""
+        that each token receives. dense: all tokens go through the last MLP, for heads that read them."""
         widths, hidden = structure.widths, structure.hidden
         tokens = initial_tokens(self.embed(images, widths[0]))
         for layer, block in enumerate(self.blocks):
             tokens, signals = block.attend(tokens, widths[layer], widths[layer], received)
             tokens = between(layer, tokens, signals)
             last = layer + 1 == len(widths)
-            part = tokens._replace(features=tokens.features[:, :1]) if last else tokens
+            alone = last and not dense
+            part = tokens._replace(features=tokens.features[:, :1]) if alone else tokens
             fed = block.feed(part, widths[layer], hidden[layer], widths[layer if last else layer + 1])
-            tokens = tokens if last else fed
-        return self.classify(fed.features, widths[-1])[:, 0], tokens
+            tokens = tokens if alone else fed
+        return self.classify(fed.features[:, :1], widths[-1])[:, 0], tokens
 
     def begin(self, images: jax.Array, choice: GroupChoice) -> Midway:
         """Embeds images [B, S, S, channels] and runs group 0; `choice` has no keep rates."""

@@ -12,7 +12,7 @@ from prance_jax.errors import UserError
 from prance_jax.space import Rate, Size, number
 from prance_jax.tokens import counts
 from prance_jax.tokens.cait import cait
-from prance_jax.tokens.diffrate import after_pruning, diffrate
+from prance_jax.tokens.diffrate import diffrate
 from prance_jax.tokens.evit import evit
 from prance_jax.tokens.grid import rectangles, side_of
 from prance_jax.tokens.mctf import mctf
@@ -111,9 +111,7 @@ def _package_macs(count: Amount, left: tuple[Amount, ...], width: Amount, keys: 
 
 
 def _match_macs(count: Amount, left: tuple[Amount, ...], width: Amount, keys: int) -> Amount:
-    return _if_any_goes(
-        count, left[0], matching_macs(count, keys) + regroup_macs(count, left[0], width)
-    )
+    return _if_any_goes(count, left[0], matching_macs(count, keys) + regroup_macs(count, left[0], width))
 
 
 def _mctf_macs(count: Amount, left: tuple[Amount, ...], width: Amount, keys: int) -> Amount:

@@ -67,7 +67,9 @@ def tune_step(
         def loss(params):
             if isinstance(what, Selective):
                 learner = SelectiveViT(spec, what)
-                wanted, patches = learner.apply({"params": {**params, "vit": teacher}}, images, method="features")
+                wanted, patches = learner.apply(
+                    {"params": {**params, "vit": teacher}}, images, method="features"
+                )
                 out = learner.apply({"params": params}, images, draw_key, method="train")
                 value, metrics = mixed(out.logits, wanted)
                 shares = {f"kept_{site}": out.kept[:, i].mean() for i, site in enumerate(what.sites)}

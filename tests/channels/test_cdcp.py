@@ -33,7 +33,9 @@ def test_the_removed_network_is_the_masked_one(params, images):
     )
     np.testing.assert_allclose(run(small, kept), run(spec, gated(params, gates)), rtol=1e-5, atol=1e-5)
     # It holds what it costs, and every weight of it is used.
-    assert sum(leaf.size for leaf in jax.tree.leaves(kept)) < sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert sum(leaf.size for leaf in jax.tree.leaves(kept)) < sum(
+        leaf.size for leaf in jax.tree.leaves(params)
+    )
     cut = jax.eval_shape(lambda: ViT(small).init(jax.random.key(0), images[:1])["params"])
     assert jax.tree.map(jnp.shape, kept) == jax.tree.map(jnp.shape, cut)
 
@@ -43,7 +45,9 @@ def test_with_tokens_merged_too(params, images):
     gates = random_gates(spec, seed=1)
     small, kept = materialize(spec, params, gates)
     cait = Reduction(METHODS["cait"], KeepRate(0.5, (2, 5), fused=False))
-    run = lambda spec, params: quick_jit(lambda p, x: reduced(ViT(spec), p, x, spec.largest, cait))(params, images)
+    run = lambda spec, params: quick_jit(lambda p, x: reduced(ViT(spec), p, x, spec.largest, cait))(
+        params, images
+    )
     found, wanted = run(small, kept), run(spec, gated(params, gates))
     np.testing.assert_allclose(found.logits, wanted.logits, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(found.tokens.owner, wanted.tokens.owner)
@@ -67,7 +71,12 @@ def test_macs_of_a_pruned_network_are_the_compilers(params):
     one = n * c * (2 * q + v) + n * n * (q + v) + n * v * c + 2 * n * c * f
     without = dataclasses.replace(
         small,
-        channels_left=Channels(*[tuple(x * (i != 3) for i, x in enumerate(own)) for own in dataclasses.astuple(small.channels_left)]),
+        channels_left=Channels(
+            *[
+                tuple(x * (i != 3) for i, x in enumerate(own))
+                for own in dataclasses.astuple(small.channels_left)
+            ]
+        ),
     )
     assert macs(small, small.largest).total - macs(without, without.largest).total == one
     assert parameters(small, small.largest) < parameters(spec, spec.largest)
@@ -85,7 +94,10 @@ def test_heads_keep_as_many_and_the_most_important(keep):
         assert (counts == counts[:, :1]).all() and (counts % 2 == 0).all() and counts.min() >= 2
         for layer in range(8):
             for head in range(2):
-                own, shut = score[layer, head][gate[layer, head] > 0], score[layer, head][gate[layer, head] == 0]
+                own, shut = (
+                    score[layer, head][gate[layer, head] > 0],
+                    score[layer, head][gate[layer, head] == 0],
+                )
                 assert not len(shut) or own.min() > shut.max()
         assert gate.mean() == pytest.approx(keep, abs=0.15)
     assert (gates.hidden.sum(1) % 4 == 0).all()
