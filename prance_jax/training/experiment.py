@@ -83,6 +83,7 @@ class Experiment:
         check_rows(self.mesh, **{"evaluation.batch": config.evaluation.batch})
         self.metrics = MetricsWriter(workdir.metrics_file)
         self._finished: dict[str, Any] = {}
+        self._at_budgets: dict[tuple[int, str], list[Contender]] = {}
 
     def spec(self, mode: str) -> ModelSpec:
         return self.config.spec(self.source, mode)
@@ -223,6 +224,11 @@ class Experiment:
     def at_budgets(self, seed: int, mode: str) -> list[Contender]:
         """The rows of one selector that serves every budget, at prices calibrated on the validation images; before each
         that of a selector trained for its budget alone, where the config asks for it."""
+        if (seed, mode) not in self._at_budgets:
+            self._at_budgets[seed, mode] = self._calibrated(seed, mode)
+        return self._at_budgets[seed, mode]
+
+    def _calibrated(self, seed: int, mode: str) -> list[Contender]:
         every, prices, rows = self.prance(seed, mode), self.config.selector.prices, []
         ladder, _ = calibrated_ladder(
             every.spec,
