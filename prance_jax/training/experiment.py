@@ -38,6 +38,7 @@ from prance_jax.space import GroupChoice, Structure
 from prance_jax.spec import ModelSpec
 from prance_jax.training import finetune, pretrain, select
 from prance_jax.training.checkpoint import Checkpoints
+from prance_jax.training.events import Events
 from prance_jax.training.loop import Stage, run_stage
 from prance_jax.training.metrics import MetricsWriter, Progress
 from prance_jax.training.select import Selector
@@ -81,7 +82,7 @@ class Experiment:
         stages = ("dense", "meta", "selector", "finetune")
         check_rows(self.mesh, **{f"{name}.batch": getattr(config, name).batch for name in stages})
         check_rows(self.mesh, **{"evaluation.batch": config.evaluation.batch})
-        self.metrics = MetricsWriter(workdir.metrics_file)
+        self.metrics = MetricsWriter(workdir.metrics_file, Events(workdir.events, progress.note))
         self._finished: dict[str, Any] = {}
         self._at_budgets: dict[tuple[int, str], list[Contender]] = {}
 
