@@ -13,7 +13,6 @@ from prance_jax.space import SearchSpace
 # Of Okabe and Ito (2008), as in `report.plot`.
 BLUE, ORANGE, GREEN, RED, GREY, PINK = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#7f7f7f", "#cc79a7"
 _MOST_CLASSES = 20
-_PERCENT = {"accuracy", "accuracy_smallest", "accuracy_random", "correct", "macs_kept", "agreement"}
 _COLOURS = {
     "accuracy": BLUE,
     "correct": BLUE,
@@ -69,18 +68,23 @@ def spent(found: Trace, labels: np.ndarray, classes: Sequence[str]) -> Any:
 
 
 def decided(
-    found: Trace, labels: np.ndarray, classes: Sequence[str], space: SearchSpace, names: Sequence[str]
+    found: Trace,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    space: SearchSpace,
+    rates: Mapping[str, Sequence[float] | None],
 ) -> Any:
     """A figure of histograms by class, one column for each decision: the shares of tokens kept, embedding widths and MLP
     ratios that were chosen. Every row of a panel adds up to 100 %.
 
-    names: of the keep rates at one decision, say ('prune', 'merge').
+    rates: of one decision, name -> the keep rates to choose from, None where any number may be chosen; say
+      {"prune": (0.5, 1.0)}.
     """
     shown = _shown(100 * found.macs_kept, labels, len(classes))
     rows = [("all", np.ones(len(labels), bool)), *((_short(classes[own]), labels == own) for own in shown)]
     columns = space.groups - 1
-    kinds = [*(f"{name}: share of tokens kept" for name in names), "embedding width", "MLP ratio"]
-    figure = _figure(1.2 + 3.1 * columns, (1.0 + 0.2 * len(rows)) * len(kinds) + 0.6)
+    kinds = [*(f"{name}: share of tokens kept" for name in rates), "embedding width", "MLP ratio"]
+    figure = _figure(max(6.0, 1.2 + 3.1 * columns), (1.0 + 0.2 * len(rows)) * len(kinds))
     panels = figure.subplots(len(kinds), columns, squeeze=False)
     starts = (*space.first_layers, space.depth)
     for column in range(columns):
@@ -89,20 +93,19 @@ def decided(
         ratios = found.hidden[:, layers] / widths
         nearest = np.abs(ratios[..., None] - np.array(space.ratios)).argmin(axis=-1)
         values = [
-            *((found.keep[:, column, rate, None], None) for rate in range(len(names))),
-            (widths, np.array(space.widths)),
-            (np.array(space.ratios)[nearest], np.array(space.ratios)),
+            *((found.keep[:, column, index, None], own) for index, own in enumerate(rates.values())),
+            (widths, space.widths),
+            (np.array(space.ratios)[nearest], space.ratios),
         ]
         for line, (own, choices) in enumerate(values):
             panel = panels[line, column]
             _heat(panel, own, choices, rows if column == 0 else [("", mask) for _, mask in rows])
-            if line == 0:
-                span = f"layers {layers.start + 1} to {layers.stop}"
-                title = span if layers.stop - layers.start > 1 else f"layer {layers.stop}"
-                panel.set_title(f"decision {column + 1} ({title})", fontsize=10)
+            span = f"layers {layers.start + 1} to {layers.stop}"
+            span = span if layers.stop - layers.start > 1 else f"layer {layers.stop}"
+            head = f"decision {column + 1} ({span})\n" if line == 0 else ""
+            panel.set_title(head + kinds[line], fontsize=9)
             if column == 0:
                 panel.set_ylabel("class", fontsize=8)
-            panel.set_xlabel(kinds[line], fontsize=8)
     return figure
 
 
@@ -155,6 +158,7 @@ def _curves(panel: Any, lines: Sequence[Mapping[str, Any]], names: Sequence[str]
                 linestyle=("-", "--", ":", "-.")[modes.index(mode) % 4],
                 linewidth=1.3,
                 alpha=1 if len(runs) == len(modes) else 0.6,
+                marker="." if len(points) < 3 else None,
                 label=None if label in labelled else label,
             )
             labelled.add(label)
@@ -166,16 +170,11 @@ def _mode(run: str) -> str:
     return "" if len(words) < 3 else "_".join([words[1], *words[2].split("_")[1:]])
 
 
-def _heat(panel: Any, values: np.ndarray, choices: np.ndarray | None, rows: Sequence[tuple]) -> None:
-    """Shares of each choice among values [N, ...] by row; continuous values, without choices, are put into ten bins."""
-    if choices is None:
-        choices = np.unique(np.round(values, 4))
-    if len(choices) > 10:
-        edges = np.linspace(0, 1, 11)
-        index, words = np.clip(np.digitize(values, edges) - 1, 0, 9), [f"{edge:.1f}" for edge in edges[:-1]]
-    else:
-        index = np.abs(values[..., None] - choices).argmin(axis=-1)
-        words = [f"{choice:.3g}" for choice in choices]
+def _heat(panel: Any, values: np.ndarray, choices: Sequence[float] | None, rows: Sequence[tuple]) -> None:
+    """Shares of each choice among values [N, ...] by row; shares of anything, without choices, are put into ten bins."""
+    choices = np.linspace(0.05, 0.95, 10) if choices is None else np.array(choices)
+    index = np.abs(values[..., None] - choices).argmin(axis=-1)
+    words = [f"{choice:.3g}" for choice in choices]
     shares = np.zeros((len(rows), len(words)))
     for line, (_, mask) in enumerate(rows):
         counts = np.bincount(index[mask].ravel(), minlength=len(words))
@@ -203,8 +202,8 @@ def _shown(share: np.ndarray, labels: np.ndarray, classes: int) -> list[int]:
 
 
 def _which(shown: Sequence[int], classes: Sequence[str]) -> str:
-    half = _MOST_CLASSES // 2
-    return f": the {half} cheapest and the {half} dearest" if len(shown) < len(classes) > 2 * half else ""
+    many = len(shown) == _MOST_CLASSES < len(classes)
+    return f": the {_MOST_CLASSES // 2} cheapest and the {_MOST_CLASSES // 2} dearest" if many else ""
 
 
 def _short(name: str) -> str:

@@ -23,7 +23,7 @@ body{margin:0;background:var(--page);color:var(--ink);font:16px/1.5 system-ui,-a
 main{max-width:1160px;margin:0 auto;padding:24px 16px 64px}
 h1{font-size:1.7rem;margin:0 0 4px}h2{font-size:1.25rem;margin:40px 0 4px}h3{font-size:1rem;margin:20px 0 8px}
 p{margin:4px 0 12px;max-width:75ch}.soft,figcaption,small{color:var(--soft)}
-code{font:.85em ui-monospace,Menlo,Consolas,monospace;overflow-wrap:anywhere}
+.small{font-size:.85rem}code{font:.85em ui-monospace,Menlo,Consolas,monospace;overflow-wrap:anywhere}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:20px 0}
 .tile,.card,.chart,.wide,details{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:14px}
 .tile b{display:block;font-size:1.6rem;line-height:1.2}.tile span{color:var(--soft);font-size:.85rem}
@@ -112,8 +112,9 @@ def folded(title: str, text: str) -> str:
     return f"<details><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>"
 
 
-def paragraph(text: str) -> str:
-    return f"<p>{escape(text)}</p>"
+def remarks(lines: Sequence[str]) -> str:
+    """Small print, a line each."""
+    return f'<p class="soft small">{"<br>".join(map(escape, lines))}</p>'
 
 
 def small_heading(text: str) -> str:
@@ -123,14 +124,14 @@ def small_heading(text: str) -> str:
 def png_of(figure: Any) -> bytes:
     """A matplotlib figure as PNG."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=max(figure.dpi, 130), facecolor="white")
+    figure.savefig(file, format="png", dpi=110, facecolor="white")
     return file.getvalue()
 
 
 def _card(one: Shown, space: SearchSpace) -> str:
     panels = []
     for number, (pixels, tokens) in enumerate(zip(one.panels, one.tokens)):
-        words = f"{tokens} tokens" if number == 0 else f"decision {number}: {tokens}"
+        words = f"{tokens} tokens" if number == 0 else f"decision {number}: {tokens} left"
         img = _img(pixels, f"{one.name}, {words}")
         panels.append(f"<figure>{img}<figcaption>{words}</figcaption></figure>")
     widths = _layers(one.widths, space.widest, space, "embedding width", "")

@@ -112,7 +112,7 @@ def _measured(found: Results, drawer: _Drawer, folder: Path) -> list[str]:
     plot(found, folder / "accuracy.png")
     head, *rows = results_file.cells(found)
     picture = page.chart((folder / "accuracy.png").read_bytes(), "accuracy against MACs and against speed")
-    remarks = "".join(map(page.paragraph, results_file.remarks(found)))
+    remarks = page.remarks(results_file.remarks(found))
     first = next((row for row in found.rows if row.method.startswith("prance")), None)
     tiles = [] if first is None else [page.tiles(_headline(found, first.method))]
     text = "Each method that was run, on the same test images: up is more accurate, left is less compute."
@@ -177,7 +177,9 @@ def _decided(
     cost = drawer.chart(
         f"macs_{mode}.png", charts.spent(found, labels, source.classes), "MACs by image and class"
     )
-    figure = charts.decided(found, labels, source.classes, space, _RATES[mode])
+    lattice = experiment.selector(mode).actions.keep_choices
+    rates = {name: lattice and lattice[index] for index, name in enumerate(_RATES[mode])}
+    figure = charts.decided(found, labels, source.classes, space, rates)
     choices = drawer.chart(f"decisions_{mode}.png", figure, "histograms of decisions by class")
     text = "Who gets how much, and what the selector chooses for which class. Every row adds up to 100 %."
     parts.append(page.section(f"Decisions by class: {row.method}", text, cost, choices))

@@ -33,7 +33,7 @@ def kept_sheet(images: Sequence[Shown], space: SearchSpace, title: str, columns:
         for panel, (pixels, tokens) in enumerate(zip(one.panels, one.tokens)):
             start, below = left + panel * (side + _GAP), top + _HEAD
             axes.imshow(pixels, extent=(start, start + side, below + side, below), interpolation="nearest")
-            what = f"{tokens} tokens" if panel == 0 else f"decision {panel}: {tokens}"
+            what = f"{tokens} tokens" if panel == 0 else f"decision {panel}: {tokens} left"
             axes.text(start, below + side + 17, what, fontsize=8.5, color=_GREY)
         _bars(axes, one, space, left + panels * (side + _GAP), top + _HEAD, bars, side)
     return figure
@@ -67,17 +67,17 @@ def _bars(
     axes: Any, one: Shown, space: SearchSpace, left: float, top: float, wide: float, tall: float
 ) -> None:
     """Two bars a layer, embedding width and MLP ratio, as shares of the widest; a line before each decision."""
-    step, half = (wide - _GAP) / space.depth, (tall - 44) / 2
+    step, half = (wide - _GAP) / space.depth, tall / 2
     for part, (values, most, colour, name) in enumerate(
         (
             (one.widths, space.widest, BLUE, "embedding width"),
             (one.ratios, space.ratios[-1], ORANGE, "MLP ratio"),
         )
     ):
-        base = top + (part + 1) * (half + 22) - 6
-        axes.text(left + _GAP, base - half - 3, name, fontsize=8, color=_GREY)
+        start = top + part * half
+        base, full = start + half - 14, half - 34
+        axes.text(left + _GAP, start + 10 + 4 * part, name, fontsize=8, color=_GREY)
         xs = [left + _GAP + step * (layer + 0.5) for layer in range(space.depth)]
-        full = half - 14
         axes.bar(xs, [-full] * len(xs), 0.74 * step, bottom=base, color="#eceff3")
         axes.bar(xs, [-full * value / most for value in values], 0.74 * step, bottom=base, color=colour)
         for x, value in zip(xs, values):

@@ -36,8 +36,8 @@ class Shown:
     def verdict(self) -> str:
         """In a few words what was predicted and whether it is right."""
         if self.label is None:
-            return f"predicted {self.predicted}"
-        return f"{self.predicted}, is {self.label}" if self.wrong else f"{self.predicted}, right"
+            return f"says {self.predicted}"
+        return f"says {self.predicted}, is {self.label}" if self.wrong else f"{self.predicted}, right"
 
 
 def shown(
