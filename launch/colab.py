@@ -102,16 +102,15 @@ import jax
 
 import prance_jax
 from prance_jax.complexity import macs
-from prance_jax.models import walk
 
-network = prance_jax.create_model("prance_tiny_patch16_224", token_optimization="merge", num_classes=10)
-params = walk.init(network, jax.random.key(0))
-half = network.spec.space.uniform(width=176, ratio=2, keep=(0.7,))
-logits = jax.jit(lambda p, x: network.apply({"params": p}, x, half))(
-    params, jax.numpy.zeros((1, 224, 224, 3))
-)
-share = macs(network.spec, half).total / macs(network.spec, network.spec.largest).total
-print(logits.shape, f"{share:.0%} of the MACs")
+NAME = os.environ.get("PRANCE_MODEL", "prance_tiny_patch16_224")  # others: prance_jax.list_models()
+network = prance_jax.create_model(NAME, token_optimization="merge", num_classes=10)
+spec, space = network.spec, network.spec.space
+images = jax.random.normal(jax.random.key(1), (2, spec.image_size, spec.image_size, spec.channels))
+params = jax.jit(network.init)(jax.random.key(0), images)["params"]
+narrow = space.uniform(width=space.widths[0], ratio=space.ratios[0], keep=(0.7,))
+logits = jax.jit(lambda p, x: network.apply({"params": p}, x, narrow))(params, images)
+print(logits.shape, f"at {macs(spec, narrow).total / macs(spec, spec.largest).total:.0%} of the MACs")
 
 # %% [markdown]
 # ## Serve it, at a budget
@@ -129,11 +128,13 @@ from prance_jax.training.workdir import Workdir
 model = prance_jax.load(WORKDIR)
 source = load_source(config_io.from_dict(Config, Workdir(WORKDIR).config()).data)
 test = source.split("test")
-for budget in np.linspace(*model.ladder.range, 4):
-    told = model.explain(test.images[:250], float(budget))
+budgets = [float(one) for one in np.linspace(*model.ladder.range, 4)] if model.ladder else [None]
+for budget in budgets:  # None: a selector that was trained for one budget
+    told = model.explain(test.images[:250], budget)
     right = np.mean([one.predicted == label for one, label in zip(told, test.labels)])
     spent = np.mean([one.macs_kept for one in told])
-    print(f"asked for {budget:.0%} of the MACs: {spent:.0%} spent, {right:.1%} right")
+    asked = "one budget" if budget is None else f"asked for {budget:.0%} of the MACs"
+    print(f"{asked}: {spent:.0%} spent, {right:.1%} right")
 
 # %% [markdown]
 # ## Your own pictures
