@@ -146,7 +146,8 @@ def _curves(panel: Any, lines: Sequence[Mapping[str, Any]], names: Sequence[str]
             points = [
                 (line["step"], scale * line[name])
                 for line in lines
-                if line["stage"] == run and line.get(name) is not None
+                # The smallest and the random structures join in late: until then stage one logs zero for them.
+                if line["stage"] == run and line.get(name) is not None and (line[name] or name == "accuracy")
             ]
             if not points:
                 continue

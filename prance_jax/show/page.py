@@ -38,7 +38,7 @@ figcaption{font-size:.75rem;line-height:1.3;margin-top:4px}
 color:var(--soft)}.layers i{display:flex;align-items:flex-end;height:44px;background:var(--track);border-radius:2px}
 .layers u{display:block;width:100%;background:var(--blue);border-radius:2px}.ratio u{background:var(--orange)}
 .layers .opens{margin-left:8px}
-.thumbs{display:grid;grid-template-columns:repeat(auto-fill,minmax(84px,1fr));gap:10px}
+.thumbs{display:grid;grid-template-columns:repeat(8,1fr);gap:10px}@media(max-width:700px){.thumbs{grid-template-columns:repeat(4,1fr)}}
 .chart,.wide{overflow-x:auto;margin:12px 0}.chart img{display:block;min-width:640px;width:100%;height:auto}
 table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums}
 th,td{padding:4px 10px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}
@@ -87,7 +87,7 @@ def thumbs(images: Sequence[Shown]) -> str:
     """The images alone, with prediction, label and MACs."""
     own = (
         f'<figure class="thumb">{_img(one.panels[0], one.name)}<figcaption>{_verdict(one)}<br>'
-        f"{one.macs_kept:.0%} of the MACs</figcaption></figure>"
+        f"{one.macs_kept:.1%} MACs</figcaption></figure>"
         for one in images
     )
     return f'<div class="thumbs">{"".join(own)}</div>'
@@ -134,10 +134,10 @@ def _card(one: Shown, space: SearchSpace) -> str:
         words = f"{tokens} tokens" if number == 0 else f"decision {number}: {tokens} left"
         img = _img(pixels, f"{one.name}, {words}")
         panels.append(f"<figure>{img}<figcaption>{words}</figcaption></figure>")
-    widths = _layers(one.widths, space.widest, space, "embedding width", "")
+    widths = _layers(one.widths, space.widest, space, "width", "")
     ratios = _layers(one.ratios, space.ratios[-1], space, "MLP ratio", "ratio")
     return (
-        f'<article class="card"><header><b>{_verdict(one)}</b><span>{one.macs_kept:.0%} of the MACs</span></header>'
+        f'<article class="card"><header><b>{_verdict(one)}</b><span>{one.macs_kept:.1%} of the MACs</span></header>'
         f'<div class="strip">{"".join(panels)}</div><div class="bars">{widths}{ratios}</div></article>'
     )
 
@@ -148,7 +148,7 @@ def _layers(values: Sequence[float], most: float, space: SearchSpace, name: str,
         f'<i><u style="height:{100 * value / most:.0f}%"></u></i>{value:.3g}</span>'
         for layer, value in enumerate(values)
     )
-    return f'<div class="{kind}"><small>{name}, layer by layer</small><div class="layers">{bars}</div></div>'
+    return f'<div class="{kind}"><small>{name} of each layer</small><div class="layers">{bars}</div></div>'
 
 
 def _verdict(one: Shown) -> str:

@@ -29,7 +29,7 @@ def kept_sheet(images: Sequence[Shown], space: SearchSpace, title: str, columns:
             left, top + 18, one.verdict, fontsize=11, weight="bold", color=RED if one.wrong else "black"
         )
         right = left + panels * (side + _GAP) + bars
-        axes.text(right, top + 18, f"{one.macs_kept:.0%} of the MACs", fontsize=11, ha="right", color=BLUE)
+        axes.text(right, top + 18, f"{one.macs_kept:.1%} of the MACs", fontsize=11, ha="right", color=BLUE)
         for panel, (pixels, tokens) in enumerate(zip(one.panels, one.tokens)):
             start, below = left + panel * (side + _GAP), top + _HEAD
             axes.imshow(pixels, extent=(start, start + side, below + side, below), interpolation="nearest")
@@ -58,7 +58,7 @@ def ends_sheet(easy: Sequence[Shown], hard: Sequence[Shown], title: str, columns
             )
             colour = RED if one.wrong else "black"
             axes.text(left, above + side + 17, one.verdict, fontsize=9.5, color=colour)
-            axes.text(left, above + side + 34, f"{one.macs_kept:.0%} of the MACs", fontsize=8.5, color=_GREY)
+            axes.text(left, above + side + 34, f"{one.macs_kept:.1%} of the MACs", fontsize=8.5, color=_GREY)
         top += count * tall
     return figure
 
