@@ -181,7 +181,9 @@ def _decided(
     rates = {name: lattice and lattice[index] for index, name in enumerate(_RATES[mode])}
     figure = charts.decided(found, labels, source.classes, space, rates)
     choices = drawer.chart(f"decisions_{mode}.png", figure, "histograms of decisions by class")
-    text = "Who gets how much, and what the selector chooses for which class. Every row adds up to 100 %."
+    text = (
+        "Who gets how much, and what the selector chooses for which class. Every row adds up to 100\u00a0%."
+    )
     parts.append(page.section(f"Decisions by class: {row.method}", text, cost, choices))
     return parts
 
