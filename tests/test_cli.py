@@ -135,6 +135,7 @@ def test_the_notebook_runs_from_top_to_bottom(trained, tmp_path, capsys, monkeyp
     display.Markdown, display.display = str, shown.append
     display.Image = lambda filename: Path(filename).read_bytes()
     monkeypatch.setitem(sys.modules, "IPython.display", display)
+    monkeypatch.setattr(cli, "_drawn", lambda experiment: "drawn when it was trained")
     monkeypatch.chdir(root / "launch")
     mini = ModelSpec(SearchSpace("mini", 12, 2.0, 3, (6, 12), (1.0, 2.0), (1, 1), head_dim=4), 8, 4, 5)
     if not prance_jax.list_models("notebook_mini"):

@@ -39,8 +39,8 @@ class Trace(NamedTuple):
 
 
 def trace(row: Contender, images: np.ndarray, batch: int = 250) -> Trace:
-    """Runs a row of the table on images [N, S, S, channels], normalised; on this host alone."""
-    run, parts, batch = _run(row.spec, row.rule, row.decision_cost), [], min(batch, len(images))
+    """Runs a row of the table on images [N, S, S, channels], normalised; on this host alone. One program for any N."""
+    run, parts = _run(row.spec, row.rule, row.decision_cost), []
     for number, start in enumerate(range(0, len(images), batch)):
         part = np.asarray(images[start : start + batch])
         padded = np.pad(part, [(0, batch - len(part))] + [(0, 0)] * 3)
