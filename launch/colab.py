@@ -83,8 +83,8 @@ display(Image(filename=str(Path(WORKDIR, "accuracy.png"))))
 # %% [markdown]
 # ## What was kept
 #
-# From the image that was given the fewest MACs to the one that was given the most; pruned patches are washed out. All
-# pictures together are in `report.html` in the workdir, one file to download and open.
+# From the image that was given the fewest MACs to the one that was given the most; pruned patches are washed out and
+# hatched. All pictures together are in `report.html` in the workdir, one file to download and open.
 
 # %%
 display(Image(filename=str(Path(WORKDIR, "show", "kept_prune.png"))))

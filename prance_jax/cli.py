@@ -210,7 +210,7 @@ def _report(options: argparse.Namespace, config, workdir, train: bool) -> int:
     if not leads():
         return 0
     print(table(results))
-    print(_where(workdir, _drawn(experiment)))
+    print(_where(workdir, _drawn(experiment) if train else "the show command draws it anew"))
     return 0
 
 

@@ -31,9 +31,10 @@ p{margin:4px 0 12px;max-width:75ch}.soft,figcaption,small{color:var(--soft)}
 .card header{display:flex;justify-content:space-between;gap:12px;margin-bottom:8px}
 .card header>span{color:var(--blue);white-space:nowrap}.wrong{color:var(--red)}
 .strip{display:flex;gap:8px}.strip figure,.thumb{margin:0;flex:1 1 0;min-width:0}
-.strip img,.thumb img{width:100%;display:block;border-radius:4px;image-rendering:pixelated}
+.strip img,.thumb img{width:100%;display:block;border-radius:4px}img[src^="data:image/png"]{image-rendering:pixelated}.chart img{image-rendering:auto!important}
 figcaption{font-size:.75rem;line-height:1.3;margin-top:4px}
-.bars{display:flex;gap:14px;margin-top:10px}.bars>div{flex:1;min-width:0}.bars small{font-size:.72rem}
+.bars{display:flex;flex-wrap:wrap;gap:6px 14px;margin-top:10px}.bars>div{flex:1 1 150px;min-width:0}
+.bars>.many{flex-basis:216px}.many span{font-size:.56rem!important}.bars small{font-size:.72rem}
 .layers{display:flex;gap:3px;align-items:flex-end}.layers span{flex:1;min-width:0;text-align:center;font-size:.65rem;
 color:var(--soft)}.layers i{display:flex;align-items:flex-end;height:44px;background:var(--track);border-radius:2px}
 .layers u{display:block;width:100%;background:var(--blue);border-radius:2px}.ratio u{background:var(--orange)}
@@ -148,6 +149,7 @@ def _layers(values: Sequence[float], most: float, space: SearchSpace, name: str,
         f'<i><u style="height:{100 * value / most:.0f}%"></u></i>{value:.3g}</span>'
         for layer, value in enumerate(values)
     )
+    kind = f"{kind} many" if len(values) > 8 else kind
     return f'<div class="{kind}"><small>{name} of each layer</small><div class="layers">{bars}</div></div>'
 
 

@@ -1,4 +1,5 @@
-"""Patches of an image as a picture: what was pruned is washed out, what was merged shares a colour and an outline."""
+"""Patches of an image as a picture: what was pruned is washed out and hatched, what was merged shares a colour and an
+outline."""
 
 from __future__ import annotations
 
@@ -9,8 +10,8 @@ import numpy as np
 PRUNED, ALONE = -2, -1
 """What a patch may be in place of a member of group 0, 1, ...: no longer there, or a token of its own."""
 
-_PAPER = np.array([226, 229, 234], np.float32)
-_WASH, _TINT = 0.86, 0.42
+_PAPER, _HATCH = np.array([226, 229, 234], np.float32), np.array([168, 174, 184], np.float32)
+_WASH, _TINT = 0.86, 0.36
 
 
 def groups(owners: np.ndarray) -> np.ndarray:
@@ -63,7 +64,11 @@ def kept(pixels: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     number = numbers.reshape(grid, grid)
     large = number.repeat(patch, axis=0).repeat(patch, axis=1)
     canvas = pixels.astype(np.float32)
-    canvas[large == PRUNED] = (1 - _WASH) * canvas[large == PRUNED] + _WASH * _PAPER
+    gone = large == PRUNED
+    canvas[gone] = (1 - _WASH) * canvas[gone] + _WASH * _PAPER
+    # A bright sky is as pale as what was washed out; lines tell them apart.
+    down, across = np.indices(gone.shape)
+    canvas[gone & ((down + across) % max(4, patch // 2) == 0)] = _HATCH
     for group in np.unique(number[number >= 0]):
         inside, tint = large == group, colour(group)
         canvas[inside] = (1 - _TINT) * canvas[inside] + _TINT * tint

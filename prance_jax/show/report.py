@@ -28,9 +28,9 @@ _SPREAD, _ENDS = 12, 16  # images on the sheets
 _NUMBERS = 2**27  # pixel values that may be looked at: all of the digits, some 900 photographs
 
 _LEGEND = {
-    "prune": "Patches that were pruned are washed out.",
+    "prune": "Patches that were pruned are washed out and hatched.",
     "merge": "Patches that one token carries together share a colour and an outline; the others are tokens of their own.",
-    "prune_merge": "Patches that were pruned are washed out; those that one token carries together share a colour and an "
+    "prune_merge": "Patches that were pruned are washed out and hatched; those that one token carries together share a colour and an "
     "outline.",
 }
 _RATES = {"prune": ("prune",), "merge": ("merge",), "prune_merge": ("prune", "merge")}

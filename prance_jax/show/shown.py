@@ -34,9 +34,9 @@ class Shown:
 
     @property
     def verdict(self) -> str:
-        """In a few words what was predicted and whether it is right."""
+        """In a few words what was predicted and whether it is right; without a label, of which picture."""
         if self.label is None:
-            return f"says {self.predicted}"
+            return f"{self.name}: {self.predicted}"
         return f"says {self.predicted}, is {self.label}" if self.wrong else f"{self.predicted}, right"
 
 

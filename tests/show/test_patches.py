@@ -58,7 +58,7 @@ def test_a_panel():
     shown, patch = kept(pixels, numbers), SIDE // GRID
     alone = np.kron(numbers.reshape(GRID, GRID), np.ones((patch, patch))) == ALONE
     assert (shown[alone] == pixels[alone]).all()
-    assert shown[:patch, :patch].std() < 0.2 * pixels[:patch, :patch].std()
+    assert shown[:patch, :patch].std() < 0.5 * pixels[:patch, :patch].std()
     tint = np.round(colour(0))
     assert (shown[0, patch : 3 * patch] == tint).all() and (shown[:patch, patch] == tint).all()
     # No line where the two meet.
