@@ -210,16 +210,22 @@ def _report(options: argparse.Namespace, config, workdir, train: bool) -> int:
     if not leads():
         return 0
     print(table(results))
-    print(_where(workdir, _drawn(experiment) if train else "the show command draws it anew"))
+    print(_where(workdir, _drawn(experiment, train)))
     return 0
 
 
-def _drawn(experiment) -> str:
-    """Draws the pictures and says where they are; they must never cost a run, so whatever goes wrong is told in words."""
+def _drawn(experiment, everything: bool) -> str:
+    """Draws the pictures, or accuracy.png alone, and says where they are. They must never cost a run: whatever goes wrong is
+    told in words."""
+    from prance_jax.report.plot import plot
+    from prance_jax.report.results import load
     from prance_jax.show.report import show
 
     try:
-        return f"{show(experiment)}, pictures in {experiment.workdir.path / 'show'}"
+        if everything:
+            return f"{show(experiment)}, pictures in {experiment.workdir.path / 'show'}"
+        plot(load(experiment.workdir.path), experiment.workdir.path / "accuracy.png")
+        return "the show command draws it anew"
     except Exception as error:
         return f"not drawn ({type(error).__name__}: {error})"
 
