@@ -16,9 +16,11 @@ workdir="${WORKDIR:-runs/digits}"
 cat <<END
 
 Everything is in $workdir
+  report.html                what it decides, in pictures: open it in a browser
   results.md, results.json   the table above
   accuracy.png               accuracy against MACs and against measured speed
-  metrics.jsonl              one line per logged step
+  show/                      the pictures of the report
+  metrics.jsonl              one line per logged step; tensorboard/ has the same
   config.json                the configuration and the command
   checkpoints/               the newest checkpoints of every stage
 END

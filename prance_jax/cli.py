@@ -66,6 +66,17 @@ def _parser() -> argparse.ArgumentParser:
             metavar="auto|ADDRESS,PROCESSES,INDEX",
             help="this is one of several processes: 'auto' on TPU pods and under SLURM, else say 10.0.0.1:1234,2,0",
         )
+    show = command(
+        "show", _show, "draws what a trained workdir decides, and how it learned: pictures and report.html"
+    )
+    show.add_argument(
+        "--images", nargs="+", default=(), metavar="PATH", help="pictures of your own, or folders of them"
+    )
+    show.add_argument(
+        "--mode", "--token-mode", dest="token_mode", help="token mode of the run; all by default"
+    )
+    show.add_argument("--seed", type=int, help="of the run; the first one by default")
+    show.add_argument("--budget", type=float, help="of a selector of every budget: share of the dense MACs")
     export = command("export", _export, "writes a trained workdir as one file that runs by JAX alone")
     export.add_argument("--out", required=True, help="the file, say model.prance")
     export.add_argument("--seed", type=int, help="of the run; the first one by default")
@@ -157,7 +168,10 @@ def _train(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     from prance_jax import config_io
     from prance_jax.config import Config
-    from prance_jax.mesh import join
+    from prance_jax.mesh import join, leads
+    from prance_jax.report.compare import compare
+    from prance_jax.report.plot import plot
+    from prance_jax.report.results import table
     from prance_jax.training.experiment import Experiment
     from prance_jax.training.workdir import Workdir
 
@@ -168,7 +182,14 @@ def _compare(options: argparse.Namespace) -> int:
         workdir.claim(config_io.to_dict(config), options.line)
     else:
         config = config_io.from_dict(Config, workdir.config())
-    return _report(options, config, workdir, True, Experiment.comparison, "comparison", "comparison.png")
+    experiment = _experiment(options, config, workdir, train=True)
+    for results in compare(experiment, options.line, _clock(workdir), Experiment.comparison):
+        results.save(workdir.path, "comparison")
+    if leads():
+        plot(results, workdir.path / "comparison.png")
+        print(table(results))
+        print(f"results: {workdir.path}/comparison.json, comparison.md and comparison.png")
+    return 0
 
 
 def _convert(options: argparse.Namespace) -> int:
@@ -208,32 +229,63 @@ def _evaluate(options: argparse.Namespace) -> int:
     return _report(options, config, workdir, train=False)
 
 
-def _report(
-    options: argparse.Namespace,
-    config,
-    workdir,
-    train: bool,
-    rows=None,
-    name="results",
-    picture="accuracy.png",
-) -> int:
+def _report(options: argparse.Namespace, config, workdir, train: bool) -> int:
     from prance_jax.mesh import leads
     from prance_jax.report.compare import compare
-    from prance_jax.report.plot import plot
     from prance_jax.report.results import table
-    from prance_jax.training.experiment import Experiment
 
     experiment = _experiment(options, config, workdir, train)
-    for results in compare(experiment, options.line, _clock(workdir), rows or Experiment.contenders):
-        results.save(workdir.path, name)
+    for results in compare(experiment, options.line, _clock(workdir)):
+        results.save(workdir.path)
     if not leads():
         return 0
-    plot(results, workdir.path / picture)
     print(table(results))
-    print(
-        f"results: {workdir.path}/{name}.json and {name}.md, {picture}; metrics: {workdir.metrics_file}; "
-        f"checkpoints: {workdir.checkpoints}"
+    print(_where(workdir, _drawn(experiment, train)))
+    return 0
+
+
+def _drawn(experiment, everything: bool) -> str:
+    """Draws the pictures, or accuracy.png alone, and says where they are. They must never cost a run: whatever goes wrong is
+    told in words."""
+    from prance_jax.report.plot import plot
+    from prance_jax.report.results import load
+    from prance_jax.show.report import show
+
+    try:
+        if everything:
+            return f"{show(experiment)}, pictures in {experiment.workdir.path / 'show'}"
+        plot(load(experiment.workdir.path), experiment.workdir.path / "accuracy.png")
+        return "the show command draws it anew"
+    except Exception as error:
+        return f"not drawn ({type(error).__name__}: {error})"
+
+
+def _where(workdir, report: str) -> str:
+    """The last line of a run: where everything is."""
+    events = f"; TensorBoard: {workdir.events}" if workdir.events.exists() else ""
+    return (
+        f"report: {report}; results: {workdir.path}/results.json and results.md, accuracy.png; "
+        f"metrics: {workdir.metrics_file}{events}; checkpoints: {workdir.checkpoints}"
     )
+
+
+def _show(options: argparse.Namespace) -> int:
+    from prance_jax import config_io
+    from prance_jax.config import Config
+    from prance_jax.show.report import show
+    from prance_jax.training.workdir import Workdir
+
+    workdir = Workdir(options.workdir)
+    config = config_io.from_dict(Config, workdir.config())
+    experiment = _experiment(options, config, workdir, train=False)
+    path = show(
+        experiment,
+        seed=options.seed,
+        mode=options.token_mode,
+        budget=options.budget,
+        pictures=options.images,
+    )
+    print(f"{path}: open it in a browser; its pictures as PNG: {path.parent / 'show'}")
     return 0
 
 

@@ -5,16 +5,21 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
+import notebook
 import pytest
+from show.browser import CHROMIUM, Page, seen
 
 import prance_jax
-from prance_jax import config_io
+from prance_jax import cli, config_io
 from prance_jax.cli import main
 from prance_jax.config import Config
 from prance_jax.data.digits import load_digits_source
 from prance_jax.errors import UserError
+from prance_jax.space import SearchSpace
+from prance_jax.spec import ModelSpec
 from prance_jax.training.workdir import Workdir
 
 CONFIG = str(Path(__file__).parent / "tiny_config.py")
@@ -54,7 +59,14 @@ def test_train_writes_what_it_says(trained):
     ]
     assert results["images"] == 50 and "train --config" in results["command"] and results["seconds"] > 0
     assert "| prance_prune |" in (trained / "results.md").read_text()
-    assert (trained / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    for name in (
+        "accuracy",
+        "show/kept_prune",
+        "show/easiest_hardest_prune",
+        "show/macs_prune",
+        "show/learning",
+    ):
+        assert (trained / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     stages = {json.loads(line)["stage"] for line in (trained / "metrics.jsonl").read_text().splitlines()}
     assert stages == {"seed0/dense", "seed0/meta", "seed0/prune/selector", "seed0/prune/finetune"}
 
@@ -83,10 +95,65 @@ def test_a_trained_workdir_is_a_function_of_images(trained):
         prance_jax.load(trained, seed=7)
 
 
-def test_a_second_train_trains_nothing(trained, capsys):
-    metrics = (trained / "metrics.jsonl").read_text()
-    status, _, said = run(capsys, "train", "--config", CONFIG, "--workdir", str(trained), "--quiet")
-    assert status == 0 and "continuing in" in said and (trained / "metrics.jsonl").read_text() == metrics
+def test_pictures_that_cannot_be_drawn_cost_no_run(monkeypatch):
+    def broken(experiment):
+        raise MemoryError("no room for a picture")
+
+    monkeypatch.setattr("prance_jax.show.report.show", broken)
+    assert cli._drawn(None, everything=True) == "not drawn (MemoryError: no room for a picture)"
+
+
+def test_the_report_is_one_page_that_loads_nothing(trained, tmp_path):
+    found = Page((trained / "report.html").read_text())
+    assert not found.loads and len(found.images) == found.tags["img"] >= 60
+    assert not {"script", "link", "iframe", "object"} & set(found.tags)
+    if CHROMIUM is None:
+        pytest.skip("no chromium to look at it with")
+    for width in (500, 1200):
+        told = seen(trained / "report.html", tmp_path, width)
+        assert told["pictures"] == len(found.images) and told["broken"] == 0
+        assert told["wide"] <= told["window"], "the page is wider than the window"
+
+
+def test_what_show_cannot_show(trained, tmp_path, capsys):
+    words = ["show", "--workdir", str(trained)]
+    assert "blue.png does not exist" in refused(capsys, *words, "--images", str(tmp_path / "blue.png"))
+    assert "has seeds (0,) and token modes" in refused(capsys, *words, "--mode", "merge")
+    assert "not seed 7" in refused(capsys, *words, "--seed", "7")
+    assert "trained for one budget" in refused(capsys, *words, "--budget", "0.5")
+    assert "not a workdir" in refused(capsys, "show", "--workdir", str(tmp_path))
+
+
+def test_the_notebook_runs_from_top_to_bottom(trained, tmp_path, capsys, monkeypatch):
+    """Its cells in order, on a workdir that is trained already: there a second train trains nothing."""
+    root = Path(__file__).parents[1]
+    cells = notebook.of_notebook(root / "launch/colab.ipynb")
+    assert cells == notebook.of_script(root / "launch/colab.py")
+    shutil.copytree(trained, tmp_path / "run")
+    shown = []
+    display = types.ModuleType("IPython.display")
+    display.Markdown, display.display = str, shown.append
+    display.Image = lambda filename: Path(filename).read_bytes()
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    monkeypatch.setattr(cli, "_drawn", lambda *_: "drawn when it was trained")
+    monkeypatch.chdir(root / "launch")
+    mini = ModelSpec(SearchSpace("mini", 12, 2.0, 3, (6, 12), (1.0, 2.0), (1, 1), head_dim=4), 8, 4, 5)
+    if not prance_jax.list_models("notebook_mini"):
+        prance_jax.register_model("notebook_mini", lambda: mini)
+    given = {"CONFIG": CONFIG, "WORKDIR": tmp_path / "run", "CHANGES": "--quiet", "MODEL": "notebook_mini"}
+    for name, value in given.items():
+        monkeypatch.setenv(f"PRANCE_{name}", str(value))
+    names = {}
+    for kind, text in cells:
+        if kind == "code":
+            exec(compile(text, "colab.ipynb", "exec"), names)
+    assert "| prance_prune |" in shown[0] and len(shown) == 5
+    assert all(picture.startswith(b"\x89PNG") for picture in shown[1:])
+    said, whispered = capsys.readouterr()
+    assert "(2, 10) at " in said and "one budget: " in said and "continuing in" in whispered
+    assert (tmp_path / "run/metrics.jsonl").read_text() == (trained / "metrics.jsonl").read_text()
+    page = (tmp_path / "run/report.html").read_text()
+    assert "Your pictures" in page and page.count('alt="1.png, 17 tokens"') == 1
 
 
 def test_one_stage_at_a_time(tmp_path, capsys):

@@ -24,6 +24,7 @@ ORDER = (
     ("training",),
     ("inference",),
     ("report",),
+    ("show",),
     ("cli", "cli_measure", "__main__"),
 )
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

@@ -102,15 +102,20 @@ def table(results: Results) -> str:
     for first, *others in lines:
         cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:]))]
         text.append("  ".join(cells))
-    return "\n".join([rule, text[0], rule, *text[1:], rule, *_remarks(results)])
+    return "\n".join([rule, text[0], rule, *text[1:], rule, *remarks(results)])
+
+
+def cells(results: Results) -> list[list[str]]:
+    """The same table as text, header first, every spread shown."""
+    return [list(_HEADERS), *_lines(results.rows, _SPREAD)]
 
 
 def markdown(results: Results) -> str:
     """The same table as ``results.md`` keeps it."""
-    lines = ["| " + " | ".join(cells) + " |" for cells in (_HEADERS, *_lines(results.rows, _SPREAD))]
+    lines = ["| " + " | ".join(line) + " |" for line in cells(results)]
     lines.insert(1, "|---" + "|---:" * (len(_HEADERS) - 1) + "|")
-    remarks = [remark + "  " for remark in _remarks(results)]  # two blanks: a line break in Markdown
-    return "\n".join([*lines, "", *remarks, f"`{results.command}`", ""])
+    told = [remark + "  " for remark in remarks(results)]  # two blanks: a line break in Markdown
+    return "\n".join([*lines, "", *told, f"`{results.command}`", ""])
 
 
 def hardware() -> str:
@@ -195,7 +200,8 @@ def _cell(values: list[float | None], write: Callable[[float], str], signed: boo
     return f"{text} ±{write(statistics.stdev(known))}" if spread and len(known) > 1 else text
 
 
-def _remarks(results: Results) -> list[str]:
+def remarks(results: Results) -> list[str]:
+    """What is to be said under the table: one line each."""
     seeds = sorted({row.seed for row in results.rows})
     several = f"{len(seeds)} seeds ({', '.join(map(str, seeds))}), mean ± sample standard deviation"
     told = several if len(seeds) > 1 else f"seed {seeds[0]}" if seeds else "no rows"

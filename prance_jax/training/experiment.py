@@ -41,6 +41,7 @@ from prance_jax.space import GroupChoice, Structure
 from prance_jax.spec import ModelSpec
 from prance_jax.training import finetune, pretrain, prune_channels, select, tune
 from prance_jax.training.checkpoint import Checkpoints
+from prance_jax.training.events import Events
 from prance_jax.training.loop import Stage, run_stage
 from prance_jax.training.metrics import MetricsWriter, Progress
 from prance_jax.training.select import Selector
@@ -85,8 +86,9 @@ class Experiment:
         stages = ("dense", "meta", "selector", "finetune")
         check_rows(self.mesh, **{f"{name}.batch": getattr(config, name).batch for name in stages})
         check_rows(self.mesh, **{"evaluation.batch": config.evaluation.batch})
-        self.metrics = MetricsWriter(workdir.metrics_file)
+        self.metrics = MetricsWriter(workdir.metrics_file, Events(workdir.events, progress.note))
         self._finished: dict[str, Any] = {}
+        self._at_budgets: dict[tuple[int, str], list[Contender]] = {}
 
     def spec(self, mode: str) -> ModelSpec:
         return self.config.spec(self.source, mode)
@@ -227,6 +229,11 @@ class Experiment:
     def at_budgets(self, seed: int, mode: str) -> list[Contender]:
         """The rows of one selector that serves every budget, at prices calibrated on the validation images; before each
         that of a selector trained for its budget alone, where the config asks for it."""
+        if (seed, mode) not in self._at_budgets:
+            self._at_budgets[seed, mode] = self._calibrated(seed, mode)
+        return self._at_budgets[seed, mode]
+
+    def _calibrated(self, seed: int, mode: str) -> list[Contender]:
         every, prices, rows = self.prance(seed, mode), self.config.selector.prices, []
         ladder, _ = calibrated_ladder(
             every.spec,

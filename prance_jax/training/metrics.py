@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from prance_jax.mesh import leads
+from prance_jax.training.events import Events
 from prance_jax.training.workdir import disk_errors, write_atomic
 
 
@@ -20,10 +21,12 @@ class MetricsWriter:
 
     Args:
       path: the file; its folder is made, and what it holds already is kept.
+      events: gets every line as well.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, events: Events | None = None):
         self.path = Path(path)
+        self._events = events
         self._file: IO[str] | None = None
 
     def write(self, stage: str, step: int, seconds: float, values: Mapping[str, float]) -> None:
@@ -31,13 +34,15 @@ class MetricsWriter:
         if not leads():
             return
         numbers = {name: _json_number(value) for name, value in values.items()}
-        line = json.dumps({"stage": stage, "step": step, "seconds": round(seconds, 3), **numbers})
+        record = {"stage": stage, "step": step, "seconds": round(seconds, 3), **numbers}
         with disk_errors(self.path):
             if self._file is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = open(self.path, "a", encoding="utf-8")
-            self._file.write(line + "\n")
+            self._file.write(json.dumps(record) + "\n")
             self._file.flush()
+        if self._events is not None:
+            self._events.add(record, lambda: read(self.path))
 
     def rewind(self, stage: str, step: int) -> None:
         """Drops the stage's lines after `step` and a torn last line, for a run that continues from `step`."""
@@ -54,6 +59,8 @@ class MetricsWriter:
         if self._file is not None:
             self._file.close()
             self._file = None
+        if self._events is not None:
+            self._events.close()
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:

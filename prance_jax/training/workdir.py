@@ -32,6 +32,11 @@ class Workdir:
         return self.path / "metrics.jsonl"
 
     @property
+    def events(self) -> Path:
+        """Folder of TensorBoard's event files, one for each stage."""
+        return self.path / "tensorboard"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
