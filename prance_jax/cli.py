@@ -154,9 +154,10 @@ def _train(options: argparse.Namespace) -> int:
 def _convert(options: argparse.Namespace) -> int:
     import dataclasses
 
+    from prance_jax.models.files import save_weights
     from prance_jax.models.registry import create_model
     from prance_jax.models.timm import to_timm
-    from prance_jax.models.weights import by_name, save_weights
+    from prance_jax.models.weights import by_name
 
     sizes = {"num_classes": options.num_classes, "image_size": options.image_size}
     model, params = create_model(options.model, weights=options.source, **sizes)

@@ -50,7 +50,7 @@ def token_counts(spec: ModelSpec, structure: Structure) -> TokenCounts:
             attention.append(count)
             if layer == 0:
                 for rate in group.keep:
-                    count = kept_count(count, rate, spec.token_floor)
+                    count = kept_count(count, rate, spec.fewest_tokens)
             mlp.append(count)
     return TokenCounts(tuple(attention), tuple(mlp))
 
@@ -80,7 +80,7 @@ def macs(spec: ModelSpec, structure: Structure, selector: int = 0, counts: Token
             before[layer] * inner * (3 * reads + widths[layer]) + 2 * before[layer] * before[layer] * inner
         )
         mlp += after[layer] * hidden[layer] * (widths[layer] + writes)
-        if last_of_group:
+        if last_of_group and spec.residual_maps:
             residual_maps += after[layer] * widths[layer] * writes
     return Macs(
         patch_embedding=spec.patches * spec.patch_values * widths[0],
@@ -89,7 +89,7 @@ def macs(spec: ModelSpec, structure: Structure, selector: int = 0, counts: Token
         residual_maps=residual_maps,
         token_optimization=merging,
         selector=selector * (space.groups - 1),
-        classifier=widths[-1] * spec.num_classes,
+        classifier=spec.class_tokens * widths[-1] * spec.num_classes,
     )
 
 
@@ -112,7 +112,8 @@ def element_operations(spec: ModelSpec, structure: Structure) -> ElementOperatio
     ]
     return ElementOperations(
         softmax=space.heads * sum(count * count for count in before),
-        norm=sum(n * r + m * w for n, m, r, w in zip(before, after, reads, widths)) + widths[-1],
+        norm=sum(n * r + m * w for n, m, r, w in zip(before, after, reads, widths))
+        + spec.class_tokens * widths[-1],
         gelu=sum(count * units for count, units in zip(after, hidden)),
     )
 
@@ -121,7 +122,7 @@ def parameters(spec: ModelSpec, structure: Structure) -> Amount:
     """Parameters of the network that a structure touches (the selector's are not included)."""
     space, inner = spec.space, spec.space.attention_width
     widths, hidden = _numbers(structure, structure.widths), _numbers(structure, structure.hidden)
-    total = widths[0] * (spec.patch_values + 1) + widths[0] * (1 + spec.tokens)
+    total = widths[0] * (spec.patch_values + 1) + widths[0] * (spec.class_tokens + spec.tokens)
     for layer in range(space.depth):
         width = widths[layer]
         last_of_group = layer + 1 in space.first_layers
@@ -131,9 +132,9 @@ def parameters(spec: ModelSpec, structure: Structure) -> Amount:
         writes = space.widest if spec.enter_at_widest and last_of_group else following
         total = total + 2 * reads + (reads + 1) * 3 * inner + (inner + 1) * width
         total = total + 2 * width + (width + 1) * hidden[layer] + (hidden[layer] + 1) * writes
-        if last_of_group:
+        if last_of_group and spec.residual_maps:
             total = total + (width + 1) * writes
-    return total + 2 * widths[-1] + (widths[-1] + 1) * spec.num_classes
+    return total + 2 * widths[-1] + spec.class_tokens * (widths[-1] + 1) * spec.num_classes
 
 
 def _merging(spec: ModelSpec, structure: Structure) -> Amount:
@@ -146,8 +147,8 @@ def _merging(spec: ModelSpec, structure: Structure) -> Amount:
     for first, group in zip(spec.space.first_layers[1:], structure.groups[1:]):
         count = counts[first]
         for rate in group.keep[:index]:
-            count = kept_count(count, rate, spec.token_floor)
-        kept = kept_count(count, group.keep[index], spec.token_floor)
+            count = kept_count(count, rate, spec.fewest_tokens)
+        kept = kept_count(count, group.keep[index], spec.fewest_tokens)
         count, kept = _numbers(structure, (count, kept))
         total += (count - kept) * kept * (2 * widths[first] + 2)
     return total

@@ -84,7 +84,7 @@ class Plans:
         rates = []
         for bound in columns[2 * layers :]:
             rates.append(rate_for(jnp.minimum(bound, count), count))
-            count = kept_count(count, rates[-1], self.spec.token_floor)
+            count = kept_count(count, rates[-1], self.spec.fewest_tokens)
         return GroupChoice(columns[:layers], columns[layers : 2 * layers], tuple(rates))
 
 
@@ -92,7 +92,7 @@ def sizes(spec: ModelSpec, choice: GroupChoice, count: Size) -> tuple[Size, ...]
     """What a plan must cover: widths, hidden units, tokens after each reduction."""
     left = []
     for rate in choice.keep:
-        count = kept_count(count, rate, spec.token_floor)
+        count = kept_count(count, rate, spec.fewest_tokens)
         left.append(count)
     return (*choice.widths, *choice.hidden, *left)
 
@@ -111,7 +111,7 @@ def even_plans(spec: ModelSpec, first: GroupChoice, number: int, smallest_keep: 
             width = space.widths[round(step * (len(space.widths) - 1))]
             ratio = space.ratios[round(step * (len(space.ratios) - 1))]
             keep = (smallest_keep + step * (1 - smallest_keep)) ** (group / (space.groups - 1))
-            tokens = max(spec.token_floor, int(keep * spec.tokens))
+            tokens = max(spec.fewest_tokens, int(keep * spec.tokens))
             layers = space.layers[group]
             plans.append(
                 Plan((width,) * layers, (space.hidden_units(width, ratio),) * layers, (tokens,) * spec.rates)

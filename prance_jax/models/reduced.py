@@ -9,6 +9,7 @@ from typing import Any, Callable, NamedTuple
 import jax
 
 from prance_jax.complexity import Macs, TokenCounts, macs
+from prance_jax.errors import UserError
 from prance_jax.models.vit import ViT
 from prance_jax.space import Structure
 from prance_jax.spec import ModelSpec
@@ -52,8 +53,10 @@ def reduced(
 ) -> Reduced:
     """Runs images [B, S, S, channels] under a static structure (its keep rates are not used) with a reduction.
 
-    Where the schedule removes nothing this is the network itself, without the last MLP on tokens that nobody reads.
+    Raises UserError for a distilled network. Where the schedule removes nothing this is the network itself, without the last MLP on tokens that nobody reads.
     """
+    if model.spec.distilled:
+        raise UserError("ToMe, EViT and PPT know one class token here; a distilled network has two")
     left = reduction.schedule.left(model.spec.space.depth, model.spec.tokens)
 
     def between(layer: int, tokens: TokenSet, signals: AttentionSignals) -> TokenSet:

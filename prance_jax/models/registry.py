@@ -54,8 +54,8 @@ def create_model(name: str, *, weights: str | Path | None = None, **changes: Any
     return model if weights is None else (model, load_weights(weights, model.spec))
 
 
-def _plain(size: str) -> ModelSpec:
-    """A DeiT: nothing to choose, one group, no residual maps."""
+def _plain(size: str, distilled: bool = False) -> ModelSpec:
+    """A DeiT or ViT: nothing to choose, one group, no residual maps."""
     preset = SPACES[f"deit_{size}"]
     space = SearchSpace(
         f"deit_{size}",
@@ -66,9 +66,11 @@ def _plain(size: str) -> ModelSpec:
         preset.ratios,
         (12,),
     )
-    return ModelSpec(space, image_size=224, patch_size=16, num_classes=1000)
+    return ModelSpec(space, image_size=224, patch_size=16, num_classes=1000, distilled=distilled)
 
 
 for _size in ("tiny", "small", "base"):
     register_model(f"deit_{_size}_patch16_224", lambda size=_size: _plain(size))
+    register_model(f"deit_{_size}_distilled_patch16_224", lambda size=_size: _plain(size, distilled=True))
+    register_model(f"vit_{_size}_patch16_224", lambda size=_size: _plain(size))
     register_model(f"prance_{_size}_patch16_224", lambda size=_size: ModelSpec(SPACES[size], 224, 16, 1000))

@@ -58,11 +58,18 @@ class ViT(nn.Module):
         self.cls_token = self.param("cls_token", nn.initializers.truncated_normal(0.02), (width,))
         self.pos_embed = self.param("pos_embed", sincos_init, (spec.tokens, width))
         self.blocks = [
-            Block(spec, maps_residual=layer + 1 in space.first_layers, name=f"block_{layer}")
+            Block(
+                spec,
+                maps_residual=spec.residual_maps and layer + 1 in space.first_layers,
+                name=f"block_{layer}",
+            )
             for layer in range(space.depth)
         ]
         self.norm = Norm(width)
         self.head = Affine(width, spec.num_classes)
+        if spec.distilled:
+            self.dist_token = self.param("dist_token", nn.initializers.truncated_normal(0.02), (width,))
+            self.head_dist = Affine(width, spec.num_classes)
 
     def __call__(self, images: jax.Array, structure: Structure | None = None) -> jax.Array:
         """Logits [B, num_classes], float32, of images [B, S, S, channels] under a structure known beforehand; by default the
@@ -78,21 +85,22 @@ class ViT(nn.Module):
     ) -> tuple[jax.Array, TokenSet]:
         """Logits and the last layer's tokens under a static structure, its keep rates not used: `between` stands between
         attention and MLP of every layer and may remove tokens, as the training-free methods do. In the last layer only
-        CLS goes through the MLP: the classifier reads nothing else."""
+        class tokens go through the MLP: the classifier reads nothing else."""
         widths, hidden = structure.widths, structure.hidden
-        tokens = initial_tokens(self.embed(images, widths[0]))
+        tokens = initial_tokens(self.embed(images, widths[0]), self.spec.class_tokens)
         for layer, block in enumerate(self.blocks):
             tokens, signals = block.attend(tokens, widths[layer], widths[layer])
             tokens = between(layer, tokens, signals)
             last = layer + 1 == len(widths)
-            part = tokens._replace(features=tokens.features[:, :1]) if last else tokens
+            read = tokens.features[:, : self.spec.class_tokens]
+            part = tokens._replace(features=read) if last else tokens
             fed = block.feed(part, widths[layer], hidden[layer], widths[layer if last else layer + 1])
             tokens = tokens if last else fed
-        return self.classify(fed.features, widths[-1])[:, 0], tokens
+        return self.verdict(fed, widths[-1]), tokens
 
     def begin(self, images: jax.Array, choice: GroupChoice) -> Midway:
         """Embeds images [B, S, S, channels] and runs group 0; `choice` has no keep rates."""
-        tokens = initial_tokens(self.embed(images, choice.widths[0]))
+        tokens = initial_tokens(self.embed(images, choice.widths[0]), self.spec.class_tokens)
         tokens, signals = self.blocks[0].attend(tokens, choice.widths[0], choice.widths[0])
         return self._rest_of_group(tokens, signals, choice, 0)
 
@@ -109,18 +117,19 @@ class ViT(nn.Module):
     def finish(self, midway: Midway) -> jax.Array:
         """Logits [B, num_classes], float32."""
         tokens = self.blocks[-1].feed(midway.tokens, midway.width, midway.hidden, midway.width)
-        return self.classify(tokens.features[:, :1], midway.width)[:, 0]
+        return self.verdict(tokens, midway.width)
 
     def embed(self, images: jax.Array, width: Size) -> jax.Array:
-        """Patches, CLS and positions: [B, S, S, channels] -> [B, tokens, width]."""
+        """Patches, class tokens and positions: [B, S, S, channels] -> [B, tokens, width]."""
         spec = self.spec
         batch, side, size = images.shape[0], spec.image_size // spec.patch_size, spec.patch_size
         patches = images.astype(spec.dtype).reshape(batch, side, size, side, size, spec.channels)
         patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch, side * side, spec.patch_values)
         x = dense(patches, *self.patch_embed(), spec.patch_values, width, spec.space.widest)
         channels = x.shape[-1]
-        cls_token = jnp.broadcast_to(self.cls_token[:channels].astype(x.dtype), (batch, 1, channels))
-        x = jnp.concatenate([cls_token, x], axis=1) + self.pos_embed[:, :channels].astype(x.dtype)
+        own = [self.cls_token, self.dist_token] if spec.distilled else [self.cls_token]
+        first = [jnp.broadcast_to(token[:channels].astype(x.dtype), (batch, 1, channels)) for token in own]
+        x = jnp.concatenate([*first, x], axis=1) + self.pos_embed[:, :channels].astype(x.dtype)
         return active(x, width)
 
     def reduce(self, tokens: TokenSet, signals: AttentionSignals, rates: tuple) -> TokenSet:
@@ -128,13 +137,22 @@ class ViT(nn.Module):
         method = self.spec.method.reduce
         if self.spec.weighted_merge and self.spec.method.merges is not None:
             method = functools.partial(method, weighted=True)
-        return method(tokens, signals, rates, self.spec.token_floor)
+        if self.spec.distilled:
+            method = functools.partial(method, class_tokens=self.spec.class_tokens)
+        return method(tokens, signals, rates, self.spec.fewest_tokens)
 
-    def classify(self, features: jax.Array, width: Size) -> jax.Array:
+    def classify(self, features: jax.Array, width: Size, head: Affine | None = None) -> jax.Array:
         """Final norm and classifier on any tokens: [B, N, C] -> [B, N, num_classes], float32."""
-        classes = self.spec.num_classes
+        classes, head = self.spec.num_classes, self.head if head is None else head
         x = norm(self.spec, self.norm, features, width, width).astype(jnp.float32)
-        return dense(x, *self.head(), width, classes, classes)
+        return dense(x, *head(), width, classes, classes)
+
+    def verdict(self, tokens: TokenSet, width: Size) -> jax.Array:
+        """Logits [B, num_classes] of the class token; of a distilled network the mean of both tokens' classifiers."""
+        logits = self.classify(tokens.features[:, :1], width)[:, 0]
+        if not self.spec.distilled:
+            return logits
+        return (logits + self.classify(tokens.features[:, 1:2], width, self.head_dist)[:, 0]) / 2
 
     def _rest_of_group(
         self, tokens: TokenSet, signals: AttentionSignals, choice: GroupChoice, group: int
@@ -147,5 +165,5 @@ class ViT(nn.Module):
             tokens, signals = self.blocks[layer + index].attend(tokens, target, target)
         width = choice.widths[-1]
         # Where nobody looks at it, the compiler leaves it out.
-        glance = self.classify(tokens.features[:, :1], width)[:, 0]
+        glance = self.verdict(tokens, width)
         return Midway(tokens, signals, width, choice.hidden[-1], glance)

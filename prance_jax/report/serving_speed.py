@@ -70,7 +70,7 @@ def even_spread(plans: Plans, batch: int, seed: int = 0) -> Structure:
         rates = []
         for left in wanted.T:
             rates.append(rate_for(left, count))
-            count = np.asarray(kept_count(count, rates[-1], spec.token_floor))
+            count = np.asarray(kept_count(count, rates[-1], spec.fewest_tokens))
         sizes = [
             tuple(
                 jnp.asarray([getattr(plan, name)[layer] for plan in chosen], jnp.int32)

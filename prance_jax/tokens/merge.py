@@ -17,7 +17,12 @@ from prance_jax.tokens.tokenset import (
 
 
 def merge(
-    tokens: TokenSet, signals: AttentionSignals, rates: tuple[Rate, ...], floor: int, weighted: bool = False
+    tokens: TokenSet,
+    signals: AttentionSignals,
+    rates: tuple[Rate, ...],
+    floor: int,
+    weighted: bool = False,
+    class_tokens: int = 1,
 ) -> TokenSet:
     """Merges every token that is not among the first floor(keep x tokens) into its most similar one there.
 
@@ -26,12 +31,13 @@ def merge(
     size, which is not the paper's); sizes add up.
 
     rates: (keep,), a float (tokens are removed) or float32 [B] (tokens are masked). floor: fewest tokens left.
+    class_tokens: how many stand in front that neither go nor receive.
     """
     (keep,) = rates
     slots = tokens.features.shape[1]
     kept = kept_count(tokens.count, keep, floor)
     tokens = tokens._replace(size=tokens.sizes)
-    ordered, rank = sort_by_importance(tokens, signals.cls_attention, slots)
+    ordered, rank = sort_by_importance(tokens, signals.cls_attention, slots, class_tokens)
     compact = isinstance(kept, int)
     if compact and kept == slots:
         return ordered._replace(owner=renumber(tokens.owner, rank))
@@ -42,10 +48,10 @@ def merge(
     destinations, sources = ordered.features[:, :ends], ordered.features[:, first_source:]
     place = jnp.arange(ends)
     if compact:
-        open_to = (place >= min(1, kept - 1))[None]
+        open_to = (place >= min(class_tokens, kept - 1))[None]
         is_source = jnp.ones((1, slots - kept), bool)
     else:
-        open_to = (place < kept_here[:, None]) & (place >= jnp.minimum(1, kept_here - 1)[:, None])
+        open_to = (place < kept_here[:, None]) & (place >= jnp.minimum(class_tokens, kept_here - 1)[:, None])
         is_source = (jnp.arange(slots) >= kept_here[:, None]) & (
             True if ordered.valid is None else ordered.valid
         )

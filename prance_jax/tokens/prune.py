@@ -15,14 +15,17 @@ from prance_jax.tokens.tokenset import (
 )
 
 
-def prune(tokens: TokenSet, signals: AttentionSignals, rates: tuple[Rate, ...], floor: int) -> TokenSet:
+def prune(
+    tokens: TokenSet, signals: AttentionSignals, rates: tuple[Rate, ...], floor: int, class_tokens: int = 1
+) -> TokenSet:
     """Keeps the first floor(keep x tokens) tokens by importance; CLS counts and always ranks first.
 
     rates: (keep,), a float (tokens are removed) or float32 [B] (tokens are masked). floor: fewest tokens left.
+    class_tokens: how many stand in front that always stay.
     """
     (keep,) = rates
     kept = kept_count(tokens.count, keep, floor)
-    ordered, rank = sort_by_importance(tokens, signals.cls_attention, kept)
+    ordered, rank = sort_by_importance(tokens, signals.cls_attention, kept, class_tokens)
     if isinstance(kept, int):
         left, limit = ordered, kept
     else:

@@ -11,12 +11,17 @@ from prance_jax.tokens.tokenset import AttentionSignals, TokenSet
 
 
 def prune_merge(
-    tokens: TokenSet, signals: AttentionSignals, rates: tuple[Rate, ...], floor: int, weighted: bool = False
+    tokens: TokenSet,
+    signals: AttentionSignals,
+    rates: tuple[Rate, ...],
+    floor: int,
+    weighted: bool = False,
+    class_tokens: int = 1,
 ) -> TokenSet:
     """Prunes with the first rate, merges with the second. rates: (prune keep, merge keep), floats or float32 [B]."""
     prune_keep, merge_keep = rates
-    left = prune(tokens, signals, (prune_keep,), floor)
-    return merge(left, _ranked(left), (merge_keep,), floor, weighted)
+    left = prune(tokens, signals, (prune_keep,), floor, class_tokens)
+    return merge(left, _ranked(left), (merge_keep,), floor, weighted, class_tokens)
 
 
 def _ranked(tokens: TokenSet) -> AttentionSignals:

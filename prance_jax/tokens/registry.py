@@ -16,7 +16,8 @@ from prance_jax.tokens.tokenset import TokenSet
 class TokenMethod:
     """A way to reduce tokens at a decision point.
 
-    reduce: (TokenSet, AttentionSignals, rates, floor) -> TokenSet, pure, static shapes.
+    reduce: (TokenSet, AttentionSignals, rates, floor) -> TokenSet, pure, static shapes. Networks with more than one class
+      token pass `class_tokens`, how many of the first tokens are to be left alone.
     rates: number of keep rates that it takes.
     prunes, merges: which of its rates (by index) drops and which merges, None where it does not; the counter of
       multiply-accumulates needs the difference.

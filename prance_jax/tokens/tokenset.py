@@ -56,10 +56,11 @@ class AttentionSignals(NamedTuple):
     values: jax.Array
 
 
-def initial_tokens(features: jax.Array) -> TokenSet:
-    """All tokens valid and of size one. features: [B, 1 + P, C], CLS first."""
+def initial_tokens(features: jax.Array, class_tokens: int = 1) -> TokenSet:
+    """All tokens valid and of size one. features: [B, class tokens + P, C], CLS first."""
     batch, tokens, _ = features.shape
-    owner = jnp.broadcast_to(jnp.arange(1, tokens, dtype=jnp.int32), (batch, tokens - 1))
+    owner = jnp.arange(class_tokens, tokens, dtype=jnp.int32)
+    owner = jnp.broadcast_to(owner, (batch, tokens - class_tokens))
     return TokenSet(features, None, None, owner)
 
 
@@ -87,8 +88,10 @@ def rate_for(left: Size, count: Size) -> Rate:
     return jnp.minimum((jnp.asarray(left, jnp.float32) + 0.5) / count, 1.0)
 
 
-def sort_by_importance(tokens: TokenSet, importance: jax.Array, kept: Size) -> tuple[TokenSet, jax.Array]:
-    """Tokens in order of falling importance; CLS first, ties to the lower index, invalid tokens last.
+def sort_by_importance(
+    tokens: TokenSet, importance: jax.Array, kept: Size, class_tokens: int = 1
+) -> tuple[TokenSet, jax.Array]:
+    """Tokens in order of falling importance; class tokens first, ties to the lower index, invalid tokens last.
 
     importance: [B, N]. kept: with an int only that many tokens are gathered (compact execution), with an array [B] all
     are (up to its bound, if it has one), and validity is left to the caller.
@@ -98,7 +101,7 @@ def sort_by_importance(tokens: TokenSet, importance: jax.Array, kept: Size) -> t
     importance = importance.astype(jnp.float32)
     if tokens.valid is not None:
         importance = jnp.where(tokens.valid, importance, -jnp.inf)
-    importance = importance.at[:, 0].set(jnp.inf)
+    importance = importance.at[:, :class_tokens].set(jnp.inf)
     # Not `top_k` and a scatter: over several devices the compiler gathers the batch for those, and for sorting it does not.
     order = jnp.argsort(-importance, axis=1, stable=True)
     rank = jnp.argsort(order, axis=1)
