@@ -2,7 +2,7 @@
 
 Both number the modules of a layer, each in its own way: LayerNorm_0, MultiHeadDotProductAttention_0, LayerNorm_1, MlpBlock_0 in
 the first, LayerNorm_0, MultiHeadDotProductAttention_1, LayerNorm_2, MlpBlock_3 in the second. Heads are an axis of their own:
-query, key, value [C, heads, D], out [heads, D, C]. Their GELU is the approximation by tanh, here it is the exact one, as in timm:
+query, key, value [C, heads, D], out [heads, D, C]. Positions have the class token's in the second and not in the first. Their GELU is the approximation by tanh, here it is the exact one, as in timm:
 activations differ by at most 5e-4.
 """
 
@@ -40,7 +40,7 @@ _LAYER = {
 
 
 def recognises(names: list[str]) -> bool:
-    return any("Transformer/encoderblock_" in name for name in names)
+    return any("Transformer/encoderblock" in name for name in names)
 
 
 def renamed(tensors: Mapping[str, np.ndarray], spec: ModelSpec, what: str) -> dict[str, np.ndarray]:
@@ -50,6 +50,7 @@ def renamed(tensors: Mapping[str, np.ndarray], spec: ModelSpec, what: str) -> di
     """
     prefix = next((own for own in _PREFIXES if any(name.startswith(own) for name in tensors)), "")
     tensors = {name.removeprefix(prefix): np.asarray(value, np.float32) for name, value in tensors.items()}
+    tensors = _unstacked(tensors)
     if any(name.startswith("MAPHead") for name in tensors):
         raise UserError(
             f"{what} pools tokens by attention (MAP head); this network classifies by a class token"
@@ -77,6 +78,17 @@ def renamed(tensors: Mapping[str, np.ndarray], spec: ModelSpec, what: str) -> di
     return found
 
 
+def _unstacked(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Layers that were scanned over lie in one array, [depth, ...]."""
+    whole = "Transformer/encoderblock/"
+    found = {name: value for name, value in tensors.items() if not name.startswith(whole)}
+    for name, value in tensors.items():
+        if name.startswith(whole):
+            own = name.removeprefix(whole)
+            found |= {f"Transformer/encoderblock_{layer}/{own}": part for layer, part in enumerate(value)}
+    return found
+
+
 def _layer(name: str) -> str | None:
     """'block_0/proj/kernel'; of queries, keys and values 'block_0/query/kernel'."""
     match = re.fullmatch(r"Transformer/encoderblock_(\d+)/(.+)/(kernel|bias|scale)", name)
@@ -96,5 +108,5 @@ def _arranged(path: str, value: np.ndarray, spec: ModelSpec) -> np.ndarray:
     if path == "cls_token":
         return value.reshape(-1)
     if path == "pos_embed":
-        return for_tokens(value.reshape(value.shape[-2:]), spec)
+        return for_tokens(value.reshape(value.shape[-2:]), spec, "linear")
     return value

@@ -166,15 +166,9 @@ def dense_weights(path: str | Path, spec: ModelSpec) -> tuple[Tree, ModelSpec]:
     except KeyError as error:
         raise UserError(f"{what} is no whole ViT: it has no {error.args[0]}") from None
     depth, head_dim = sum(name.endswith("/fc1/kernel") for name in found), spec.space.head_dim
+    ratio = SearchSpace.ratio(width, hidden)
     space = SearchSpace(
-        Path(path).stem,
-        width,
-        hidden / width,
-        inner // head_dim,
-        (width,),
-        (hidden / width,),
-        (depth,),
-        head_dim,
+        Path(path).stem, width, ratio, inner // head_dim, (width,), (ratio,), (depth,), head_dim
     )
     source = dataclasses.replace(
         spec,

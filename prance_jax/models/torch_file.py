@@ -35,6 +35,13 @@ _MAGIC = 0x1950A86A20F9469CFC6C  # opens the older format
 _WRAPPERS = ("model", "state_dict")  # under which training scripts keep the weights
 
 
+class _Names(dict):
+    """A state dict; PyTorch hangs notes on versions to it, which are not wanted."""
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
 class _Storage(NamedTuple):
     key: str
     dtype: Any
@@ -101,7 +108,7 @@ class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         # Fresh functions for each file, so that whatever it does to them ends with it.
         known = {
-            "collections.OrderedDict": lambda *pairs: dict(*pairs),
+            "collections.OrderedDict": lambda *pairs: _Names(*pairs),
             "torch._utils._rebuild_tensor_v2": lambda storage, offset, shape, strides, *rest: _Tensor(
                 storage, offset, tuple(shape), tuple(strides)
             ),

@@ -3,6 +3,7 @@ they hold."""
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 
 from prance_jax.errors import UserError
 from prance_jax.models import big_vision, official, timm
-from prance_jax.models.files import read_tensors
+from prance_jax.models.files import read_card, read_tensors
 from prance_jax.models.match import fill, paths
 from prance_jax.models.vit import ViT
 from prance_jax.models.walk import init
@@ -80,6 +81,44 @@ def renamed(tensors: Mapping[str, np.ndarray], spec: ModelSpec, what: str) -> di
 def by_name(params: Tree) -> dict[str, np.ndarray]:
     """Parameters under this package's names, 'block_0/qkv/kernel'."""
     return {name: np.asarray(leaf) for name, leaf in paths(params)}
+
+
+def card(spec: ModelSpec, names: str) -> dict[str, Any]:
+    """What a reader without this package must know of a weight file: the network, its search space and what goes in.
+
+    names: 'prance_jax' or 'timm'. Facts that weights do not tell are there and null; whoever writes the file fills them in.
+    """
+    space, found = spec.space, dataclasses.asdict(spec)
+    own = {
+        "format": "prance_jax weights",
+        "names": names,
+        "network": {name: value for name, value in found.items() if name != "space"},
+        "search_space": found["space"],
+        "preprocessing": {"size": [spec.image_size, spec.image_size], "mean": None, "std": None},
+        "labels": None,
+        "measured": None,
+        "licence": None,
+    }
+    if names == "timm":
+        whole = {"img_size": spec.image_size, "in_chans": spec.channels, "embed_dim": space.widest}
+        own["timm"] = {
+            "class": "VisionTransformerDistilled" if spec.distilled else "VisionTransformer",
+            **{name: getattr(spec, name) for name in ("patch_size", "num_classes")},
+            **whole,
+            **{"depth": space.depth, "num_heads": space.heads, "mlp_ratio": space.ratios[-1]},
+            # Where heads x head width is not the width, Attention must be told: functools.partial(Attention, attn_head_dim=...).
+            "attn_head_dim": None if space.attention_width == space.widest else space.head_dim,
+        }
+    return own
+
+
+def semantics(path: str | Path) -> dict[str, Any]:
+    """Fields of `ModelSpec` that weights were made for and that no shape tells: from the card of a file, or by its names."""
+    fields = ("norm_epsilon", "enter_at_widest", "scale_norm", "token_floor", "distilled", "residual_maps")
+    found = read_card(path).get("network", {})
+    if not found and origin(read_tensors(path)) == "official":
+        return {"enter_at_widest": True, "scale_norm": True, "token_floor": 1, "norm_epsilon": 1e-5}
+    return {name: found[name] for name in fields if name in found}
 
 
 def _hint(found: Mapping[str, np.ndarray], spec: ModelSpec) -> str:
