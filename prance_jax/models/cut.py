@@ -86,11 +86,15 @@ def obstacles(params: Tree, spec: ModelSpec, structure: Structure) -> list[str]:
 
 
 def nearest_uniform(spec: ModelSpec, structure: Structure) -> str:
-    """WIDTHxRATIO of the structure of one width and all tokens whose multiply-accumulates are nearest."""
-    space, wanted = spec.space, macs(spec, structure).total
-    choices = [(width, ratio) for width in space.widths for ratio in space.ratios]
-    full = (1.0,) * spec.rates
-    width, ratio = min(choices, key=lambda own: abs(macs(spec, space.uniform(*own, full)).total - wanted))
+    """WIDTHxRATIO of the structure of one width whose multiply-accumulates are nearest, all tokens kept in both."""
+    space, full = spec.space, (1.0,) * spec.rates
+    groups = [group._replace(keep=full if index else ()) for index, group in enumerate(structure.groups)]
+    wanted = macs(spec, Structure(tuple(groups))).total
+
+    def away(choice: tuple[int, float]) -> float:
+        return abs(macs(spec, space.uniform(*choice, full)).total - wanted)
+
+    width, ratio = min(((w, r) for w in space.widths for r in space.ratios), key=away)
     return f"{width}x{ratio:g}"
 
 

@@ -73,11 +73,11 @@ def meta_from_dense(dense: Tree, source: ModelSpec, spec: ModelSpec, fresh: Tree
         ),
     }
     for path, leaf in paths(fresh):
-        value = np.array(leaf)
+        value = _plain_residual(leaf) if "/residual_map/" in path else np.array(leaf)
         block, _, rest = path.partition("/")
         layer = int(block.removeprefix("block_")) if block.startswith("block_") else None
         if path not in flat or (block.startswith("head") and flat[path].shape[-1] != value.shape[-1]):
-            found[path] = value  # a residual map, which is the identity, or a classifier for other classes
+            found[path] = value  # a residual map, or a classifier for other classes
             continue
         rows, columns = [], []  # where from, where to
         for axis, kind in enumerate(_AXES[path if layer is None else rest]):
@@ -185,6 +185,10 @@ def start_from(path: str | Path, spec: ModelSpec, fresh: Tree) -> Tree:
     if origin(read_tensors(path)) in ("prance_jax", "official"):
         return load_weights(path, spec)
     return meta_from_dense(*dense_weights(path, spec), spec, fresh)
+
+
+def _plain_residual(leaf: Any) -> np.ndarray:
+    return np.eye(*leaf.shape, dtype=np.float32) if leaf.ndim > 1 else np.zeros(leaf.shape, np.float32)
 
 
 def _energy(kernel: Any, axis: int) -> np.ndarray:

@@ -1,0 +1,96 @@
+"""A structure cut out is the structure, to float tolerance; what cannot be cut is told, all of it at once."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from small import SHORT, drawn_params, logits, make_spec
+
+from prance_jax.errors import UserError
+from prance_jax.models.cut import cut
+from prance_jax.models.files import save_weights
+from prance_jax.models.timm import to_timm
+from prance_jax.models.weights import load_weights
+from prance_jax.space import GroupChoice, SearchSpace, Structure
+
+FREE = make_spec(space=SHORT, residual_maps=False)
+
+
+def mixed_hidden(width):
+    """One width, another MLP in every layer, all tokens."""
+    own = [(width, 2 * width, 3 * width, width)[layer] for layer in range(4)]
+    return Structure(
+        (
+            GroupChoice((width,), (own[0],)),
+            GroupChoice((width,) * 2, tuple(own[1:3]), (1.0,)),
+            GroupChoice((width,), (own[3],), (1.0,)),
+        )
+    )
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_the_plain_network_computes_the_same_and_comes_back_bit_identical(tmp_path, images, official):
+    spec = dataclasses.replace(
+        FREE.official() if official else make_spec(space=SHORT), distilled=not official
+    )
+    params, structure = drawn_params(spec), mixed_hidden(28 if official else 24)
+    for layer in (0, 2) if spec.residual_maps else ():  # maps that only shift are no obstacle
+        params[f"block_{layer}"]["residual_map"]["kernel"] = np.eye(32, dtype=np.float32)
+    small, plain = cut(params, spec, structure)
+    wanted = logits(spec, params, images, structure)
+    np.testing.assert_allclose(logits(plain, small, images), wanted, atol=1e-5 * np.abs(wanted).max(), rtol=0)
+    assert small["block_0"]["fc1"]["kernel"].shape == (structure.widths[0], 3 * structure.widths[0])
+    save_weights(tmp_path / "small.safetensors", to_timm(small, plain), {})
+    jax.tree.map(np.testing.assert_array_equal, load_weights(tmp_path / "small.safetensors", plain), small)
+
+
+def test_everything_in_the_way_is_listed():
+    structure = Structure(
+        (
+            GroupChoice((16,), (16,)),
+            GroupChoice((24, 24), (48, 24), (0.5,)),
+            GroupChoice((28,), (28,), (1.0,)),
+        )
+    )
+    with pytest.raises(UserError) as caught:
+        cut(drawn_params(FREE), FREE, structure)
+    said = str(caught.value)
+    assert "its width changes (16, 24, 24, 28)" in said and "tokens are dropped before group 1" in said
+    assert said.endswith("nearest that can be cut out: 24x1")
+    spec = make_spec(space=SHORT)
+    with pytest.raises(UserError, match=r"differs from the identity in layer 0 .*, 2 .*residual_maps=False"):
+        cut(drawn_params(spec), spec, SHORT.uniform(24, 2, (1.0,)))
+    with pytest.raises(UserError, match="entered at the widest width"):
+        cut(drawn_params(FREE), FREE.official(), SHORT.uniform(24, 2, (1.0,)))
+
+
+def test_hidden_units_that_do_not_divide_evenly():
+    for width in range(1, 200):
+        for hidden in range(1, 4 * width, 7):
+            assert SearchSpace.hidden_units(width, SearchSpace.ratio(width, hidden)) == hidden
+
+
+def test_timm_agrees(tmp_path, images):
+    """What is cut out loads into timm, attention of another width than the stream included, and agrees to 1e-4."""
+    library, torch = pytest.importorskip("timm"), pytest.importorskip("torch")
+    import functools
+
+    params = drawn_params(FREE)
+    small, plain = cut(params, FREE, mixed_hidden(24))
+    attention = functools.partial(library.layers.Attention, attn_head_dim=8)
+    theirs = library.models.vision_transformer.VisionTransformer(
+        img_size=16,
+        patch_size=4,
+        num_classes=5,
+        embed_dim=24,
+        depth=4,
+        num_heads=2,
+        mlp_ratio=3.0,
+        attn_layer=attention,
+    ).eval()
+    theirs.load_state_dict({name: torch.tensor(value) for name, value in to_timm(small, plain).items()})
+    with torch.inference_mode():
+        wanted = theirs(torch.tensor(np.asarray(images)).permute(0, 3, 1, 2)).numpy()
+    found = logits(FREE, params, images, mixed_hidden(24))
+    np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max(), rtol=0)
