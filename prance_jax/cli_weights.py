@@ -55,7 +55,8 @@ def convert(options: argparse.Namespace) -> int:
 
     tensors = read_tensors(options.source)
     spec = dataclasses.replace(_spec(options), **semantics(options.source))
-    facts = {**read_card(options.source), "source": Path(options.source).name, **_facts(options.card)}
+    origin = {"source": Path(options.source).name, "model": options.model or options.config}
+    facts = {**read_card(options.source), **origin, **_facts(options.card)}
     if part := selectors.kind(tensors):
         params = selectors.selector_weights(tensors, spec)
         return _write(options, {part: params}, spec, {**facts, "part": part})
