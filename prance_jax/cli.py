@@ -102,11 +102,12 @@ def _parser() -> argparse.ArgumentParser:
     benchmark = command("benchmark", cli_measure.benchmark, "measures speed on this machine", workdir=False)
     benchmark.add_argument(
         "--measure",
-        choices=("serving", "dense", "rollout", "contract", "input"),
+        choices=("serving", "dense", "rollout", "contract", "input", "meta"),
         default="serving",
         help="serving: dense, masked and adaptive execution, ToMe and EViT, on random weights; dense: the dense network "
         "against PyTorch's timm; rollout: stage two against a plain loop; contract: how often a trained workdir's is broken; "
-        "input: reading pictures against the decoding library alone",
+        "input: reading pictures against the decoding library alone; meta: accuracy of stage one's largest, smallest and random "
+        "structures in a workdir",
     )
     benchmark.add_argument("--batches", default="1,8,64,256", help="batch sizes")
     benchmark.add_argument("--dtypes", default="float32,bfloat16", help="types of serving's computation")

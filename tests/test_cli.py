@@ -240,6 +240,16 @@ def test_the_benchmark_of_the_input(tmp_path, capsys):
     assert "is for pictures on disk" in refused(capsys, "benchmark", "--config", CONFIG, *words)
 
 
+def test_the_benchmark_of_stage_one(trained, capsys):
+    status, out, _ = run(capsys, "benchmark", "--measure", "meta", "--workdir", str(trained))
+    found = json.loads(out)
+    assert status == 0 and found["steps"] == 6
+    assert list(found["top1"]["seed0"]) == ["largest", "smallest", "random"]
+    rows = json.loads((trained / "results.json").read_text())["rows"]
+    assert found["top1"]["seed0"]["largest"] == next(r["top1"] for r in rows if r["method"] == "meta_largest")
+    assert "needs a --workdir" in refused(capsys, "benchmark", "--measure", "meta")
+
+
 def test_weights_of_a_workdir_with_their_card(trained, tmp_path, capsys):
     """Out and back bit-identical; a trained residual map keeps a dense network from timm's names, and the line says so."""
     out = str(tmp_path / "out.safetensors")

@@ -106,7 +106,7 @@ def card(spec: ModelSpec, names: str) -> dict[str, Any]:
             **{name: getattr(spec, name) for name in ("patch_size", "num_classes")},
             **whole,
             **{"depth": space.depth, "num_heads": space.heads, "mlp_ratio": space.ratios[-1]},
-            # Where heads x head width is not the width, Attention must be told: functools.partial(Attention, attn_head_dim=...).
+            # Where heads x head width is not the width, `attn_layer` is a subclass of timm's Attention that passes it this.
             "attn_head_dim": None if space.attention_width == space.widest else space.head_dim,
         }
     return own

@@ -74,11 +74,13 @@ def test_hidden_units_that_do_not_divide_evenly():
 def test_timm_agrees(tmp_path, images):
     """What is cut out loads into timm, attention of another width than the stream included, and agrees to 1e-4."""
     library, torch = pytest.importorskip("timm"), pytest.importorskip("torch")
-    import functools
-
     params = drawn_params(FREE)
     small, plain = cut(params, FREE, mixed_hidden(24))
-    attention = functools.partial(library.layers.Attention, attn_head_dim=8)
+
+    class Attention(library.layers.Attention):
+        def __init__(self, dim, **options):
+            super().__init__(dim, attn_head_dim=8, **options)
+
     theirs = library.models.vision_transformer.VisionTransformer(
         img_size=16,
         patch_size=4,
@@ -87,7 +89,7 @@ def test_timm_agrees(tmp_path, images):
         depth=4,
         num_heads=2,
         mlp_ratio=3.0,
-        attn_layer=attention,
+        attn_layer=Attention,
     ).eval()
     theirs.load_state_dict({name: torch.tensor(value) for name, value in to_timm(small, plain).items()})
     with torch.inference_mode():

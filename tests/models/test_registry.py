@@ -154,7 +154,7 @@ def test_positions_of_another_size_keep_what_is_smooth():
 @pytest.mark.parametrize(
     "name, size",
     [(f"deit_{own}_patch16_224", 224) for own in ("tiny", "small", "base")]
-    + [("deit_tiny_patch16_224", 160)],
+    + [("deit_tiny_patch16_224", 160), ("deit_tiny_distilled_patch16_224", 160)],
 )
 def test_timm_agrees(tmp_path, name, size):
     """Random weights of timm, logits within 1e-4; positions resized by both."""
@@ -168,7 +168,9 @@ def test_timm_agrees(tmp_path, name, size):
     save_weights(tmp_path / "w.safetensors", tensors, {})
     resized = library.create_model(name, img_size=size).eval()
     state, side = theirs.state_dict(), size // 16
-    state["pos_embed"] = library.layers.resample_abs_pos_embed(state["pos_embed"], [side, side])
+    state["pos_embed"] = library.layers.resample_abs_pos_embed(
+        state["pos_embed"], [side, side], num_prefix_tokens=theirs.num_prefix_tokens
+    )
     resized.load_state_dict(state)
     model, params = prance_jax.create_model(name, weights=tmp_path / "w.safetensors", image_size=size)
     images = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)
