@@ -249,6 +249,10 @@ class Config:
             raise UserError("config: seeds and token_modes need at least one entry each")
         for mode in self.token_modes:
             get_method(mode)
+        if self.model.distilled and self.baselines.reductions:
+            raise UserError(
+                "config: ToMe, EViT and PPT know one class token; with model.distilled say baselines.reductions=()"
+            )
         if (self.selector.prices is None) != (not self.budgets):
             raise UserError("config: selector.prices and budgets belong together; give both or neither")
         if not all(0 < budget <= 1 for budget in self.budgets):

@@ -7,6 +7,7 @@ its own that only takes notes; any other name is refused before it is looked up.
 
 from __future__ import annotations
 
+import math
 import pickle
 import struct
 import zipfile
@@ -137,6 +138,8 @@ def _array(tensor: _Tensor, raw: bytes) -> np.ndarray:
         0 not in tensor.shape and last >= len(whole)
     ):
         raise ValueError("a tensor reaches beyond its storage")
+    if math.prod(tensor.shape) > len(whole):
+        raise ValueError("a tensor claims more numbers than are stored")
     strides = [stride * whole.itemsize for stride in tensor.strides]
     view = np.lib.stride_tricks.as_strided(whole[tensor.offset :], tensor.shape, strides)
     return np.array(view)

@@ -40,7 +40,7 @@ def load_weights(path: str | Path, spec: ModelSpec, ignore: Sequence[str] = ()) 
     try:
         return fill(found, wanted, what)
     except UserError as error:
-        raise UserError(f"{error}{_hint(found, spec)}") from None
+        raise UserError(f"{error}{_hint(found, spec, origin(tensors))}") from None
 
 
 def kept(tensors: Mapping[str, np.ndarray], ignore: Sequence[str], what: Any) -> dict[str, np.ndarray]:
@@ -121,7 +121,7 @@ def semantics(path: str | Path) -> dict[str, Any]:
     return {name: found[name] for name in fields if name in found}
 
 
-def _hint(found: Mapping[str, np.ndarray], spec: ModelSpec) -> str:
+def _hint(found: Mapping[str, np.ndarray], spec: ModelSpec, whose: str) -> str:
     """What to say instead, where a field of the specification makes the difference."""
     hints, classes = [], found.get("head/bias")
     if classes is not None and len(classes) != spec.num_classes:
@@ -131,4 +131,6 @@ def _hint(found: Mapping[str, np.ndarray], spec: ModelSpec) -> str:
     if ("dist_token" in found) != spec.distilled:
         own = "dist_token" in found
         hints.append(f"it has {'two class tokens' if own else 'one class token'}: distilled={own}")
+    if whose in ("timm", "big_vision") and spec.space.structures > 1:
+        hints.append("a meta-network starts from a dense one by meta.init_from, see models.from_dense")
     return "".join(f"; {hint}" for hint in hints)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from small import SHORT, drawn_params, logits, make_spec
 
+import prance_jax
 from prance_jax.errors import UserError
 from prance_jax.models.files import save_weights
 from prance_jax.models.from_dense import (
@@ -48,6 +49,12 @@ def test_the_structure_of_its_width_is_the_dense_network(source, distilled, imag
     wanted = logits(source, dense, images)
     found = logits(spec, params, images, structure)
     np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max(), rtol=0)
+
+
+@pytest.mark.parametrize("size, width", [("tiny", 192), ("small", 384), ("base", 768)])
+def test_every_deit_has_a_place_in_the_papers_space(size, width):
+    source, spec = (prance_jax.create_model(f"{name}_{size}_patch16_224").spec for name in ("deit", "prance"))
+    assert set(same_structure(source, spec).widths) == {width}
 
 
 def test_what_matters_most_comes_first():

@@ -76,6 +76,7 @@ class Bomb:
         (pickle.dumps({"a": 1, "b": [2]}, 2), "holds more than tensors: a, b"),
         (pickle.dumps([1, 2], 2), "holds no tensors by name, but a list"),
         (state_dict(weight=(4, (2, 3), (3, 1))), "cannot be read .a tensor reaches beyond its storage"),
+        (state_dict(weight=(0, (9, 9), (0, 0))), "a tensor claims more numbers than are stored"),
         (state_dict()[:-40], "cannot be read"),
     ],
 )
