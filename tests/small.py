@@ -13,6 +13,8 @@ from prance_jax.spec import ModelSpec
 SPACE = SearchSpace("small test", 32, 3, 2, (16, 24, 28), (1, 2, 3), layers=(2, 2, 2, 2), head_dim=8)
 # Three groups: for programs with a branch per plan, whose compilation is what a test waits for.
 SHORT = SearchSpace("short test", 32, 3, 2, (16, 24, 28), (1, 2, 3), layers=(1, 2, 1), head_dim=8)
+# Two layers, one decision: where nothing depends on depth.
+PAIR = SearchSpace("pair test", 32, 3, 2, (16, 24, 28), (1, 2, 3), layers=(1, 1), head_dim=8)
 KEEP = (0.3, 0.55, 0.8, 1.0)
 MODES = ("merge", "prune", "prune_merge")
 

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from small import MODES, SHORT, compact, drawn_params, make_spec, masked, structures
+from small import MODES, PAIR, compact, drawn_params, make_spec, masked, quick_jit, structures
 
 from prance_jax.complexity import macs, parameters, token_counts
 from prance_jax.errors import UserError
@@ -22,7 +22,8 @@ def test_no_method_touches_the_class_tokens(mode):
     attention = jax.random.uniform(jax.random.key(1), (3, 11)).at[:, 1].set(0.0)
     signals = AttentionSignals(attention, features, attention)
     method = METHODS[mode]
-    left = method.reduce(tokens, signals, (0.05,) * method.rates, 3, class_tokens=2)
+    reduce = lambda tokens, signals: method.reduce(tokens, signals, (0.05,) * method.rates, 3, class_tokens=2)
+    left = quick_jit(reduce)(tokens, signals)
     assert left.features.shape[1] == 3
     np.testing.assert_array_equal(left.features[:, :2], features[:, :2])
     assert set(np.unique(left.owner)) <= {-1, 2}
@@ -31,7 +32,7 @@ def test_no_method_touches_the_class_tokens(mode):
 
 
 def test_masked_is_compact_and_the_floor_counts_both(images):
-    spec = make_spec("prune_merge", space=SHORT, distilled=True)
+    spec = make_spec("prune_merge", space=PAIR, distilled=True)
     params, drawn = drawn_params(spec), structures(spec, 3)
     every = masked(spec)(params, images, drawn)
     own = drawn.image(1)
@@ -41,7 +42,7 @@ def test_masked_is_compact_and_the_floor_counts_both(images):
 
 
 def test_logits_are_the_mean_of_both_classifiers(images):
-    spec = make_spec("prune_merge", space=SHORT, distilled=True)
+    spec = make_spec("prune_merge", space=PAIR, distilled=True)
     params = drawn_params(spec)
 
     silent = jax.tree.map(np.zeros_like, params["head"])
@@ -56,12 +57,12 @@ def test_logits_are_the_mean_of_both_classifiers(images):
 
 def test_its_cost_is_counted_by_hand():
     """One more token in every product, one more classifier, one more token and position stored."""
-    one, two = (make_spec(space=SHORT, distilled=own) for own in (False, True))
-    width, tokens = SHORT.widest, one.tokens
-    inner = SHORT.attention_width
+    one, two = (make_spec(space=PAIR, distilled=own) for own in (False, True))
+    width, tokens = PAIR.widest, one.tokens
+    inner = PAIR.attention_width
     found = macs(two, two.largest).total - macs(one, one.largest).total
-    each = 4 * inner * width + 2 * inner * ((tokens + 1) ** 2 - tokens**2) + 2 * width * SHORT.most_hidden
-    assert found == SHORT.depth * each + 2 * width * width + 5 * width
+    each = 4 * inner * width + 2 * inner * ((tokens + 1) ** 2 - tokens**2) + 2 * width * PAIR.most_hidden
+    assert found == PAIR.depth * each + (PAIR.groups - 1) * width * width + 5 * width
     more = 2 * width + (width + 1) * 5
     assert parameters(two, two.largest) - parameters(one, one.largest) == more
     shapes = [jax.eval_shape(lambda spec=spec: init(ViT(spec), jax.random.key(0))) for spec in (one, two)]
@@ -70,7 +71,7 @@ def test_its_cost_is_counted_by_hand():
 
 
 def test_methods_of_one_class_token_refuse_it(images):
-    spec = make_spec(space=SHORT, distilled=True)
+    spec = make_spec(space=PAIR, distilled=True)
     reduction = at_macs(spec, spec.largest, "tome", 0)
     with pytest.raises(UserError, match="a distilled network has two"):
         reduced(ViT(spec), {}, images, spec.largest, reduction)

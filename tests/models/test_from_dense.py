@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from small import SHORT, drawn_params, logits, make_spec
+from small import PAIR, drawn_params, logits, make_spec
 
 import prance_jax
 from prance_jax.errors import UserError
@@ -24,12 +24,12 @@ from prance_jax.space import SearchSpace
 def dense_spec(width=24, hidden=60, heads=2, **changes):
     """A plain ViT; 24 and 60: narrower than the space's 28 and 84 in both."""
     ratio = SearchSpace.ratio(width, hidden)
-    space = SearchSpace("plain", width, ratio, heads, (width,), (ratio,), (4,), head_dim=8)
+    space = SearchSpace("plain", width, ratio, heads, (width,), (ratio,), (2,), head_dim=8)
     return make_spec(**{"space": space, **changes})
 
 
 def meta_spec(**changes):
-    return make_spec(space=SHORT, **changes)
+    return make_spec(space=PAIR, **changes)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_the_structure_of_its_width_is_the_dense_network(source, distilled, imag
     dense = drawn_params(source)
     params = meta_from_dense(dense, source, spec, drawn_params(spec, 5))
     structure = same_structure(source, spec)
-    assert structure.widths == (source.space.widest,) * 4
+    assert structure.widths == (source.space.widest,) * 2
     wanted = logits(source, dense, images)
     found = logits(spec, params, images, structure)
     np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max(), rtol=0)
@@ -63,11 +63,11 @@ def test_what_matters_most_comes_first():
     dense = jax.tree.map(np.array, drawn_params(source))
     rng = np.random.default_rng(0)
     channels, units = rng.permutation(24), rng.permutation(60)
-    for layer in range(4):
+    for layer in range(2):
         block = dense[f"block_{layer}"]
         block["fc2"]["kernel"][units] *= np.linspace(9, 1, 60)[:, None]
         block["fc2"]["kernel"][:, channels] *= np.linspace(9, 1, 24)
-    found = hidden_order(dense, source, 2)
+    found = hidden_order(dense, source, 1)
     assert np.corrcoef(np.argsort(found), np.argsort(units))[0, 1] > 0.8
     assert np.corrcoef(np.argsort(channel_order(dense, source)), np.argsort(channels))[0, 1] > 0.9
 
