@@ -252,8 +252,6 @@ def _export_weights(options: argparse.Namespace, config, seed: int) -> int:
     else:
         params = experiment.meta(seed) if options.weights == "meta" else experiment.dense(seed)
     facts = _facts(options.workdir, config, seed, method)
-    if options.structure is not None:  # the figures are of the whole network
-        facts["measured"] = None
     options.target = options.out
     facts = {**facts, "licence": options.licence, "weights": options.weights}
     return cli_weights.save_network(options, params, experiment.spec(mode), facts)

@@ -10,6 +10,8 @@ from typing import Any
 
 from prance_jax.errors import UserError
 
+_OF_ONE_FILE = ("format", "names", "network", "search_space", "timm")
+
 
 def arguments(commands: argparse._SubParsersAction) -> None:
     """Adds the `convert` command."""
@@ -50,7 +52,7 @@ def names_and_structure(sub: argparse.ArgumentParser) -> None:
 def convert(options: argparse.Namespace) -> int:
     """Reads weights under any names that are known and writes them with a card."""
     from prance_jax.models.files import read_card, read_tensors
-    from prance_jax.models.weights import load_weights, semantics
+    from prance_jax.models.weights import kept, load_weights, semantics
     from prance_jax.selector import official as selectors
 
     tensors = read_tensors(options.source)
@@ -58,7 +60,8 @@ def convert(options: argparse.Namespace) -> int:
     origin = {"source": Path(options.source).name, "model": options.model or options.config}
     facts = {**read_card(options.source), **origin, **_facts(options.card)}
     if part := selectors.kind(tensors):
-        params = selectors.selector_weights(tensors, spec)
+        used = kept(tensors, options.ignore, options.source)
+        params = selectors.selector_weights(used, spec)
         return _write(options, {part: params}, spec, {**facts, "part": part})
     params = load_weights(options.source, spec, options.ignore)
     return save_network(options, params, spec, facts)
@@ -74,7 +77,11 @@ def save_network(options: argparse.Namespace, params: Any, spec: Any, facts: dic
         (width,), (hidden,) = (set(own[:1]) for own in space.first_group(named)[:2])
         structure = space.uniform(width, space.ratio(width, hidden), (1.0,) * spec.rates)
         params, spec = cut(params, spec, structure)
-        facts = {**facts, "structure": options.structure}
+        facts = {
+            **facts,
+            "structure": options.structure,
+            "measured": None,
+        }  # figures are of the whole network
     return _write(options, params, spec, facts)
 
 
@@ -87,19 +94,10 @@ def _write(options: argparse.Namespace, params: Any, spec: Any, facts: dict[str,
         raise UserError("timm has no names for a selector; leave --names out")
     tensors = to_timm(params, spec) if options.names == "timm" else by_name(params)
     own = card(spec, options.names)
-    goes_in = {
-        **own["preprocessing"],
-        **(facts.get("preprocessing") or {}),
-        "size": own["preprocessing"]["size"],
-    }
-    told = (
-        "format",
-        "names",
-        "network",
-        "search_space",
-        "timm",
-    )  # of this file, not of the one that it comes from
-    carried = {name: value for name, value in facts.items() if name not in told}
+    goes_in, size = own["preprocessing"], own["preprocessing"]["size"]
+    goes_in = {**goes_in, **(facts.get("preprocessing") or {}), "size": size}
+    # A card that was carried on from the source told these of the source.
+    carried = {name: value for name, value in facts.items() if name not in _OF_ONE_FILE}
     save_weights(options.target, tensors, {**own, **carried, "preprocessing": goes_in})
     numbers = sum(value.size for value in tensors.values())
     print(f"{options.target}: {len(tensors)} tensors, {numbers:,} numbers, names of {options.names}")

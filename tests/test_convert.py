@@ -44,7 +44,7 @@ def registered():
 def weights(tmp_path):
     """A file of a random network, and its parameters."""
     params = drawn_params(SMALL)
-    save_weights(tmp_path / "w.safetensors", by_name(params), {"licence": "mit", "names": "of another file"})
+    save_weights(tmp_path / "w.safetensors", by_name(params), {"licence": "mit", "names": "x", "measured": 1})
     return str(tmp_path / "w.safetensors"), params
 
 
@@ -113,6 +113,7 @@ def test_a_structure_is_cut_out_under_timms_names(weights, tmp_path):
     words = ["--model", "mini_elastic", "--structure", "8x2", "--names", "timm"]
     assert main(["convert", weights[0], target, *words]) == 0
     found, tensors = card(target), read_tensors(target)
+    assert found["measured"] is None and found["search_space"]["widths"] == [8]
     timm = found["timm"]
     assert (timm["embed_dim"], timm["depth"], timm["num_heads"], timm["attn_head_dim"]) == (8, 2, 3, 4)
     assert tensors["blocks.1.mlp.fc1.weight"].shape == (int(8 * timm["mlp_ratio"]), 8) == (16, 8)
