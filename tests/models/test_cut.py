@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from small import PAIR, drawn_params, logits, make_spec
 
+from prance_jax.complexity import parameters
 from prance_jax.errors import UserError
 from prance_jax.models.cut import cut
 from prance_jax.models.files import save_weights
@@ -32,6 +33,7 @@ def test_the_plain_network_computes_the_same_and_comes_back_bit_identical(tmp_pa
     wanted = logits(spec, params, images, structure)
     np.testing.assert_allclose(logits(plain, small, images), wanted, atol=1e-5 * np.abs(wanted).max(), rtol=0)
     assert small["block_0"]["fc1"]["kernel"].shape == (structure.widths[0], 3 * structure.widths[0])
+    assert parameters(plain, plain.largest) == sum(leaf.size for leaf in jax.tree.leaves(small))
     save_weights(tmp_path / "small.safetensors", to_timm(small, plain), {})
     jax.tree.map(np.testing.assert_array_equal, load_weights(tmp_path / "small.safetensors", plain), small)
 

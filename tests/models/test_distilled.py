@@ -6,6 +6,7 @@ import pytest
 from small import MODES, PAIR, compact, drawn_params, make_spec, masked, quick_jit, structures
 
 from prance_jax.complexity import macs, parameters, token_counts
+from prance_jax.config import Config, ModelConfig
 from prance_jax.errors import UserError
 from prance_jax.models.reduced import at_macs, reduced
 from prance_jax.models.vit import ViT
@@ -75,3 +76,5 @@ def test_methods_of_one_class_token_refuse_it(images):
     reduction = at_macs(spec, spec.largest, "tome", 0)
     with pytest.raises(UserError, match="a distilled network has two"):
         reduced(ViT(spec), {}, images, spec.largest, reduction)
+    with pytest.raises(UserError, match=r"with model.distilled say baselines.reductions=\(\)"):
+        Config(model=ModelConfig(distilled=True))
