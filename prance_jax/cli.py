@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Callable, Sequence
 
-from prance_jax import cli_measure
+from prance_jax import cli_measure, cli_weights
 from prance_jax.errors import UserError
 
 
@@ -77,22 +77,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     show.add_argument("--seed", type=int, help="of the run; the first one by default")
     show.add_argument("--budget", type=float, help="of a selector of every budget: share of the dense MACs")
-    export = command("export", _export, "writes a trained workdir as one file that runs by JAX alone")
-    export.add_argument("--out", required=True, help="the file, say model.prance")
+    export = command("export", _export, "writes a trained workdir as one file: a program, or its weights")
+    export.add_argument(
+        "--out",
+        required=True,
+        help="model.prance runs by JAX alone; model.safetensors holds weights and a card",
+    )
+    export.add_argument(
+        "--weights",
+        choices=("prance", "meta", "dense"),
+        default="prance",
+        help="of .safetensors: the fine-tuned network, that of stage one, the dense one",
+    )
+    export.add_argument("--licence", help="of .safetensors: for its card, say apache-2.0")
+    cli_weights.names_and_structure(export)
     export.add_argument("--seed", type=int, help="of the run; the first one by default")
     export.add_argument("--token-mode", help="of the run; the first one by default")
-    convert = commands.add_parser(
-        "convert", help="weights between this package, timm and the released PRANCE files"
-    )
-    convert.set_defaults(run=_convert)
-    convert.add_argument("source", help=".safetensors, .npz or .pth; whose names it has is found out")
-    convert.add_argument("target", help="the .safetensors file to write")
-    convert.add_argument("--model", required=True, help="a name of list_models(), say deit_tiny_patch16_224")
-    convert.add_argument("--num-classes", type=int, default=1000)
-    convert.add_argument("--image-size", type=int, default=224)
-    convert.add_argument(
-        "--names", choices=("prance_jax", "timm"), default="prance_jax", help="names in the target"
-    )
+    cli_weights.arguments(commands)
     profile = command(
         "profile",
         cli_measure.profile,
@@ -115,11 +116,12 @@ def _parser() -> argparse.ArgumentParser:
     benchmark = command("benchmark", cli_measure.benchmark, "measures speed on this machine", workdir=False)
     benchmark.add_argument(
         "--measure",
-        choices=("serving", "dense", "rollout", "contract", "input"),
+        choices=("serving", "dense", "rollout", "contract", "input", "meta"),
         default="serving",
         help="serving: dense, masked and adaptive execution, ToMe and EViT, on random weights; dense: the dense network "
         "against PyTorch's timm; rollout: stage two against a plain loop; contract: how often a trained workdir's is broken; "
-        "input: reading pictures against the decoding library alone",
+        "input: reading pictures against the decoding library alone; meta: accuracy of stage one's largest, smallest and random "
+        "structures in a workdir",
     )
     benchmark.add_argument("--batches", default="1,8,64,256", help="batch sizes")
     benchmark.add_argument("--dtypes", default="float32,bfloat16", help="types of serving's computation")
@@ -315,18 +317,50 @@ def _experiment(options: argparse.Namespace, config, workdir, train: bool):
 def _export(options: argparse.Namespace) -> int:
     from prance_jax import config_io
     from prance_jax.config import Config
-    from prance_jax.data.load import load_source
     from prance_jax.inference.export import export
     from prance_jax.inference.load import load
-    from prance_jax.report import results
     from prance_jax.training.workdir import Workdir
 
-    workdir = Workdir(options.workdir)
-    config = config_io.from_dict(Config, workdir.config())
-    model = load(workdir.path, seed=options.seed, token_mode=options.token_mode)
-    source = load_source(config.data)
+    config = config_io.from_dict(Config, Workdir(options.workdir).config())
     seed = config.seeds[0] if options.seed is None else options.seed
-    method = f"prance_{model.spec.token_optimization}"
+    if Path(options.out).suffix == ".safetensors":
+        return _export_weights(options, config, seed)
+    if options.structure is not None or options.names != "prance_jax":
+        raise UserError("export: --structure and --names are for weights; say --out NAME.safetensors")
+    model = load(options.workdir, seed=options.seed, token_mode=options.token_mode)
+    facts = _facts(options.workdir, config, seed, f"prance_{model.spec.token_optimization}")
+    card = export(model, options.out, facts)
+    size = Path(options.out).stat().st_size / 2**20
+    print(f"{options.out}: {size:.1f} MB, for {', '.join(card['platforms'])}, any batch size")
+    return 0
+
+
+def _export_weights(options: argparse.Namespace, config, seed: int) -> int:
+    from prance_jax.training.experiment import Experiment
+    from prance_jax.training.metrics import Progress
+    from prance_jax.training.workdir import Workdir
+
+    mode = options.token_mode or config.token_modes[0]
+    if seed not in config.seeds or mode not in config.token_modes:
+        raise UserError(f"export: the workdir has seeds {config.seeds} and token modes {config.token_modes}")
+    experiment = Experiment(config, Workdir(options.workdir), Progress(quiet=True), train=False)
+    method = {"prance": f"prance_{mode}", "meta": "meta_largest", "dense": "dense"}[options.weights]
+    if options.weights == "prance":
+        params = experiment.prance(seed, mode).params
+    else:
+        params = experiment.meta(seed) if options.weights == "meta" else experiment.dense(seed)
+    facts = _facts(options.workdir, config, seed, method)
+    options.target = options.out
+    facts = {**facts, "licence": options.licence, "weights": options.weights}
+    return cli_weights.save_network(options, params, experiment.spec(mode), facts)
+
+
+def _facts(workdir: str, config, seed: int, method: str) -> dict:
+    """What a card tells of a trained network: what goes in, labels, and what was measured."""
+    from prance_jax.data.load import load_source
+    from prance_jax.report import results
+
+    source = load_source(config.data)
     facts = {
         "preprocessing": {"pixels": "0 to 1", "mean": source.mean, "std": source.std},
         "labels": list(source.classes),
@@ -334,11 +368,8 @@ def _export(options: argparse.Namespace) -> int:
         "seed": seed,
         "measured": None,
     }
-    if (workdir.path / "results.json").exists():
-        found = results.load(workdir.path)
+    if (Path(workdir) / "results.json").exists():
+        found = results.load(workdir)
         rows = [vars(row) for row in found.rows if (row.method, row.seed) == (method, seed)]
         facts["measured"] = {"hardware": found.hardware, "images": found.images, "rows": rows}
-    card = export(model, options.out, facts)
-    size = Path(options.out).stat().st_size / 2**20
-    print(f"{options.out}: {size:.1f} MB, for {', '.join(card['platforms'])}, any batch size")
-    return 0
+    return facts

@@ -84,6 +84,8 @@ def benchmark(options: argparse.Namespace) -> int:
 
     if options.measure == "contract":
         return _contract(options)
+    if options.measure == "meta":
+        return _stage_one(options)
     if options.measure == "serving" and options.workdir is not None:
         return _trained_speed(options)
     if options.config is None:
@@ -154,6 +156,24 @@ def _contract(options: argparse.Namespace) -> int:
     )
     found = check(load(options.workdir), Split(images, labels, {}), options.eps, options.delta)
     print(json.dumps({**found, "command": options.line}, indent=1))
+    return 0
+
+
+def _stage_one(options: argparse.Namespace) -> int:
+    from prance_jax import config_io
+    from prance_jax.config import Config
+    from prance_jax.report.stage_one import accuracies
+    from prance_jax.training.experiment import Experiment
+    from prance_jax.training.metrics import Progress
+    from prance_jax.training.workdir import Workdir
+
+    if options.workdir is None:
+        raise UserError("benchmark --measure meta needs a --workdir in which stage one is trained")
+    workdir = Workdir(options.workdir)
+    config = config_io.from_dict(Config, workdir.config())
+    experiment = Experiment(config, workdir, Progress(quiet=True), train=False)
+    found = {f"seed{seed}": accuracies(experiment, seed) for seed in config.seeds}
+    print(json.dumps({"top1": found, "steps": config.meta.steps, "command": options.line}, indent=1))
     return 0
 
 

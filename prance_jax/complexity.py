@@ -77,7 +77,7 @@ def macs(spec: ModelSpec, structure: Structure, selector: int = 0, counts: Token
         attention += before[layer] * (reads * (2 * qk + vo) + vo * widths[layer])
         attention += before[layer] * before[layer] * (qk + vo)
         mlp += after[layer] * hidden[layer] * (widths[layer] + writes)
-        if last_of_group:
+        if last_of_group and spec.residual_maps:
             residual_maps += after[layer] * widths[layer] * writes
     return Macs(
         patch_embedding=spec.patches * spec.patch_values * widths[0],
@@ -86,7 +86,7 @@ def macs(spec: ModelSpec, structure: Structure, selector: int = 0, counts: Token
         residual_maps=residual_maps,
         token_optimization=reducing,
         selector=selector * (space.groups - 1),
-        classifier=widths[-1] * spec.num_classes,
+        classifier=spec.class_tokens * widths[-1] * spec.num_classes,
     )
 
 
@@ -109,7 +109,8 @@ def element_operations(spec: ModelSpec, structure: Structure) -> ElementOperatio
     ]
     return ElementOperations(
         softmax=space.heads * sum(count * count for count in before),
-        norm=sum(n * r + m * w for n, m, r, w in zip(before, after, reads, widths)) + widths[-1],
+        norm=sum(n * r + m * w for n, m, r, w in zip(before, after, reads, widths))
+        + spec.class_tokens * widths[-1],
         gelu=sum(count * units for count, units in zip(after, hidden)),
     )
 
@@ -118,7 +119,7 @@ def parameters(spec: ModelSpec, structure: Structure) -> Amount:
     """Parameters of the network that a structure touches (the selector's are not included)."""
     space = spec.space
     widths, hidden = _numbers(structure, structure.widths), _numbers(structure, structure.hidden)
-    total = widths[0] * (spec.patch_values + 1) + widths[0] * (1 + spec.tokens)
+    total = widths[0] * (spec.patch_values + 1) + widths[0] * (spec.class_tokens + spec.tokens)
     for layer in range(space.depth):
         width = widths[layer]
         last_of_group = layer + 1 in space.first_layers
@@ -129,9 +130,9 @@ def parameters(spec: ModelSpec, structure: Structure) -> Amount:
         qk, vo = (space.heads * channels for channels in spec.head_dims(layer))
         total = total + 2 * reads + (reads + 1) * (2 * qk + vo) + (vo + 1) * width
         total = total + 2 * width + (width + 1) * hidden[layer] + (hidden[layer] + 1) * writes
-        if last_of_group:
+        if last_of_group and spec.residual_maps:
             total = total + (width + 1) * writes
-    return total + 2 * widths[-1] + (widths[-1] + 1) * spec.num_classes
+    return total + 2 * widths[-1] + spec.class_tokens * (widths[-1] + 1) * spec.num_classes
 
 
 def _reducing(spec: ModelSpec, structure: Structure) -> Amount:

@@ -53,6 +53,7 @@ class SpaceConfig:
 class ModelConfig:
     """The network; image size, channels and classes come from the data.
 
+    distilled, residual_maps: see `ModelSpec`.
     first_group: the fixed structure of group 0 under a selector: 'min', 'max' or WIDTHxRATIO, say '48x2'.
     """
 
@@ -62,6 +63,8 @@ class ModelConfig:
     norm_epsilon: float = 1e-6
     dtype: str = "float32"
     remat: bool = False
+    distilled: bool = False
+    residual_maps: bool = True
     first_group: str = "min"
 
 
@@ -110,6 +113,8 @@ class MetaConfig:
       learns, before it begins to teach (as once-for-all networks grow, Cai et al. 2020). reduce_from: share of the steps
       after which random structures reduce tokens as well.
     distillation: weight of the divergence from the largest structure's predictions; the rest is cross-entropy.
+    init_from: 'dense', the run's own dense network, or a weight file (a dense ViT, or a meta-network of the same space): where
+      the parameters start, see `models.from_dense`; fresh ones by default. Then `largest_alone` is best 0.
     """
 
     steps: int = 1500
@@ -118,6 +123,7 @@ class MetaConfig:
     smallest_keep: float = 0.6
     largest_alone: float = 0.0
     reduce_from: float = 0.3
+    init_from: str | None = None
     distillation: float = 0.5
     label_smoothing: float = 0.0
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -314,4 +320,6 @@ class Config:
             norm_epsilon=model.norm_epsilon,
             dtype=model.dtype,
             remat=model.remat,
+            distilled=model.distilled,
+            residual_maps=model.residual_maps,
         )

@@ -187,6 +187,12 @@ class SearchSpace:
             return math.floor(width * ratio)
         return jnp.floor(jnp.asarray(width) * jnp.asarray(ratio, jnp.float32)).astype(jnp.int32)
 
+    @staticmethod
+    def ratio(width: int, hidden: int) -> float:
+        """A ratio r with floor(width x r) = hidden; the quotient itself may be rounded to just below."""
+        quotient = hidden / width
+        return quotient if math.floor(width * quotient) == hidden else math.nextafter(quotient, math.inf)
+
     def uniform(self, width: int, ratio: float, keep: tuple[float, ...] = (1.0,)) -> Structure:
         """The static structure with one width, one ratio and one set of keep rates everywhere."""
         hidden = self.hidden_units(width, ratio)

@@ -31,6 +31,10 @@ class ModelSpec:
     norm_epsilon: of LayerNorm; 1e-6 in timm and DeiT files, 1e-5 in the official ones.
     dtype: of the computation, 'float32' or 'bfloat16'; parameters, norms, softmax and logits stay float32.
     channels_left: of a network whose channels were pruned (`channels.materialize`); None: all that the space stores.
+    distilled: a second class token with a classifier of its own (Touvron et al. 2021, arXiv 2012.12877, section 4); logits are
+      the mean of both, and token methods leave both tokens alone.
+    residual_maps: a learned linear map in place of the plain residual where a group ends, as in the paper. Without them a
+      structure of one width is a plain ViT, see `models.cut`.
     remat: attention weights and hidden units are computed again in the backward pass in place of being kept: the bulk of
       what training remembers, for about a third more work there.
 
@@ -38,7 +42,7 @@ class ModelSpec:
     enter_at_widest: the layer before a decision point writes the widest choice, and the attention at the decision
       point reads it; the residual is cut afterwards. Native: nothing runs at a width that was not chosen.
     scale_norm: normalised values are multiplied by sqrt(width / super width).
-    token_floor: fewest tokens that a reduction leaves (native: CLS and one patch token).
+    token_floor: fewest tokens that a reduction leaves (native: CLS and one patch token), a distillation token not counted.
     """
 
     space: SearchSpace
@@ -52,6 +56,8 @@ class ModelSpec:
     dtype: str = "float32"
     remat: bool = False
     channels_left: Channels | None = None
+    distilled: bool = False
+    residual_maps: bool = True
     enter_at_widest: bool = False
     scale_norm: bool = False
     token_floor: int = 2
@@ -84,16 +90,26 @@ class ModelSpec:
 
     def left(self, count: Size, rates: tuple[Rate, ...]) -> tuple[Size, ...]:
         """Tokens after each step of a reduction of `count` tokens at the given keep rates; ints or int32 [B]."""
-        return self.method.left(count, rates, self.token_floor, self.patches)
+        return self.method.left(count, rates, self.fewest_tokens, self.patches, self.class_tokens - 1)
 
     @property
     def patches(self) -> int:
         return (self.image_size // self.patch_size) ** 2
 
     @property
+    def class_tokens(self) -> int:
+        """CLS, and the distillation token where there is one."""
+        return 1 + self.distilled
+
+    @property
     def tokens(self) -> int:
-        """Original tokens: CLS and the patches."""
-        return self.patches + 1
+        """Original tokens: class tokens and the patches."""
+        return self.class_tokens + self.patches
+
+    @property
+    def fewest_tokens(self) -> int:
+        """What a reduction leaves at least, all class tokens counted."""
+        return self.token_floor + self.distilled
 
     @property
     def patch_values(self) -> int:

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import numpy as np
 
 from prance_jax.models import walk
 from prance_jax.models.vit import ViT
@@ -12,6 +13,8 @@ from prance_jax.spec import ModelSpec
 SPACE = SearchSpace("small test", 32, 3, 2, (16, 24, 28), (1, 2, 3), layers=(2, 2, 2, 2), head_dim=8)
 # Three groups: for programs with a branch per plan, whose compilation is what a test waits for.
 SHORT = SearchSpace("short test", 32, 3, 2, (16, 24, 28), (1, 2, 3), layers=(1, 2, 1), head_dim=8)
+# Two layers, one decision: where nothing depends on depth.
+PAIR = SearchSpace("pair test", 32, 3, 2, (16, 24, 28), (1, 2, 3), layers=(1, 1), head_dim=8)
 KEEP = (0.3, 0.55, 0.8, 1.0)
 MODES = ("merge", "prune", "prune_merge")
 
@@ -67,3 +70,22 @@ def _compact(spec: ModelSpec, structure: Structure):
 def compact(spec: ModelSpec, params, images, structure: Structure) -> walk.Outcome:
     """Outcome under a static structure."""
     return _compact(spec, structure)(params, images)
+
+
+def drawn_params(spec: ModelSpec, seed: int = 0):
+    """Random parameters without a compiled initialisation: biases, norms and residual maps included."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(lambda: walk.init(ViT(spec), jax.random.key(0)))
+
+    def draw(path, leaf):
+        name = path[-1].key
+        mapped = name == "kernel" and path[-2].key == "residual_map"
+        centre = np.eye(*leaf.shape) if mapped else float(name == "scale")
+        return (centre + 0.2 * rng.standard_normal(leaf.shape)).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def logits(spec: ModelSpec, params, images, structure=None):
+    """Of a static structure, the largest by default."""
+    return np.asarray(quick_jit(lambda p, x: ViT(spec).apply({"params": p}, x, structure))(params, images))

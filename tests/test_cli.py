@@ -8,6 +8,7 @@ import sys
 import types
 from pathlib import Path
 
+import chex
 import notebook
 import pytest
 from show.browser import CHROMIUM, Page, seen
@@ -18,6 +19,10 @@ from prance_jax.cli import main
 from prance_jax.config import Config
 from prance_jax.data.digits import load_digits_source
 from prance_jax.errors import UserError
+from prance_jax.models.files import read_card
+from prance_jax.models.weights import load_weights
+from prance_jax.training.experiment import Experiment
+from prance_jax.training.metrics import Progress
 from prance_jax.space import SearchSpace
 from prance_jax.spec import ModelSpec
 from prance_jax.training.workdir import Workdir
@@ -300,3 +305,30 @@ def test_the_benchmark_of_the_input(tmp_path, capsys):
     found = json.loads(out)
     assert status == 0 and set(found["images_per_s"]) == {"stream", "library", "memory"}
     assert "is for pictures on disk" in refused(capsys, "benchmark", "--config", CONFIG, *words)
+
+
+def test_the_benchmark_of_stage_one(trained, capsys):
+    status, out, _ = run(capsys, "benchmark", "--measure", "meta", "--workdir", str(trained))
+    found = json.loads(out)
+    assert status == 0 and found["steps"] == 6
+    assert list(found["top1"]["seed0"]) == ["largest", "smallest", "random"]
+    rows = json.loads((trained / "results.json").read_text())["rows"]
+    assert found["top1"]["seed0"]["largest"] == next(r["top1"] for r in rows if r["method"] == "meta_largest")
+    assert "needs a --workdir" in refused(capsys, "benchmark", "--measure", "meta")
+
+
+def test_weights_of_a_workdir_with_their_card(trained, tmp_path, capsys):
+    """Out and back bit-identical; a trained residual map keeps a dense network from timm's names, and the line says so."""
+    out = str(tmp_path / "out.safetensors")
+    words = ["export", "--workdir", str(trained), "--out", out, "--licence", "apache-2.0"]
+    assert run(capsys, *words, "--weights", "dense")[0] == 0
+    config = config_io.from_dict(Config, Workdir(trained).config())
+    experiment = Experiment(config, Workdir(trained), Progress(quiet=True), train=False)
+    chex.assert_trees_all_equal(load_weights(out, experiment.spec("prune")), experiment.dense(0))
+    card = read_card(out)
+    assert card["licence"] == "apache-2.0" and card["search_space"]["widths"] == [4, 8]
+    assert card["preprocessing"]["size"] == [20, 20] and len(card["preprocessing"]["mean"]) == 1
+    assert card["measured"]["rows"][0]["method"] == "dense" and len(card["labels"]) == 10
+    said = refused(capsys, *words, "--weights", "meta", "--structure", "4x2", "--names", "timm")
+    assert "residual map differs from the identity in layer 0" in said
+    assert "are for weights" in refused(capsys, *words[:4], "x.prance", "--names", "timm")

@@ -25,7 +25,7 @@ ORDER = (
     ("inference",),
     ("report",),
     ("show",),
-    ("cli", "cli_measure", "__main__"),
+    ("cli", "cli_measure", "cli_weights", "__main__"),
 )
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 FILES = [path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__.py"]

@@ -107,7 +107,7 @@ def even_plans(spec: ModelSpec, first: GroupChoice, number: int, smallest_keep: 
             width = space.widths[round(step * (len(space.widths) - 1))]
             ratio = space.ratios[round(step * (len(space.ratios) - 1))]
             keep = (smallest_keep + step * (1 - smallest_keep)) ** (group / (space.groups - 1))
-            tokens = max(spec.token_floor, int(keep * spec.tokens))
+            tokens = max(spec.fewest_tokens, int(keep * spec.tokens))
             layers = space.layers[group]
             plans.append(
                 Plan((width,) * layers, (space.hidden_units(width, ratio),) * layers, (tokens,) * spec.rates)

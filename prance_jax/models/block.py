@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -19,12 +21,12 @@ def identity_init(key: jax.Array, shape: tuple[int, int], dtype=jnp.float32) -> 
 
 
 def sincos_init(key: jax.Array, shape: tuple[int, int], dtype=jnp.float32) -> jax.Array:
-    """Learned positions start as 2-D sines and cosines (Beyer et al. 2022, arXiv 2205.01580); CLS starts at zero.
+    """Learned positions start as 2-D sines and cosines (Beyer et al. 2022, arXiv 2205.01580); class tokens start at zero.
 
-    shape: (1 + side^2, channels). Frequencies alternate over the channels, so that every narrow width has all of them.
+    shape: (class tokens + side^2, channels). Frequencies alternate over the channels, so that every narrow width has all of them.
     """
     tokens, channels = shape
-    side = round((tokens - 1) ** 0.5)
+    side = math.isqrt(tokens - 1)
     place = jnp.arange(side, dtype=dtype)
     frequency = 10_000 ** -jnp.linspace(0, 1, max(channels // 4, 1), dtype=dtype)
     angles = place[:, None] * frequency
@@ -32,7 +34,7 @@ def sincos_init(key: jax.Array, shape: tuple[int, int], dtype=jnp.float32) -> ja
     waves = jnp.stack([jnp.sin(rows), jnp.cos(rows), jnp.sin(columns), jnp.cos(columns)], axis=-1).reshape(
         side**2, -1
     )
-    waves = jnp.pad(waves, ((1, 0), (0, max(channels - waves.shape[1], 0))))
+    waves = jnp.pad(waves, ((tokens - side**2, 0), (0, max(channels - waves.shape[1], 0))))
     return waves[:, :channels]
 
 

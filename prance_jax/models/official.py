@@ -8,12 +8,11 @@ as the super width; the leading heads x head width of them are used.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any, Mapping
 
 import numpy as np
 
-from prance_jax.errors import UserError
+from prance_jax.models.match import fill
 from prance_jax.spec import ModelSpec
 
 Tree = dict[str, Any]
@@ -34,12 +33,19 @@ def meta_network(tensors: Mapping[str, np.ndarray], spec: ModelSpec, wanted: Tre
     wanted: parameters (or shapes) of the model to fill. Raises UserError that lists every tensor that is missing,
     left over or of another shape.
     """
-    found = {}
-    for name, value in tensors.items():
-        value = np.asarray(value, np.float32)
-        target = _target(name)
-        found[target if target else f"? {name}"] = _convert(name, value, spec)
-    return fill(found, wanted, "official PRANCE meta-network")
+    return fill(renamed(tensors, spec), wanted, "official PRANCE meta-network")
+
+
+def recognises(names: list[str]) -> bool:
+    return any("patch_embed_super" in name for name in names)
+
+
+def renamed(tensors: Mapping[str, np.ndarray], spec: ModelSpec, what: str = "") -> dict[str, np.ndarray]:
+    """Arrays under this package's names; '? name' for one that has no place here."""
+    return {
+        _target(name) or f"? {name}": _convert(name, np.asarray(value, np.float32), spec)
+        for name, value in tensors.items()
+    }
 
 
 def selector(tensors: Mapping[str, np.ndarray], wanted: Tree, what: str) -> Tree:
@@ -50,44 +56,6 @@ def selector(tensors: Mapping[str, np.ndarray], wanted: Tree, what: str) -> Tree
         value = np.asarray(value, np.float32)
         found[f"{layer}/{'kernel' if kind == 'weight' else 'bias'}"] = value.T if kind == "weight" else value
     return fill(found, wanted, f"official PRANCE {what}")
-
-
-def fill(found: Mapping[str, np.ndarray], wanted: Tree, what: str) -> Tree:
-    """Arranges arrays by path ('a/b/c') into the tree `wanted`; each is used once and each place is filled.
-
-    Raises UserError with all differences at once.
-    """
-    places = dict(paths(wanted))
-    problems = [f"missing {path} {tuple(leaf.shape)}" for path, leaf in places.items() if path not in found]
-    problems += [
-        f"not used: {path.removeprefix('? ')} {value.shape}"
-        for path, value in found.items()
-        if path not in places
-    ]
-    problems += [
-        f"{path}: wanted {tuple(places[path].shape)}, found {value.shape}"
-        for path, value in found.items()
-        if path in places and tuple(places[path].shape) != value.shape
-    ]
-    if problems:
-        raise UserError(f"{what} does not fit the model: " + "; ".join(problems))
-    tree: Tree = {}
-    for path in places:
-        node = tree
-        *parents, last = path.split("/")
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = found[path]
-    return tree
-
-
-def paths(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves by path, 'block_0/qkv/kernel'."""
-    for name, node in tree.items():
-        if isinstance(node, Mapping):
-            yield from paths(node, f"{prefix}{name}/")
-        else:
-            yield f"{prefix}{name}", node
 
 
 def _target(name: str) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from prance_jax.complexity import Macs, TokenCounts, macs
-from prance_jax.models.vit import Between, ViT
+from prance_jax.models.vit import Between, ViT, apply_method
 from prance_jax.space import Structure
 from prance_jax.spec import ModelSpec
 from prance_jax.tokens import METHODS as ALL
@@ -34,14 +34,15 @@ class Reduction:
         """Tokens after each layer: what the schedule asks for, as far as the method can."""
         count, counts = spec.tokens, []
         for wanted in self.schedule.left(spec.space.depth, spec.tokens):
-            count = self.method.possible(count, min(wanted, count), spec.patches)
+            aside = spec.class_tokens - 1
+            count = aside + self.method.possible(count - aside, min(wanted, count) - aside, spec.patches)
             counts.append(count)
         return tuple(counts)
 
     def counts(self, spec: ModelSpec, dense: bool = False) -> TokenCounts:
-        """Tokens in the attention and in the MLP of each layer; in the last MLP only CLS, unless a dense head reads all."""
+        """Tokens in the attention and in the MLP of each layer; in the last MLP only class tokens, unless a dense head reads all."""
         left = self.left(spec)
-        return TokenCounts((spec.tokens, *left[:-1]), left if dense else (*left[:-1], 1))
+        return TokenCounts((spec.tokens, *left[:-1]), left if dense else (*left[:-1], spec.class_tokens))
 
 
 class Reduced(NamedTuple):
@@ -69,7 +70,7 @@ def follow(spec: ModelSpec, reduction: Reduction) -> Between:
 
     def between(layer: int, tokens: TokenSet, signals: AttentionSignals) -> TokenSet:
         if left[layer] < tokens.features.shape[1]:
-            tokens = reduction.method.reduce(tokens, signals, left[layer])
+            tokens = apply_method(spec, reduction.method, tokens, signals, (left[layer],))
             if proportional is not None:
                 tokens = tokens._replace(size=tokens.members if proportional else None)
         return tokens

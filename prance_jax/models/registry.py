@@ -11,7 +11,7 @@ from typing import Any
 
 from prance_jax.errors import UserError
 from prance_jax.models.vit import ViT
-from prance_jax.models.weights import load_weights
+from prance_jax.models.weights import load_weights, semantics
 from prance_jax.space import SPACES, SearchSpace
 from prance_jax.spec import ModelSpec
 
@@ -36,7 +36,8 @@ def create_model(name: str, *, weights: str | Path | None = None, **changes: Any
     The module is called as `model.apply({"params": params}, images)`, images [B, S, S, channels] normalised, for the full
     network, and with a structure of its search space for any other. `model.init(key, images)` makes fresh parameters.
 
-    weights: a file, see `models.weights.load_weights`. changes: fields of `ModelSpec`, say num_classes=10, image_size=384,
+    weights: a file, see `models.weights.load_weights`; what its card tells of the network's semantics holds, and a released
+    PRANCE file means official deployment (`ModelSpec.official`), unless `changes` say otherwise. changes: fields of `ModelSpec`, say num_classes=10, image_size=384,
     token_optimization='merge', dtype='bfloat16'.
 
     Raises UserError for a name or a field that is not known (with the nearest ones), and for weights of another model.
@@ -50,12 +51,13 @@ def create_model(name: str, *, weights: str | Path | None = None, **changes: Any
         if change not in fields:
             near = difflib.get_close_matches(change, fields, n=1) or fields
             raise UserError(f"create_model has no option {change!r}; nearest: {', '.join(near)}")
-    model = ViT(dataclasses.replace(spec, **changes))
+    told = {} if weights is None else semantics(weights)
+    model = ViT(dataclasses.replace(spec, **{**told, **changes}))
     return model if weights is None else (model, load_weights(weights, model.spec))
 
 
-def _plain(size: str) -> ModelSpec:
-    """A DeiT: nothing to choose, one group, no residual maps."""
+def _plain(size: str, distilled: bool = False) -> ModelSpec:
+    """A DeiT or ViT: nothing to choose, one group, no residual maps."""
     preset = SPACES[f"deit_{size}"]
     space = SearchSpace(
         f"deit_{size}",
@@ -66,9 +68,11 @@ def _plain(size: str) -> ModelSpec:
         preset.ratios,
         (12,),
     )
-    return ModelSpec(space, image_size=224, patch_size=16, num_classes=1000)
+    return ModelSpec(space, image_size=224, patch_size=16, num_classes=1000, distilled=distilled)
 
 
 for _size in ("tiny", "small", "base"):
     register_model(f"deit_{_size}_patch16_224", lambda size=_size: _plain(size))
+    register_model(f"deit_{_size}_distilled_patch16_224", lambda size=_size: _plain(size, distilled=True))
+    register_model(f"vit_{_size}_patch16_224", lambda size=_size: _plain(size))
     register_model(f"prance_{_size}_patch16_224", lambda size=_size: ModelSpec(SPACES[size], 224, 16, 1000))

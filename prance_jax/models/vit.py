@@ -22,10 +22,24 @@ from prance_jax.models.block import Affine, Block, Norm, norm, sincos_init
 from prance_jax.models.elastic import active, dense
 from prance_jax.space import GroupChoice, Size, Structure
 from prance_jax.spec import ModelSpec
-from prance_jax.tokens import AttentionSignals, TokenSet, initial_tokens
+from prance_jax.tokens import AttentionSignals, TokenMethod, TokenSet, initial_tokens
+from prance_jax.tokens.aside import put_back, without
+from prance_jax.tokens.counts import shifted
 
 # (layer from 0, tokens after its attention, what the attention tells) -> tokens for its MLP.
 Between = Callable[[int, TokenSet, AttentionSignals], TokenSet]
+
+
+def apply_method(
+    spec: ModelSpec, method: TokenMethod, tokens: TokenSet, signals: AttentionSignals, left: tuple, **options
+) -> TokenSet:
+    """A token method on the tokens of a network: a distillation token stays out of it. left: all class tokens counted."""
+    aside = spec.class_tokens - 1
+    if not aside:
+        return method.reduce(tokens, signals, *left, **options)
+    rest, told = without(tokens, signals, aside)
+    found = method.reduce(rest, told, *(shifted(count, -aside) for count in left), **options)
+    return put_back(found, tokens, aside)
 
 
 class Midway(NamedTuple):
@@ -57,11 +71,19 @@ class ViT(nn.Module):
         self.cls_token = self.param("cls_token", nn.initializers.truncated_normal(0.02), (width,))
         self.pos_embed = self.param("pos_embed", sincos_init, (spec.tokens, width))
         self.blocks = [
-            Block(spec, layer, maps_residual=layer + 1 in space.first_layers, name=f"block_{layer}")
+            Block(
+                spec,
+                layer,
+                maps_residual=spec.residual_maps and layer + 1 in space.first_layers,
+                name=f"block_{layer}",
+            )
             for layer in range(space.depth)
         ]
         self.norm = Norm(width)
         self.head = Affine(width, spec.num_classes)
+        if spec.distilled:
+            self.dist_token = self.param("dist_token", nn.initializers.truncated_normal(0.02), (width,))
+            self.head_dist = Affine(width, spec.num_classes)
 
     def __call__(self, images: jax.Array, structure: Structure | None = None) -> jax.Array:
         """Logits [B, num_classes], float32, of images [B, S, S, channels] under a structure known beforehand; by default the
@@ -82,23 +104,24 @@ class ViT(nn.Module):
     ) -> tuple[jax.Array, TokenSet]:
         """Logits and the last layer's tokens under a static structure, its keep rates not used: `between` stands between
         attention and MLP of every layer and may remove tokens, as the training-free methods do. In the last layer only
-        CLS goes through the MLP: the classifier reads nothing else. received: what `between` is told holds the attention
-        that each token receives. dense: all tokens go through the last MLP, for heads that read them."""
+        class tokens go through the MLP: the classifier reads nothing else. received: what `between` is told holds the
+        attention that each token receives. dense: all tokens go through the last MLP, for heads that read them."""
         widths, hidden = structure.widths, structure.hidden
-        tokens = initial_tokens(self.embed(images, widths[0]))
+        tokens = initial_tokens(self.embed(images, widths[0]), self.spec.class_tokens)
         for layer, block in enumerate(self.blocks):
             tokens, signals = block.attend(tokens, widths[layer], widths[layer], received)
             tokens = between(layer, tokens, signals)
             last = layer + 1 == len(widths)
             alone = last and not dense
-            part = tokens._replace(features=tokens.features[:, :1]) if alone else tokens
+            read = tokens.features[:, : self.spec.class_tokens]
+            part = tokens._replace(features=read) if alone else tokens
             fed = block.feed(part, widths[layer], hidden[layer], widths[layer if last else layer + 1])
             tokens = tokens if alone else fed
-        return self.classify(fed.features[:, :1], widths[-1])[:, 0], tokens
+        return self.verdict(fed, widths[-1]), tokens
 
     def begin(self, images: jax.Array, choice: GroupChoice) -> Midway:
         """Embeds images [B, S, S, channels] and runs group 0; `choice` has no keep rates."""
-        tokens = initial_tokens(self.embed(images, choice.widths[0]))
+        tokens = initial_tokens(self.embed(images, choice.widths[0]), self.spec.class_tokens)
         tokens, signals = self.blocks[0].attend(tokens, choice.widths[0], choice.widths[0])
         return self._rest_of_group(tokens, signals, choice, 0)
 
@@ -115,32 +138,40 @@ class ViT(nn.Module):
     def finish(self, midway: Midway) -> jax.Array:
         """Logits [B, num_classes], float32."""
         tokens = self.blocks[-1].feed(midway.tokens, midway.width, midway.hidden, midway.width)
-        return self.classify(tokens.features[:, :1], midway.width)[:, 0]
+        return self.verdict(tokens, midway.width)
 
     def embed(self, images: jax.Array, width: Size) -> jax.Array:
-        """Patches, CLS and positions: [B, S, S, channels] -> [B, tokens, width]."""
+        """Patches, class tokens and positions: [B, S, S, channels] -> [B, tokens, width]."""
         spec = self.spec
         batch, side, size = images.shape[0], spec.image_size // spec.patch_size, spec.patch_size
         patches = images.astype(spec.dtype).reshape(batch, side, size, side, size, spec.channels)
         patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch, side * side, spec.patch_values)
         x = dense(patches, *self.patch_embed(), spec.patch_values, width, spec.space.widest)
         channels = x.shape[-1]
-        cls_token = jnp.broadcast_to(self.cls_token[:channels].astype(x.dtype), (batch, 1, channels))
-        x = jnp.concatenate([cls_token, x], axis=1) + self.pos_embed[:, :channels].astype(x.dtype)
+        own = [self.cls_token, self.dist_token] if spec.distilled else [self.cls_token]
+        first = [jnp.broadcast_to(token[:channels].astype(x.dtype), (batch, 1, channels)) for token in own]
+        x = jnp.concatenate([*first, x], axis=1) + self.pos_embed[:, :channels].astype(x.dtype)
         return active(x, width)
 
     def reduce(self, tokens: TokenSet, signals: AttentionSignals, rates: tuple) -> TokenSet:
         """Token optimization at a decision point."""
-        method, options = self.spec.method, {}
-        if self.spec.weighted_merge and method.weighted:
+        spec, options = self.spec, {}
+        if spec.weighted_merge and spec.method.weighted:
             options["weighted"] = True
-        return method.reduce(tokens, signals, *self.spec.left(tokens.count, rates), **options)
+        return apply_method(spec, spec.method, tokens, signals, spec.left(tokens.count, rates), **options)
 
-    def classify(self, features: jax.Array, width: Size) -> jax.Array:
+    def classify(self, features: jax.Array, width: Size, head: Affine | None = None) -> jax.Array:
         """Final norm and classifier on any tokens: [B, N, C] -> [B, N, num_classes], float32."""
-        classes = self.spec.num_classes
+        classes, head = self.spec.num_classes, self.head if head is None else head
         x = norm(self.spec, self.norm, features, width, width).astype(jnp.float32)
-        return dense(x, *self.head(), width, classes, classes)
+        return dense(x, *head(), width, classes, classes)
+
+    def verdict(self, tokens: TokenSet, width: Size) -> jax.Array:
+        """Logits [B, num_classes] of the class token; of a distilled network the mean of both tokens' classifiers."""
+        logits = self.classify(tokens.features[:, :1], width)[:, 0]
+        if not self.spec.distilled:
+            return logits
+        return (logits + self.classify(tokens.features[:, 1:2], width, self.head_dist)[:, 0]) / 2
 
     def _rest_of_group(
         self, tokens: TokenSet, signals: AttentionSignals, choice: GroupChoice, group: int
@@ -153,5 +184,5 @@ class ViT(nn.Module):
             tokens, signals = self.blocks[layer + index].attend(tokens, target, target)
         width = choice.widths[-1]
         # Where nobody looks at it, the compiler leaves it out.
-        glance = self.classify(tokens.features[:, :1], width)[:, 0]
+        glance = self.verdict(tokens, width)
         return Midway(tokens, signals, width, choice.hidden[-1], glance)

@@ -45,6 +45,11 @@ def nothing_goes(tokens: TokenSet, left: Size) -> bool:
     return isinstance(left, int) and tokens.valid is None and left >= tokens.features.shape[1]
 
 
+def shifted(size: Size, by: int) -> Size:
+    """So many more; the bound moves along."""
+    return Within(size.value + by, size.bound + by) if isinstance(size, Within) else size + by
+
+
 def column(size: Size) -> int | jax.Array:
     """The number, ready to stand beside [B, N]."""
     size = number(size)

@@ -52,11 +52,16 @@ class TokenMethod:
     received: bool = False
     weighted: bool = False
 
-    def left(self, count: Size, rates: tuple[Rate, ...], floor: int, patches: int) -> tuple[Size, ...]:
-        """Tokens after each rate is applied in turn: floor(rate x tokens), `floor` at least, as far as is possible."""
+    def left(
+        self, count: Size, rates: tuple[Rate, ...], floor: int, patches: int, aside: int = 0
+    ) -> tuple[Size, ...]:
+        """Tokens after each rate is applied in turn: floor(rate x tokens), `floor` at least, as far as is possible.
+        aside: tokens that are counted but stay out of it, see `aside`."""
         result = []
         for rate in rates:
-            result.append(self.possible(count, kept_count(count, rate, floor), patches))
+            wanted = counts.shifted(kept_count(count, rate, floor), -aside)
+            possible = self.possible(counts.shifted(count, -aside), wanted, patches)
+            result.append(counts.shifted(possible, aside))
             count = number(result[-1])
         return tuple(result)
 

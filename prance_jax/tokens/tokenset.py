@@ -70,10 +70,11 @@ class AttentionSignals(NamedTuple):
     received: jax.Array | None = None
 
 
-def initial_tokens(features: jax.Array) -> TokenSet:
-    """All tokens valid and of size one. features: [B, 1 + P, C], CLS first."""
+def initial_tokens(features: jax.Array, class_tokens: int = 1) -> TokenSet:
+    """All tokens valid and of size one. features: [B, class tokens + P, C], CLS first."""
     batch, tokens, _ = features.shape
-    owner = jnp.broadcast_to(jnp.arange(1, tokens, dtype=jnp.int32), (batch, tokens - 1))
+    owner = jnp.arange(class_tokens, tokens, dtype=jnp.int32)
+    owner = jnp.broadcast_to(owner, (batch, tokens - class_tokens))
     return TokenSet(features, None, None, owner)
 
 

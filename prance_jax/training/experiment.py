@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Callable
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ from prance_jax.errors import UserError
 from prance_jax.evaluation.evaluate import evaluate
 from prance_jax.evaluation.static_search import search
 from prance_jax.mesh import check_rows, local, make_mesh, place, replicate
+from prance_jax.models.from_dense import meta_from_dense, start_from
 from prance_jax.models.reduced import METHODS, Reduction, at_macs
 from prance_jax.models.selective import Selective, at_share
 from prance_jax.selector.decide import (
@@ -147,16 +148,27 @@ class Experiment:
         step = pretrain.meta_step(
             spec, config, self.first_group(), keep_choices, self.source.sample, self.mesh
         )
+        name = f"seed{seed}/meta"
+        begun = Checkpoints(self.workdir.checkpoints / name).latest() is not None
+        start = None if begun or config.init_from is None else self._start(seed)
         state = self._run(
-            f"seed{seed}/meta",
+            name,
             config.steps,
-            lambda: pretrain.init(spec, config, self.key(seed, "init")),
+            lambda: pretrain.init(spec, config, self.key(seed, "init"), start),
             step,
             config.batch,
             (self.key(seed, "meta"),),
             ("loss", "accuracy", "accuracy_random"),
         )
         return state["ema"]
+
+    def _start(self, seed: int) -> Callable[[Any], Any]:
+        """(fresh parameters) -> those that stage one starts from, by `meta.init_from`."""
+        spec, origin = self.meta_spec, self.config.meta.init_from
+        if origin != "dense":
+            return lambda fresh: start_from(origin, spec, fresh)
+        source, dense = self.spec(self.config.token_modes[0]), self.dense(seed)
+        return lambda fresh: meta_from_dense(dense, source, spec, fresh)
 
     def policy(self, seed: int, mode: str, budget: float | None = None) -> Any:
         """The selector's policy after stage two; budget: as in `prance`."""

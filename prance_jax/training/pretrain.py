@@ -27,9 +27,17 @@ Tree = Any
 Sample = Callable[[Any, jax.Array, int], tuple[jax.Array, jax.Array]]
 
 
-def init(spec: ModelSpec, config: DenseConfig | MetaConfig, key: jax.Array) -> Tree:
-    """Fresh state of either stage."""
-    return optimizer.init(walk.init(ViT(spec), key), optimizer.make(config.optimizer, config.steps))
+def init(
+    spec: ModelSpec,
+    config: DenseConfig | MetaConfig,
+    key: jax.Array,
+    start: Callable[[Tree], Tree] | None = None,
+) -> Tree:
+    """Fresh state of either stage. start: (fresh parameters) -> those to begin with."""
+    params = walk.init(ViT(spec), key)
+    if start is not None:
+        params = jax.tree.map(jnp.asarray, start(params))
+    return optimizer.init(params, optimizer.make(config.optimizer, config.steps))
 
 
 @functools.lru_cache(maxsize=None)

@@ -11,8 +11,9 @@ from safetensors import safe_open
 import prance_jax
 from prance_jax.cli import main
 from prance_jax.errors import UserError
-from prance_jax.models import timm
-from prance_jax.models.weights import by_name, load_weights, read_tensors, save_weights
+from prance_jax.models import positions, timm
+from prance_jax.models.files import read_tensors, save_weights
+from prance_jax.models.weights import by_name, load_weights
 from prance_jax.space import SearchSpace
 from prance_jax.spec import ModelSpec
 
@@ -115,7 +116,7 @@ def broken(change):
         (lambda own: own.update({"blocks.0.ls1.gamma": np.ones(3)}), "not used: blocks.0.ls1.gamma"),
         (lambda own: own.update({"norm.weight": np.ones(7)}), r"norm/scale: wanted \(12,\), found \(7,\)"),
         (lambda own: own.update({"head.bias": np.ones(9)}), "has 9 classes, the model 5: num_classes=9"),
-        (lambda own: own.update({"dist_token": np.ones(9)}), "a distilled DeiT with two class tokens"),
+        (lambda own: own.update({"dist_token": np.ones(9)}), "it has two class tokens: distilled=True"),
     ],
 )
 def test_weights_of_another_model_are_refused_with_what_differs(tmp_path, change, words):
@@ -143,7 +144,7 @@ def test_positions_of_another_size_keep_what_is_smooth():
     """A linear ramp over the grid stays one, its ends where antialiasing and the border let them be."""
     ramp = np.zeros((1 + 16, 2), np.float32)
     ramp[0], ramp[1:, 0] = 7, np.repeat(np.arange(4), 4)
-    out = timm.resized(ramp, 1 + 64)
+    out = positions.resized(ramp, 1 + 64)
     np.testing.assert_array_equal(out[0], [7, 7])
     rows = out[1:, 0].reshape(8, 8)
     np.testing.assert_allclose(np.diff(rows[2:6], axis=0), 0.5, atol=0.06)
@@ -153,7 +154,7 @@ def test_positions_of_another_size_keep_what_is_smooth():
 @pytest.mark.parametrize(
     "name, size",
     [(f"deit_{own}_patch16_224", 224) for own in ("tiny", "small", "base")]
-    + [("deit_tiny_patch16_224", 160)],
+    + [("deit_tiny_patch16_224", 160), ("deit_tiny_distilled_patch16_224", 160)],
 )
 def test_timm_agrees(tmp_path, name, size):
     """Random weights of timm, logits within 1e-4; positions resized by both."""
@@ -167,7 +168,9 @@ def test_timm_agrees(tmp_path, name, size):
     save_weights(tmp_path / "w.safetensors", tensors, {})
     resized = library.create_model(name, img_size=size).eval()
     state, side = theirs.state_dict(), size // 16
-    state["pos_embed"] = library.layers.resample_abs_pos_embed(state["pos_embed"], [side, side])
+    state["pos_embed"] = library.layers.resample_abs_pos_embed(
+        state["pos_embed"], [side, side], num_prefix_tokens=theirs.num_prefix_tokens
+    )
     resized.load_state_dict(state)
     model, params = prance_jax.create_model(name, weights=tmp_path / "w.safetensors", image_size=size)
     images = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)

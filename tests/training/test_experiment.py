@@ -10,6 +10,9 @@ import pytest
 from prance_jax import config_io
 from prance_jax.adaptive.rounding import RoundedRule
 from prance_jax.config import Config
+from prance_jax.models.files import save_weights
+from prance_jax.models.vit import ViT
+from prance_jax.models.weights import by_name
 from prance_jax.report.compare import compare
 from prance_jax.training import loop
 from prance_jax.training.experiment import Experiment
@@ -152,3 +155,23 @@ def test_rows_at_budgets(tmp_path):
     # Nothing costs a hundredth: said, and the nearest shown.
     assert any("budget 0.01 is beyond what this selector spends" in note for note in notes)
     assert run.evaluate(low, "validation").macs.mean() <= run.evaluate(high, "validation").macs.mean()
+
+
+def test_stage_one_starts_from_the_dense_network(tmp_path):
+    """No step of stage one taken, its largest structure is the run's own dense network; a stage once begun needs no source."""
+    steps = ("--config.dense.steps=0", "--config.meta.steps=0")
+    run = experiment(tmp_path / "dense", None, *steps, "--config.meta.init_from=dense")
+    spec, images = run.meta_spec, run.source.split("test").images[:4]
+    model = ViT(spec)
+    logits = jax.jit(lambda params: model.apply({"params": params}, images))
+    largest = [np.asarray(logits(params)) for params in (run.dense(0), run.meta(0))]
+    np.testing.assert_allclose(*largest, atol=1e-5 * np.abs(largest[0]).max(), rtol=0)
+    ranked = run.meta(0)["block_0"]["fc1"]["kernel"]
+    assert not np.array_equal(ranked, run.dense(0)["block_0"]["fc1"]["kernel"])
+    file = tmp_path / "meta.safetensors"
+    save_weights(file, by_name(run.meta(0)), {})
+    again = experiment(tmp_path / "file", None, *steps, f"--config.meta.init_from={file}")
+    chex.assert_trees_all_equal(again.meta(0), run.meta(0))
+    file.unlink()
+    later = experiment(tmp_path / "file", None, *steps, f"--config.meta.init_from={file}")
+    chex.assert_trees_all_equal(later.meta(0), run.meta(0))

@@ -1,0 +1,80 @@
+"""Two class tokens: the second is as safe as the first, and both classify."""
+
+import jax
+import numpy as np
+import pytest
+from small import MODES, PAIR, compact, drawn_params, make_spec, masked, quick_jit, structures
+
+from prance_jax.complexity import macs, parameters, token_counts
+from prance_jax.config import Config, ModelConfig
+from prance_jax.errors import UserError
+from prance_jax.models.reduced import at_macs, reduced
+from prance_jax.models.vit import ViT
+from prance_jax.models.walk import init
+from prance_jax.tokens import METHODS, AttentionSignals, initial_tokens
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_method_touches_the_class_tokens(mode):
+    """Neither gone nor changed, at the lowest rate, though nobody attends to the second and patches resemble it."""
+    features = jax.random.normal(jax.random.key(0), (3, 2 + 9, 4)).at[:, 5].set(1.0).at[:, 1].set(1.1)
+    tokens = initial_tokens(features, class_tokens=2)
+    assert tokens.owner[0].tolist() == list(range(2, 11))
+    attention = jax.random.uniform(jax.random.key(1), (3, 11)).at[:, 1].set(0.0)
+    signals = AttentionSignals(attention, features, attention)
+    method = METHODS[mode]
+    reduce = lambda tokens, signals: method.reduce(tokens, signals, (0.05,) * method.rates, 3, class_tokens=2)
+    left = quick_jit(reduce)(tokens, signals)
+    assert left.features.shape[1] == 3
+    np.testing.assert_array_equal(left.features[:, :2], features[:, :2])
+    assert set(np.unique(left.owner)) <= {-1, 2}
+    if left.size is not None:
+        np.testing.assert_array_equal(left.size[:, :2], 1)
+
+
+def test_masked_is_compact_and_the_floor_counts_both(images):
+    spec = make_spec("prune_merge", space=PAIR, distilled=True)
+    params, drawn = drawn_params(spec), structures(spec, 3)
+    every = masked(spec)(params, images, drawn)
+    own = drawn.image(1)
+    alone = compact(spec, params, images[1:2], own)
+    np.testing.assert_allclose(every.logits[1], alone.logits[0], rtol=1e-4, atol=1e-4)
+    assert alone.tokens.count == token_counts(spec, own).mlp[-1] >= 3
+
+
+def test_logits_are_the_mean_of_both_classifiers(images):
+    spec = make_spec("prune_merge", space=PAIR, distilled=True)
+    params = drawn_params(spec)
+
+    silent = jax.tree.map(np.zeros_like, params["head"])
+
+    def run(**heads):
+        return np.asarray(masked(spec)({**params, **heads}, images, structures(spec, 0)).logits)
+
+    first, second = run(head_dist=silent), run(head=silent)
+    np.testing.assert_allclose(run(), first + second, rtol=1e-5, atol=1e-5)
+    assert np.abs(first).max() > 0.1 and np.abs(second).max() > 0.1
+
+
+def test_its_cost_is_counted_by_hand():
+    """One more token in every product, one more classifier, one more token and position stored."""
+    one, two = (make_spec(space=PAIR, distilled=own) for own in (False, True))
+    width, tokens = PAIR.widest, one.tokens
+    inner = PAIR.attention_width
+    found = macs(two, two.largest).total - macs(one, one.largest).total
+    each = 4 * inner * width + 2 * inner * ((tokens + 1) ** 2 - tokens**2) + 2 * width * PAIR.most_hidden
+    assert found == PAIR.depth * each + (PAIR.groups - 1) * width * width + 5 * width
+    more = 2 * width + (width + 1) * 5
+    assert parameters(two, two.largest) - parameters(one, one.largest) == more
+    shapes = [jax.eval_shape(lambda spec=spec: init(ViT(spec), jax.random.key(0))) for spec in (one, two)]
+    stored = [sum(leaf.size for leaf in jax.tree.leaves(own)) for own in shapes]
+    assert stored[1] - stored[0] == 2 * 32 + (32 + 1) * 5
+
+
+def test_methods_of_one_class_token_refuse_it(images):
+    spec = make_spec(space=PAIR, distilled=True)
+    reduction = at_macs(spec, spec.largest, "tome", 0)
+    with pytest.raises(UserError, match="a distilled network has two"):
+        reduced(ViT(spec), {}, images, spec.largest, reduction)
+    with pytest.raises(UserError, match=r"with model.distilled say baselines.reductions=\(\)"):
+        Config(model=ModelConfig(distilled=True))
