@@ -141,9 +141,11 @@ def _reducing(spec: ModelSpec, structure: Structure) -> Amount:
     counts, widths = token_counts(spec, structure).attention, _numbers(structure, structure.widths)
     for first, group in zip(space.first_layers[1:], structure.groups[1:]):
         count, *left = _numbers(structure, (counts[first], *spec.left(counts[first], group.keep)))
+        aside = spec.class_tokens - 1
+        count, left = count - aside, [number - aside for number in left]
         total += method.macs(count, tuple(left), widths[first], space.head_dim)
         if method.received:
-            total += count * count * space.attention_width
+            total += (count + aside) ** 2 * space.attention_width
     return total
 
 

@@ -21,10 +21,10 @@ from prance_jax.data.digits import load_digits_source
 from prance_jax.errors import UserError
 from prance_jax.models.files import read_card
 from prance_jax.models.weights import load_weights
-from prance_jax.training.experiment import Experiment
-from prance_jax.training.metrics import Progress
 from prance_jax.space import SearchSpace
 from prance_jax.spec import ModelSpec
+from prance_jax.training.experiment import Experiment
+from prance_jax.training.metrics import Progress
 from prance_jax.training.workdir import Workdir
 
 CONFIG = str(Path(__file__).parent / "tiny_config.py")

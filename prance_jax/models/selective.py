@@ -151,6 +151,8 @@ class SelectiveViT(nn.Module):
     selective: Selective
 
     def setup(self):
+        if self.spec.distilled:
+            raise UserError("learned selectors know one class token here; a distilled network has two")
         self.vit = ViT(self.spec)
         self.selectors = [
             TokenSelector(self.spec.space.widest, self.selective.heads, name=f"selector_{site}")

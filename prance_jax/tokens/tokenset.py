@@ -51,7 +51,8 @@ class TokenSet(NamedTuple):
         alone."""
         slots = jnp.arange(self.features.shape[1])
         held = jnp.sum(self.owner[:, :, None] == slots, axis=1, dtype=jnp.float32)
-        return held.at[:, 0].add(1.0)
+        # A class token stands for itself.
+        return jnp.maximum(held.at[:, 0].add(1.0), 1.0)
 
 
 class AttentionSignals(NamedTuple):

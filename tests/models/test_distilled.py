@@ -3,31 +3,36 @@
 import jax
 import numpy as np
 import pytest
-from small import MODES, PAIR, compact, drawn_params, make_spec, masked, quick_jit, structures
+from small import PAIR, compact, drawn_params, make_spec, masked, quick_jit, structures
 
 from prance_jax.complexity import macs, parameters, token_counts
-from prance_jax.config import Config, ModelConfig
 from prance_jax.errors import UserError
 from prance_jax.models.reduced import at_macs, reduced
-from prance_jax.models.vit import ViT
+from prance_jax.models.selective import Selective, SelectiveViT
+from prance_jax.models.vit import ViT, apply_method
 from prance_jax.models.walk import init
 from prance_jax.tokens import METHODS, AttentionSignals, initial_tokens
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", METHODS)
 def test_no_method_touches_the_class_tokens(mode):
     """Neither gone nor changed, at the lowest rate, though nobody attends to the second and patches resemble it."""
     features = jax.random.normal(jax.random.key(0), (3, 2 + 9, 4)).at[:, 5].set(1.0).at[:, 1].set(1.1)
     tokens = initial_tokens(features, class_tokens=2)
     assert tokens.owner[0].tolist() == list(range(2, 11))
     attention = jax.random.uniform(jax.random.key(1), (3, 11)).at[:, 1].set(0.0)
-    signals = AttentionSignals(attention, features, attention)
-    method = METHODS[mode]
-    reduce = lambda tokens, signals: method.reduce(tokens, signals, (0.05,) * method.rates, 3, class_tokens=2)
+    signals = AttentionSignals(attention, features, attention, attention)
+    spec = make_spec(mode, space=PAIR, distilled=True, image_size=12)
+    assert spec.tokens == 11
+    counts = spec.left(11, (0.05,) * spec.rates)
+    reduce = lambda tokens, signals: apply_method(spec, spec.method, tokens, signals, counts)
     left = quick_jit(reduce)(tokens, signals)
-    assert left.features.shape[1] == 3
-    np.testing.assert_array_equal(left.features[:, :2], features[:, :2])
-    assert set(np.unique(left.owner)) <= {-1, 2}
+    # CLS, the distillation token, and as little as the method can leave of nine patches.
+    least = {"tome": 7, "ppt": 7, "mctf": 7, "cait": 8}.get(mode, 3)
+    assert left.features.shape[1] == counts[-1] == least
+    np.testing.assert_array_equal(left.features[:, 1], features[:, 1])
+    np.testing.assert_allclose(left.features[:, 0], features[:, 0], rtol=1e-6)
+    assert set(np.unique(left.owner)) <= {-1, *range(2, least)}
     if left.size is not None:
         np.testing.assert_array_equal(left.size[:, :2], 1)
 
@@ -71,10 +76,21 @@ def test_its_cost_is_counted_by_hand():
     assert stored[1] - stored[0] == 2 * 32 + (32 + 1) * 5
 
 
-def test_methods_of_one_class_token_refuse_it(images):
+def test_reductions_under_a_schedule_leave_it_alone(images):
     spec = make_spec(space=PAIR, distilled=True)
-    reduction = at_macs(spec, spec.largest, "tome", 0)
+    params, model = drawn_params(spec), ViT(spec)
+    nothing, some = (
+        at_macs(spec, spec.largest, "tome", share * macs(spec, spec.largest).total) for share in (1, 0.55)
+    )
+    run = lambda own: quick_jit(lambda p, x: reduced(model, p, x, spec.largest, own))(params, images)
+    wanted = quick_jit(lambda p, x: model.apply({"params": p}, x))(params, images)
+    np.testing.assert_allclose(run(nothing).logits, wanted, rtol=1e-5, atol=1e-5)
+    found = run(some)
+    assert found.tokens.features.shape[1] == some.left(spec)[-1] < spec.tokens
+    np.testing.assert_array_equal(found.tokens.size[:, :2], 1)
+
+
+def test_learned_selectors_refuse_it(images):
+    spec = make_spec(space=PAIR, distilled=True)
     with pytest.raises(UserError, match="a distilled network has two"):
-        reduced(ViT(spec), {}, images, spec.largest, reduction)
-    with pytest.raises(UserError, match=r"with model.distilled say baselines.reductions=\(\)"):
-        Config(model=ModelConfig(distilled=True))
+        SelectiveViT(spec, Selective(True, (1,), (0.5,))).init(jax.random.key(0), images)
