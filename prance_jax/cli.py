@@ -153,7 +153,7 @@ def _train(options: argparse.Namespace) -> int:
     join(options.distributed)
     config = config_io.load(options.config, Config, options.overrides)
     workdir = Workdir(options.workdir)
-    if workdir.claim(config_io.to_dict(config), options.line):
+    if _claim(workdir, config, options.line):
         print(f"continuing in {workdir.path}", file=sys.stderr)
     if options.stage == "all":
         return _report(options, config, workdir, train=True)
@@ -165,6 +165,15 @@ def _train(options: argparse.Namespace) -> int:
         + (f"next: --stage {following[0]}" if following else "next: evaluate")
     )
     return 0
+
+
+def _claim(workdir, config, line: str) -> bool:
+    import functools
+
+    from prance_jax import config_io
+    from prance_jax.config import Config
+
+    return workdir.claim(config_io.to_dict(config), line, functools.partial(config_io.completed, Config))
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -181,7 +190,7 @@ def _compare(options: argparse.Namespace) -> int:
     workdir = Workdir(options.workdir)
     if options.config:
         config = config_io.load(options.config, Config, options.overrides)
-        workdir.claim(config_io.to_dict(config), options.line)
+        _claim(workdir, config, options.line)
     else:
         config = config_io.from_dict(Config, workdir.config())
     experiment = _experiment(options, config, workdir, train=True)

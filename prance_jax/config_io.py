@@ -139,6 +139,15 @@ def _apply(override: str, schema: type, raw: dict[str, Any]) -> None:
         node = node[part]
 
 
+def completed(schema: type, found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A config that was written by an earlier version, with the defaults of fields that have come since; as it is where it does
+    not fit the schema."""
+    try:
+        return to_dict(from_dict(schema, found))
+    except UserError:
+        return found
+
+
 def _section(section: type[Schema], mapping: Any, path: str, schema: type) -> Schema:
     if dataclasses.is_dataclass(mapping) and isinstance(mapping, section):
         return mapping

@@ -84,6 +84,33 @@ def test_evaluate_needs_only_the_workdir(trained, capsys):
     assert [row["top1"] for row in after] == [row["top1"] for row in before]
 
 
+def test_compare_adds_the_field_to_a_trained_workdir(trained, tmp_path, capsys):
+    """As it is, tuned, with as many tokens as each image needs, with channels removed; beside PRANCE, at the same MACs."""
+    workdir = tmp_path / "run"
+    shutil.copytree(trained, workdir)
+    before = (workdir / "results.json").read_bytes()
+    status, out, _ = run(capsys, "compare", "--workdir", str(workdir), "--quiet")
+    assert status == 0 and "comparison.png" in out
+    rows = {row["method"]: row for row in json.loads((workdir / "comparison.json").read_text())["rows"]}
+    assert list(rows) == [
+        "dense",
+        "dense_tuned",
+        "cait_70",
+        "cait_tuned_70",
+        "spvit_tuned_70",
+        "spvit_free_70",
+        "cait_cdcp_tuned_70",
+        "prance_prune",
+    ]
+    trained_rows = {row["method"]: row for row in json.loads(before)["rows"]}
+    assert rows["dense"]["top1"] == trained_rows["dense"]["top1"]
+    assert rows["prance_prune"]["macs_kept"] == trained_rows["prance_prune"]["macs_kept"]
+    assert rows["cait_70"]["macs_kept"] == rows["cait_tuned_70"]["macs_kept"] < 0.8
+    assert rows["cait_cdcp_tuned_70"]["active_params"] < rows["dense"]["active_params"]
+    assert rows["cait_70"]["images_per_s"] == rows["cait_tuned_70"]["images_per_s"]
+    assert (workdir / "results.json").read_bytes() == before
+
+
 def test_a_trained_workdir_is_a_function_of_images(trained):
     """Served by the executor, the test images are classified as the table says."""
     model = prance_jax.load(trained)

@@ -43,6 +43,12 @@ def get_config() -> ConfigDict:
                 "reward": {"target_macs": 0.6},
             },
             "finetune": {"steps": 6, "batch": 8, "optimizer": optimizer},
+            "compare": {
+                "methods": ("cait", "spvit", "cait_cdcp"),
+                "shares": (0.7,),
+                "finetune": {"steps": 2, "batch": 8, "optimizer": optimizer},
+                "prune": {"every": 1, "multiple": (2, 2)},
+            },
             "baselines": {"candidates": 6, "images": 20},
             "evaluation": {"batch": 32, "speed_seconds": 0.05, "plans": 1, "calibration_images": 40},
         }

@@ -33,8 +33,9 @@ class Gates(NamedTuple):
 
 def all_open(spec: ModelSpec) -> Gates:
     space = spec.space
-    heads = jnp.ones((space.depth, space.heads, space.head_dim))
-    return Gates(heads, heads, jnp.ones((space.depth, space.most_hidden)))
+    heads, hidden = (space.depth, space.heads, space.head_dim), (space.depth, space.most_hidden)
+    # An array each: a training step gives its state away, and nothing can be given away twice.
+    return Gates(jnp.ones(heads), jnp.ones(heads), jnp.ones(hidden))
 
 
 def gated(params: Params, gates: Gates) -> Params:

@@ -78,6 +78,8 @@ def devices_of(topology: str) -> list:
     Raises UserError where libtpu is missing or does not know it.
     """
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    # Nothing runs, so several compilations may share a machine.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     from jax.experimental import topologies
 
     try:

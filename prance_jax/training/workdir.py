@@ -3,7 +3,7 @@
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,12 +40,18 @@ class Workdir:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    def claim(self, config: Mapping[str, Any], command: str) -> bool:
+    def claim(
+        self,
+        config: Mapping[str, Any],
+        command: str,
+        complete: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda found: found,
+    ) -> bool:
         """Makes the folder and writes ``config.json``, or finds the same config there (a run to continue).
 
         Args:
           config: what `config_io.to_dict` made of the config.
           command: the command line, kept for the reader.
+          complete: fills in what a config of an earlier version lacks, before the two are compared.
 
         Returns:
           Whether the folder held this config already.
@@ -55,7 +61,7 @@ class Workdir:
             is not readable, or the folder cannot be made.
         """
         if self.config_file.exists():
-            lines = config_io.differences(config, self.config())
+            lines = config_io.differences(config, complete(self.config()))
             if lines:
                 raise UserError(
                     f"workdir {self.path} belongs to another configuration ({'; '.join(lines)}); "

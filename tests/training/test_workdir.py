@@ -1,10 +1,13 @@
 """A workdir belongs to one configuration, and its files are whole or not there."""
 
 import errno
+import functools
 import json
 
 import pytest
 
+from prance_jax import config_io
+from prance_jax.config import Config
 from prance_jax.errors import UserError
 from prance_jax.training.workdir import Workdir, disk_errors, write_atomic
 
@@ -68,3 +71,17 @@ def test_only_a_full_disk_is_translated():
             raise error
     with pytest.raises(KeyError), disk_errors("the thing"):
         raise KeyError("other")
+
+
+def test_a_config_of_an_earlier_version_gets_the_defaults_of_new_fields(tmp_path):
+    """A run goes on after an update that brought fields; one that differs in what it says does not."""
+    now = config_io.to_dict(Config())
+    before = {key: value for key, value in now.items() if key != "compare"}
+    before["meta"] = {key: value for key, value in now["meta"].items() if key != "init_from"}
+    workdir = Workdir(tmp_path)
+    assert workdir.claim(before, "") is False
+    complete = functools.partial(config_io.completed, Config)
+    assert workdir.claim(now, "", complete) is True
+    with pytest.raises(UserError, match="meta.steps"):
+        workdir.claim({**now, "meta": {**now["meta"], "steps": 7}}, "", complete)
+    assert config_io.completed(Config, {"gone": 1}) == {"gone": 1}
