@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     compare = command(
         "compare", _compare, "every method of the field beside PRANCE, as it is and tuned, at the same MACs"
     )
+    command("segment", _segment, "dense prediction on reduced tokens: the embedded segmentation task")
     evaluate = command("evaluate", _evaluate, "evaluates a trained workdir again and prints the table")
     for sub in (train, evaluate, compare):
         sub.add_argument(
@@ -177,22 +178,14 @@ def _claim(workdir, config, line: str) -> bool:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from prance_jax import config_io
-    from prance_jax.config import Config
     from prance_jax.mesh import join, leads
     from prance_jax.report.compare import compare
     from prance_jax.report.plot import plot
     from prance_jax.report.results import table
     from prance_jax.training.experiment import Experiment
-    from prance_jax.training.workdir import Workdir
 
     join(options.distributed)
-    workdir = Workdir(options.workdir)
-    if options.config:
-        config = config_io.load(options.config, Config, options.overrides)
-        _claim(workdir, config, options.line)
-    else:
-        config = config_io.from_dict(Config, workdir.config())
+    config, workdir = _claimed(options)
     experiment = _experiment(options, config, workdir, train=True)
     for results in compare(experiment, options.line, _clock(workdir), Experiment.comparison):
         results.save(workdir.path, "comparison")
@@ -203,21 +196,36 @@ def _compare(options: argparse.Namespace) -> int:
     return 0
 
 
-def _convert(options: argparse.Namespace) -> int:
+def _segment(options: argparse.Namespace) -> int:
     import dataclasses
 
-    from prance_jax.models.registry import create_model
-    from prance_jax.models.timm import to_timm
-    from prance_jax.models.weights import by_name, save_weights
+    from prance_jax.training.segmentation import segmentation, table
+    from prance_jax.training.workdir import write_atomic
 
-    sizes = {"num_classes": options.num_classes, "image_size": options.image_size}
-    model, params = create_model(options.model, weights=options.source, **sizes)
-    tensors = to_timm(params, model.spec) if options.names == "timm" else by_name(params)
-    card = {"model": options.model, "names": options.names, "source": Path(options.source).name, **sizes}
-    save_weights(options.target, tensors, {**card, "search_space": dataclasses.asdict(model.spec.space)})
-    numbers = sum(value.size for value in tensors.values())
-    print(f"{options.target}: {len(tensors)} tensors, {numbers:,} numbers, names of {options.names}")
+    config, workdir = _claimed(options)
+    experiment, rows = _experiment(options, config, workdir, train=True), []
+    for seed in config.seeds:
+        rows += segmentation(experiment, seed)
+        record = {"command": options.line, "rows": [dataclasses.asdict(row) for row in rows]}
+        write_atomic(workdir.path / "segmentation.json", json.dumps(record, indent=1) + "\n")
+        write_atomic(workdir.path / "segmentation.md", table(rows) + "\n")
+    print(table(rows))
+    print(f"results: {workdir.path}/segmentation.json and segmentation.md")
     return 0
+
+
+def _claimed(options: argparse.Namespace):
+    """The config and its workdir: those of --config, or of the workdir alone."""
+    from prance_jax import config_io
+    from prance_jax.config import Config
+    from prance_jax.training.workdir import Workdir
+
+    workdir = Workdir(options.workdir)
+    if not options.config:
+        return config_io.from_dict(Config, workdir.config()), workdir
+    config = config_io.load(options.config, Config, options.overrides)
+    _claim(workdir, config, options.line)
+    return config, workdir
 
 
 def _evaluate(options: argparse.Namespace) -> int:

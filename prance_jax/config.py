@@ -259,6 +259,25 @@ class CompareConfig:
 
 
 @dataclass(frozen=True)
+class SegmentConfig:
+    """The segment command: a segmenter on the embedded task, and token methods on it.
+
+    train: of the dense one. tune: of each method from it, with it as the teacher; steps 0 leaves it out. methods: of
+    `models.reduced`. share: of the dense segmenter's MACs that they run at.
+    """
+
+    train: FinetuneConfig = field(default_factory=lambda: FinetuneConfig(steps=2000, batch=32))
+    tune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    methods: tuple[str, ...] = ("tome", "cait", "prune", "merge")
+    share: float = 0.7
+
+    def __post_init__(self):
+        for name in self.methods:
+            if name not in METHODS:
+                raise UserError(f"segment.methods: {name!r} is not known; choose from {', '.join(METHODS)}")
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """batch: images per compiled call. speed_seconds: time given to the speed measurement of all methods together.
 
@@ -293,6 +312,7 @@ class Config:
     baselines: BaselineConfig = field(default_factory=BaselineConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
+    segment: SegmentConfig = field(default_factory=SegmentConfig)
     checkpoint_seconds: float = 30.0
     mesh: MeshConfig = field(default_factory=MeshConfig)
 

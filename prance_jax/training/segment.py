@@ -21,10 +21,14 @@ from prance_jax.training import optimizer
 Tree = Any
 
 
-def init(model: Segmenter, config: FinetuneConfig, key: jax.Array) -> Tree:
+def init(model: Segmenter, config: FinetuneConfig, key: jax.Array, start: Tree | None = None) -> Tree:
+    """Fresh parameters, or those of `start`."""
     spec = model.spec
-    image = jnp.zeros((1, spec.image_size, spec.image_size, spec.channels))
-    params = jax.jit(model.init)(key, image)["params"]
+    if start is None:
+        image = jnp.zeros((1, spec.image_size, spec.image_size, spec.channels))
+        params = jax.jit(model.init)(key, image)["params"]
+    else:
+        params = jax.tree.map(jnp.copy, start)
     return optimizer.init(params, optimizer.make(config.optimizer, config.steps))
 
 
