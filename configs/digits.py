@@ -73,6 +73,14 @@ def get_config() -> ConfigDict:
                 },
                 "ppo": {"actor_lr": 2e-3, "critic_lr": 3e-3, "epochs": 4, "gamma": 1.0, "entropy": 0.001},
             },
+            "segment": {
+                "train": {"steps": 2000, "batch": 32, "optimizer": {**muon, "learning_rate": 5e-3}},
+                "tune": {
+                    "steps": 300,
+                    "batch": 32,
+                    "optimizer": {"name": "muon", "learning_rate": 1e-3, "warmup": 30},
+                },
+            },
             "finetune": {
                 "steps": 800,
                 "batch": 64,

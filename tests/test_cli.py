@@ -111,6 +111,16 @@ def test_compare_adds_the_field_to_a_trained_workdir(trained, tmp_path, capsys):
     assert (workdir / "results.json").read_bytes() == before
 
 
+def test_segment_in_the_same_workdir(trained, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained, workdir)
+    status, out, _ = run(capsys, "segment", "--workdir", str(workdir), "--quiet")
+    rows = json.loads((workdir / "segmentation.json").read_text())["rows"]
+    assert status == 0 and [row["method"] for row in rows] == ["dense", "cait", "cait_tuned"]
+    assert rows[0]["macs_kept"] == 1 and rows[1]["macs_kept"] == rows[2]["macs_kept"] < 0.9
+    assert all(0 <= row["miou"] <= row["accuracy"] <= 1 for row in rows) and "| cait_tuned |" in out
+
+
 def test_a_trained_workdir_is_a_function_of_images(trained):
     """Served by the executor, the test images are classified as the table says."""
     model = prance_jax.load(trained)

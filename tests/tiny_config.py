@@ -49,6 +49,11 @@ def get_config() -> ConfigDict:
                 "finetune": {"steps": 2, "batch": 8, "optimizer": optimizer},
                 "prune": {"every": 1, "multiple": (2, 2)},
             },
+            "segment": {
+                "train": {"steps": 2, "batch": 8, "optimizer": optimizer},
+                "tune": {"steps": 2, "batch": 8, "optimizer": optimizer},
+                "methods": ("cait",),
+            },
             "baselines": {"candidates": 6, "images": 20},
             "evaluation": {"batch": 32, "speed_seconds": 0.05, "plans": 1, "calibration_images": 40},
         }
