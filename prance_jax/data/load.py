@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from prance_jax.data.arrays import from_arrays
+from prance_jax.data.arrays import Scale, from_arrays
 from prance_jax.data.augment import AugmentConfig
 from prance_jax.data.digits import DigitsConfig, load_digits_source
 from prance_jax.data.image_folder import FolderConfig, load_folder_source
 from prance_jax.data.image_source import ImagesConfig
 from prance_jax.data.noise import NoiseConfig, load_noise_source
 from prance_jax.data.source import Source
+from prance_jax.data.stream import Stream
 from prance_jax.data.tfds import TfdsConfig, load_tfds_source
 from prance_jax.errors import UserError
 
@@ -36,6 +37,15 @@ class DataConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
+@dataclass(frozen=True)
+class _NoPictures:
+    classes: tuple[str, ...]
+    where: str = "a stand-in"
+
+    def __len__(self) -> int:
+        return 0
+
+
 def stand_in(config: DataConfig) -> Source:
     """A source of the config's image size without its images, for what is timed or compiled and learns nothing.
 
@@ -44,6 +54,10 @@ def stand_in(config: DataConfig) -> Source:
     if config.name not in ("folder", "tfds"):
         return load_source(config)
     side, classes = config.images.size, config.noise.num_classes
+    if not config.images.in_memory:
+        # Its batches come as they are to be used: drawing them from a table would move them over devices.
+        scale = Scale(config.images.mean, config.images.std)
+        return Stream(_NoPictures(tuple(map(str, range(classes)))), {}, side, 1.0, scale, config.augment)
     images, labels = np.zeros((2, side, side, 3), np.uint8), np.zeros(2, np.int32)
     return from_arrays((images, labels), num_classes=classes, augment=config.augment)
 

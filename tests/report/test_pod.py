@@ -6,8 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
+from prance_jax.data.arrays import ArrayTables
 from prance_jax.data.image_source import ImagesConfig
 from prance_jax.data.load import DataConfig, stand_in
 from prance_jax.report.pod import collectives
@@ -33,6 +36,13 @@ def test_collectives_are_counted_once_with_what_they_produce():
 def test_a_stand_in_needs_no_data():
     source = stand_in(DataConfig(name="folder", images=ImagesConfig(size=48)))
     assert (source.image_size, source.channels, source.num_classes) == (48, 3, 1000)
+    streamed = stand_in(DataConfig(name="folder", images=ImagesConfig(size=48, in_memory=False)))
+    assert (streamed.image_size, streamed.channels, streamed.num_classes) == (48, 3, 1000)
+    # A stream's batch is used as it comes, row by row, so no row moves over devices.
+    pixels = np.arange(4 * 48 * 48 * 3, dtype=np.uint32).astype(np.uint8).reshape(4, 48, 48, 3)
+    images, labels = streamed.sample(ArrayTables(pixels, np.arange(4)), jax.random.key(0), 4)
+    np.testing.assert_array_equal(labels, np.arange(4))
+    np.testing.assert_allclose(streamed.to_unit(images) * 255, pixels, atol=1e-3)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu, the TPU compiler")
