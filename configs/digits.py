@@ -73,6 +73,15 @@ def get_config() -> ConfigDict:
                 },
                 "ppo": {"actor_lr": 2e-3, "critic_lr": 3e-3, "epochs": 4, "gamma": 1.0, "entropy": 0.001},
             },
+            # After the demo: python -m prance_jax compare --workdir runs/digits, and the same with segment.
+            "compare": {
+                "shares": (0.35,),
+                "finetune": {
+                    "steps": 300,
+                    "batch": 32,
+                    "optimizer": {"name": "muon", "learning_rate": 2e-3, "warmup": 30},
+                },
+            },
             "segment": {
                 "train": {"steps": 2000, "batch": 32, "optimizer": {**muon, "learning_rate": 5e-3}},
                 "tune": {

@@ -22,14 +22,6 @@ def get_config() -> ConfigDict:
     config.selector.updates = 300
     config.selector.prices = (-0.02, 0.4)
     config.finetune.every_budget_steps = 1600
-    config.compare = ConfigDict(
-        {
-            "shares": (0.5, 0.35),
-            "finetune": {
-                "steps": 400,
-                "batch": 32,
-                "optimizer": {"name": "muon", "learning_rate": 2e-3, "warmup": 50},
-            },
-        }
-    )
+    config.compare.shares = (0.5, 0.35)
+    config.compare.finetune.steps = 400
     return config
