@@ -125,8 +125,8 @@ def test_every_product_of_a_random_structure_is_counted(mode, official, params):
     """Exactly, for widths that differ from layer to layer. What is traced and not counted is what is reported for
     decisions: a row of attention from CLS in each layer, a glance of the classifier after each group."""
     spec = make_spec(mode, official)
-    drawn = structures(spec, 3, batch=12)
-    for index in range(12):
+    drawn = structures(spec, 3, batch=5)
+    for index in range(5):
         own = drawn.image(index)
         image = jax.ShapeDtypeStruct((1, spec.image_size, spec.image_size, 3), jnp.float32)
         program = lambda params, image: ViT(spec).apply({"params": params}, image, own)

@@ -194,7 +194,7 @@ class SelectiveViT(nn.Module):
         patch = place < count[:, None]
         packed = jnp.zeros(keep.shape[:1], bool) if tokens.package is None else tokens.package > 0
         patch &= ~(packed[:, None] & (place == count[:, None] - 1))
-        kept = jnp.maximum(jnp.sum(patch & (keep > 0.5), axis=1, dtype=jnp.int32), 1)
+        kept = jnp.sum(patch & (keep > 0.5), axis=1, dtype=jnp.int32)
         drops = kept < patch.sum(axis=1)
         return 1 + kept + (drops | packed) * self.selective.package, drops
 

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from small import SHORT, compact, make_spec, masked
+from small import SHORT, compact, make_spec, masked, noisy_params
 from test_complexity import product_flops
 
 from prance_jax.complexity import macs, token_counts
@@ -15,8 +15,6 @@ OTHERS = [name for name in METHODS if name not in ("prune", "merge", "prune_merg
 
 @pytest.mark.parametrize("mode", OTHERS)
 def test_masked_is_compact_and_counted(mode, images):
-    from small import noisy_params
-
     spec = make_spec(mode, space=SHORT)
     params = noisy_params(spec)
     drawn = spec.space.sample(jax.random.key(1), len(images), ((0.3, 0.55, 0.8, 1.0),))

@@ -82,7 +82,7 @@ def test_an_image_does_not_see_its_batch(method, params, images):
     np.testing.assert_allclose(shuffled.logits, whole.logits[order], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(others.logits[0], whole.logits[0], rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(shuffled.tokens.owner, whole.tokens.owner[order])
-    assert whole.tokens.features.shape[1] == schedule.left(8, 17)[-1]
+    assert whole.tokens.features.shape[1] == Reduction(METHODS[method], schedule).left(spec)[-1]
     # Every patch is where it belongs: with its size where nothing was dropped.
     if method == "tome":
         for owner, size in zip(whole.tokens.owner, whole.tokens.size):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import make_spec, quick_jit
+from small import SHORT, make_spec, quick_jit
 from test_complexity import product_flops
 
 from prance_jax.data.digit_masks import DigitMasks
@@ -17,7 +17,7 @@ from prance_jax.training.segment import confusion_matrix, from_confusion
 
 @pytest.fixture(scope="module")
 def network(images):
-    model = Segmenter(make_spec(), 3)
+    model = Segmenter(make_spec(space=SHORT), 3)
     params = quick_jit(model.init)(jax.random.key(0), images[:1])["params"]
     return model, jax.tree.map(
         lambda leaf: leaf + 0.1 * jnp.sin(jnp.arange(leaf.size)).reshape(leaf.shape), params
@@ -47,7 +47,7 @@ def test_pixels_come_from_their_own_patch(network, images):
     "name, fill", [("tome", "nearest"), ("cait", "nearest"), ("prune", None), ("prune", "zero")]
 )
 def test_reduced_tokens_are_back_on_the_grid(network, images, name, fill):
-    schedule = Removed((0, 4, 0, 3)) if name == "tome" else KeepRate(0.5, (1, 4), fused=False)
+    schedule = Removed((4, 0, 3)) if name == "tome" else KeepRate(0.5, (0, 2), fused=False)
     reduction = Reduction(METHODS[name], schedule)
     found = run(network, images, reduction, fill)
     assert found.shape == (6, 16, 16, 3) and np.isfinite(found).all()
@@ -64,11 +64,11 @@ def test_reduced_tokens_are_back_on_the_grid(network, images, name, fill):
 def test_costs_are_what_runs(network):
     model, params = network
     image = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
-    spec, reduction = model.spec, Reduction(METHODS["prune"], KeepRate(0.5, (1, 4), fused=False))
+    spec, reduction = model.spec, Reduction(METHODS["prune"], KeepRate(0.5, (0, 2), fused=False))
     for own in (None, reduction):
         program = lambda p, x: model.apply({"params": p}, x, own)
         found = product_flops(jax.make_jaxpr(program)(params, image).jaxpr)
-        counts = [spec.tokens] * 8 if own is None else [spec.tokens, *own.left(spec)[:-1]]
+        counts = [spec.tokens] * 4 if own is None else [spec.tokens, *own.left(spec)[:-1]]
         rows = spec.space.attention_width * sum(counts) + spec.num_classes * spec.space.widest
         assert found == 2 * (segmenter_macs(spec, 3, own).total + rows)
 
