@@ -64,6 +64,8 @@ def obstacles(params: Tree, spec: ModelSpec, structure: Structure) -> list[str]:
     """What a plain ViT cannot express of a structure; empty where it can be cut out."""
     if not structure.static:
         return ["it is not static, every image has a structure of its own"]
+    if spec.channels_left is not None:
+        return ["its channels were pruned, heads of plain ViTs are as wide in every layer"]
     spec.space.check(structure, spec.rates)
     problems, widths = [], structure.widths
     if len(set(widths)) > 1:
@@ -99,6 +101,8 @@ def nearest_uniform(spec: ModelSpec, structure: Structure) -> str:
 
 
 def _advice(spec: ModelSpec, structure: Structure, problems: list[str]) -> str:
+    if spec.channels_left is not None:
+        return "cut out of the network before its channels are pruned"
     if any("residual map" in problem for problem in problems):
         return "no structure of these weights can be cut out; train with model.residual_maps=False for that"
     return (

@@ -14,6 +14,7 @@ from prance_jax.models.files import save_weights
 from prance_jax.models.timm import to_timm
 from prance_jax.models.weights import load_weights
 from prance_jax.space import GroupChoice, SearchSpace, Structure
+from prance_jax.spec import Channels
 
 FREE = make_spec(space=PAIR, residual_maps=False)
 
@@ -57,6 +58,14 @@ def test_hidden_units_that_do_not_divide_evenly():
     for width in range(1, 200):
         for hidden in range(1, 4 * width, 7):
             assert SearchSpace.hidden_units(width, SearchSpace.ratio(width, hidden)) == hidden
+
+
+def test_pruned_channels_stand_in_the_way():
+    space = FREE.space
+    heads, hidden = (4,) * space.depth, (8,) * space.depth
+    pruned = dataclasses.replace(FREE, channels_left=Channels(heads, heads, hidden))
+    with pytest.raises(UserError, match="channels were pruned.*before its channels are pruned"):
+        cut({}, pruned, pruned.largest)
 
 
 def test_timm_agrees(tmp_path, images):
