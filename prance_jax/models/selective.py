@@ -211,14 +211,14 @@ class SelectiveViT(nn.Module):
                 index = selective.sites.index(layer)
                 seen = jnp.concatenate([there, self._packed(gathered)], axis=1)
                 chances, keep = self.selectors[index](x[:, 1:], seen)
-                draw = _draw(chances[:, :-1], jax.random.fold_in(key, index)) * there
+                kept = draw(chances[:, :-1], jax.random.fold_in(key, index)) * there
                 if selective.package:
-                    weights = keep[:, :-1] * (there - draw)
+                    weights = keep[:, :-1] * (there - kept)
                     total = gathered + weights.sum(axis=1)
                     package = gathered[:, None] * x[:, -1] + jnp.einsum("bn,bnc->bc", weights, x[:, 1:-1])
                     package = package / jnp.where(total > 0, total, 1.0)[:, None]
                     x, gathered = jnp.concatenate([x[:, :-1], package[:, None].astype(x.dtype)], 1), total
-                there = draw
+                there = kept
                 shares.append(there.mean(axis=1))
             policy = jnp.concatenate([jnp.ones((batch, 1)), there, self._packed(gathered)], axis=1)
             tokens, _ = block.attend(initial_tokens(x), widths[layer], widths[layer], policy=policy)
@@ -244,7 +244,7 @@ class SelectiveViT(nn.Module):
         return jax.lax.stop_gradient((gathered > 0).astype(jnp.float32))[:, None]
 
 
-def _draw(chances: jax.Array, key: jax.Array) -> jax.Array:
+def draw(chances: jax.Array, key: jax.Array) -> jax.Array:
     """1 where a token is kept, float32 [B, N]; its gradient is that of the softmax at temperature 1."""
     soft = jax.nn.softmax(chances + jax.random.gumbel(key, chances.shape))[..., 0]
     hard = (soft > 0.5).astype(jnp.float32)

@@ -74,7 +74,7 @@ def test_the_selector_follows_the_text():
 def test_masked_training_is_evaluation_with_the_same_decisions(package, images, monkeypatch):
     """Where training would take what is more likely, it runs the network that is served, token for token."""
     likely = lambda chances, key: (chances[..., 0] > chances[..., 1]).astype(jnp.float32)
-    monkeypatch.setattr(selective, "_draw", likely)
+    monkeypatch.setattr(selective, "draw", likely)
     model, params = network(package, images, heads=1, by_threshold=True)
     run = quick_jit(lambda p, x, k: model.apply({"params": p}, x, k, method="train"))
     trained = run(params, images, jax.random.key(0))
