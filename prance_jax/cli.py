@@ -182,12 +182,12 @@ def _compare(options: argparse.Namespace) -> int:
     from prance_jax.report.compare import compare
     from prance_jax.report.plot import plot
     from prance_jax.report.results import table
-    from prance_jax.training.experiment import Experiment
+    from prance_jax.training.comparison import comparison
 
     join(options.distributed)
     config, workdir = _claimed(options)
     experiment = _experiment(options, config, workdir, train=True)
-    for results in compare(experiment, options.line, _clock(workdir), Experiment.comparison):
+    for results in compare(experiment, options.line, _clock(workdir), comparison):
         results.save(workdir.path, "comparison")
     if leads():
         plot(results, workdir.path / "comparison.png")

@@ -18,8 +18,6 @@ from prance_jax.adaptive.calibrate import calibrated_ladder, decisions
 from prance_jax.adaptive.latency import load_latency
 from prance_jax.adaptive.plans import Plans, choose_plans
 from prance_jax.adaptive.rounding import RoundedRule
-from prance_jax.channels.gates import keep_for
-from prance_jax.channels.materialize import materialize
 from prance_jax.complexity import macs
 from prance_jax.config import Config
 from prance_jax.data.feed import feed
@@ -29,8 +27,8 @@ from prance_jax.evaluation.evaluate import evaluate
 from prance_jax.evaluation.static_search import search
 from prance_jax.mesh import check_rows, local, make_mesh, place, replicate
 from prance_jax.models.from_dense import meta_from_dense, start_from
-from prance_jax.models.reduced import METHODS, Reduction, at_macs
-from prance_jax.models.selective import Selective, at_share
+from prance_jax.models.reduced import Reduction, at_macs
+from prance_jax.models.selective import Selective
 from prance_jax.selector.decide import (
     AnyPriceRule,
     Priced,
@@ -40,7 +38,7 @@ from prance_jax.selector.decide import (
 )
 from prance_jax.space import GroupChoice, Structure
 from prance_jax.spec import ModelSpec
-from prance_jax.training import finetune, pretrain, prune_channels, select, tune
+from prance_jax.training import finetune, pretrain, select
 from prance_jax.training.checkpoint import Checkpoints
 from prance_jax.training.events import Events
 from prance_jax.training.loop import Stage, run_stage
@@ -127,7 +125,7 @@ class Experiment:
         """Parameters of the dense network, trained alone."""
         spec, config = self.spec(self.config.token_modes[0]), self.config.dense
         step = pretrain.dense_step(spec, config, self.source.sample, self.mesh)
-        state = self._run(
+        state = self.train_stage(
             f"seed{seed}/dense",
             config.steps,
             lambda: pretrain.init(spec, config, self.key(seed, "init")),
@@ -151,7 +149,7 @@ class Experiment:
         name = f"seed{seed}/meta"
         begun = Checkpoints(self.workdir.checkpoints / name).latest() is not None
         start = None if begun or config.init_from is None else self._start(seed)
-        state = self._run(
+        state = self.train_stage(
             name,
             config.steps,
             lambda: pretrain.init(spec, config, self.key(seed, "init"), start),
@@ -173,7 +171,7 @@ class Experiment:
     def policy(self, seed: int, mode: str, budget: float | None = None) -> Any:
         """The selector's policy after stage two; budget: as in `prance`."""
         selector = self.selector(mode, budget)
-        name = f"seed{seed}/{mode}/selector{_percent(budget)}"
+        name = f"seed{seed}/{mode}/selector{percent(budget)}"
         params = self.meta(seed)
         held: list = []
 
@@ -202,8 +200,8 @@ class Experiment:
         teacher, config, spec = self.meta(seed), self.config.finetune, self.spec(mode)
         if isinstance(rule, AnyPriceRule) and config.every_budget_steps is not None:
             config = dataclasses.replace(config, steps=config.every_budget_steps)
-        return self._run(
-            f"seed{seed}/{mode}/{kind}{_percent(budget)}",
+        return self.train_stage(
+            f"seed{seed}/{mode}/{kind}{percent(budget)}",
             config.steps,
             lambda: finetune.init(teacher, config),
             finetune.finetune_step(spec, config, rule, self.source.sample, self.mesh),
@@ -223,7 +221,7 @@ class Experiment:
             rule = RoundedRule(rule, self.plans(seed, selector, policy))
         tuned_under = rule if prices is None else AnyPriceRule(rule, prices)
         params = self.finetuned(seed, mode, "finetune", tuned_under, policy, budget)
-        name = f"prance_{mode}" if budget is None else f"single_{mode}{_percent(budget)}"
+        name = f"prance_{mode}" if budget is None else f"single_{mode}{percent(budget)}"
         return Contender(name, self.spec(mode), rule, params, policy, selector.decision_cost)
 
     def plans(self, seed: int, selector: Selector, policy: Any) -> Plans:
@@ -266,7 +264,7 @@ class Experiment:
                     "its row shows the nearest that there is"
                 )
             variables = Priced(every.variables, ladder.price(min(max(budget, lowest), highest)))
-            name = f"{every.method}{_percent(budget)}"
+            name = f"{every.method}{percent(budget)}"
             rows.append(dataclasses.replace(every, method=name, variables=variables))
         return rows
 
@@ -327,7 +325,7 @@ class Experiment:
                 if mode == self.config.token_modes[0]:
                     full = macs(spec, spec.largest).total
                     for budget in self.config.budgets:
-                        rows.extend(self.reductions(seed, budget * full, _percent(budget)))
+                        rows.extend(self.reductions(seed, budget * full, percent(budget)))
                 continue
             prance = self.prance(seed, mode)
             spent = self.evaluate(prance, "validation").macs.mean()
@@ -337,73 +335,6 @@ class Experiment:
             if mode == self.config.token_modes[0]:
                 rows.extend(self.reductions(seed, float(spent)))
             rows.append(prance)
-        return rows
-
-    def tuned(self, seed: int, name: str, what: Reduction | Selective | None) -> Any:
-        """Parameters of the dense network tuned under a method; None: as it is."""
-        spec, config, teacher = self.spec(self.config.token_modes[0]), self.config.compare, self.dense(seed)
-        key = self.key(seed, "tune")
-        return self._run(
-            f"seed{seed}/compare/{name}",
-            config.finetune.steps,
-            lambda: tune.init(spec, what, teacher, config.finetune, key),
-            tune.tune_step(spec, config.finetune, config.selective, what, self.source.sample, self.mesh),
-            config.finetune.batch,
-            (key, teacher),
-            ("loss", "accuracy"),
-        )["ema"]
-
-    def pruned(self, seed: int, name: str, share: float) -> Contender:
-        """The dense network with channels pruned while it is tuned, then removed; with 'cait_cdcp' tokens are merged to
-        the square root of `share` and channels do the rest."""
-        spec, config, teacher = self.spec(self.config.token_modes[0]), self.config.compare, self.dense(seed)
-        reduction = None
-        if name == "cait_cdcp":
-            reduction = at_macs(spec, spec.largest, "cait", share**0.5 * macs(spec, spec.largest).total)
-        keep = keep_for(spec, share, reduction)
-        state = self._run(
-            f"seed{seed}/compare/{name}{_percent(share)}",
-            config.finetune.steps,
-            lambda: prune_channels.init(spec, teacher, config.finetune),
-            prune_channels.prune_step(
-                spec, config.finetune, config.prune, keep, reduction, self.source.sample, self.mesh
-            ),
-            config.finetune.batch,
-            (self.key(seed, "tune"), teacher),
-            ("loss", "accuracy", "open"),
-        )
-        small, params = materialize(spec, state["ema"], state["gates"])
-        rule = StaticRule(small.largest) if reduction is None else reduction
-        return Contender(f"{name}_tuned{_percent(share)}", small, rule, params, ())
-
-    def comparison(self, seed: int) -> list[Contender]:
-        """All rows of the compare command: every method at every share, as it is and tuned; then PRANCE, whose network and
-        selector are trained in their own three stages."""
-        spec, config = self.spec(self.config.token_modes[0]), self.config.compare
-        full, heads = macs(spec, spec.largest).total, config.selective.heads or spec.space.heads
-        tunes = config.finetune.steps > 0
-        rows = [Contender("dense", spec, self.largest, self.dense(seed), ())]
-        if tunes:
-            rows.append(Contender("dense_tuned", spec, self.largest, self.tuned(seed, "dense", None), ()))
-        for share in config.shares:
-            for name in config.methods:
-                label = _percent(share)
-                if name in METHODS:
-                    what = at_macs(spec, spec.largest, name, share * full)
-                    rows.append(Contender(name + label, spec, what, self.dense(seed), ()))
-                elif name in ("cdcp", "cait_cdcp"):
-                    rows.extend([self.pruned(seed, name, share)] if tunes else [])
-                    continue
-                else:
-                    what = at_share(spec, name == "spvit", share, heads if name == "spvit" else 1)
-                if tunes:
-                    params = self.tuned(seed, name + label, what)
-                    rows.append(Contender(f"{name}_tuned{label}", spec, what, params, ()))
-                    if isinstance(what, Selective):
-                        free = dataclasses.replace(what, by_threshold=True)
-                        rows.append(Contender(f"{name}_free{label}", spec, free, params, ()))
-        for mode in self.config.token_modes:
-            rows.extend(self.at_budgets(seed, mode) if self.config.budgets else [self.prance(seed, mode)])
         return rows
 
     def evaluate(self, row: Contender, split: str):
@@ -430,7 +361,7 @@ class Experiment:
                 for mode in self.config.token_modes:
                     self.policy(seed, mode) if stage == "selector" else self.prance(seed, mode)
 
-    def _run(self, name, steps, init, step, batch, arguments, headline) -> Any:
+    def train_stage(self, name, steps, init, step, batch, arguments, headline) -> Any:
         """A stage whose step is (state, index, key, tables, *rest) for `arguments` (key, *rest)."""
         held: list = []
 
@@ -463,7 +394,7 @@ class Experiment:
         return self._finished[stage.name]
 
 
-def _percent(budget: float | None) -> str:
+def percent(budget: float | None) -> str:
     return "" if budget is None else f"_{round(100 * budget)}"
 
 
