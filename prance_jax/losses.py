@@ -22,6 +22,14 @@ def divergence(logits: jax.Array, teacher: jax.Array) -> jax.Array:
     return jnp.sum(jnp.exp(log_teacher) * (log_teacher - log_student), axis=-1).mean()
 
 
+def taught(
+    logits: jax.Array, labels: jax.Array, teacher: jax.Array, share: float, smoothing: float = 0.0
+) -> jax.Array:
+    """Cross-entropy with the labels and, as `share` of the whole, the divergence from the teacher's predictions."""
+    hard = cross_entropy(logits, labels, smoothing)
+    return (1 - share) * hard + share * divergence(logits, teacher)
+
+
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Share of right predictions; labels as for `cross_entropy`, of mixed ones the strongest counts."""
     labels = labels if labels.ndim == 1 else jnp.argmax(labels, -1)

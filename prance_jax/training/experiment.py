@@ -59,6 +59,7 @@ _STREAMS = (
     "finetune_random",
     "finetune_static",
     "tune",
+    "segment",
 )
 
 

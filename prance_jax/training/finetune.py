@@ -49,13 +49,13 @@ def finetune_step(
 
         def loss(params):
             outcome = walk(model, params, images, rule.first, rule.decide(variables, rule_key))
-            hard = losses.cross_entropy(outcome.logits, labels, config.label_smoothing)
-            soft = losses.divergence(outcome.logits, wanted)
+            share, smoothing = config.distillation, config.label_smoothing
+            value = losses.taught(outcome.logits, labels, wanted, share, smoothing)
             metrics = {
                 "accuracy": losses.accuracy(outcome.logits, labels),
                 "macs_kept": jnp.mean(jnp.asarray(macs(spec, outcome.structure).total, jnp.float32)) / full,
             }
-            return (1 - config.distillation) * hard + config.distillation * soft, metrics
+            return value, metrics
 
         return optimizer.update(state, index, loss, transform, config.optimizer.ema)
 

@@ -81,8 +81,7 @@ def meta_step(
     few = config.random_batch
 
     def student(logits, teacher, labels):
-        hard = losses.cross_entropy(logits, labels, config.label_smoothing)
-        return (1 - config.distillation) * hard + config.distillation * losses.divergence(logits, teacher)
+        return losses.taught(logits, labels, teacher, config.distillation, config.label_smoothing)
 
     def step(state, index, key, tables):
         data_key, structure_key = jax.random.split(jax.random.fold_in(key, index))

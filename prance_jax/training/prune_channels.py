@@ -59,9 +59,7 @@ def prune_step(
                 logits = model.apply({"params": open_only}, images, spec.largest)
             else:
                 logits = reduced(model, open_only, images, spec.largest, reduction).logits
-            hard = losses.cross_entropy(logits, labels, config.label_smoothing)
-            value = (1 - config.distillation) * hard
-            value += config.distillation * losses.divergence(logits, wanted)
+            value = losses.taught(logits, labels, wanted, config.distillation, config.label_smoothing)
             return value, losses.accuracy(logits, labels)
 
         run = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)

@@ -51,11 +51,11 @@ def segment_step(
         def loss(params):
             logits = flat(model.apply({"params": params}, scenes.images, reduction, fill))
             labels = scenes.masks.reshape(-1)
-            value = losses.cross_entropy(logits, labels)
-            if reduction is not None:
+            if reduction is None:
+                value = losses.cross_entropy(logits, labels)
+            else:
                 wanted = flat(model.apply({"params": teacher}, scenes.images))
-                value = (1 - config.distillation) * value
-                value += config.distillation * losses.divergence(logits, wanted)
+                value = losses.taught(logits, labels, wanted, config.distillation)
             return value, {"accuracy": losses.accuracy(logits, labels)}
 
         return optimizer.update(state, index, loss, transform, config.optimizer.ema)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-
 from prance_jax.config import FinetuneConfig
 from prance_jax.data.digit_masks import DigitMasks
 from prance_jax.data.digits import Digits
@@ -39,7 +37,7 @@ def segmentation(experiment: Experiment, seed: int) -> list[SegmentRow]:
     spec = experiment.spec(experiment.config.token_modes[0])
     masks = DigitMasks(source)
     model, scenes = Segmenter(spec, masks.classes), masks.split("test", source.config.test_images)
-    key = jax.random.fold_in(jax.random.key(seed), 77)
+    key = experiment.key(seed, "segment")
 
     def trained(name: str, settings: FinetuneConfig, reduction: Reduction | None, start: Any) -> Any:
         step = segment.segment_step(spec, masks, settings, reduction)

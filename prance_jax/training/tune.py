@@ -59,9 +59,7 @@ def tune_step(
         images, labels = keep_rows(mesh, sample(tables, data_key, config.batch))
 
         def mixed(logits, wanted):
-            hard = losses.cross_entropy(logits, labels, config.label_smoothing)
-            value = (1 - config.distillation) * hard
-            value += config.distillation * losses.divergence(logits, wanted)
+            value = losses.taught(logits, labels, wanted, config.distillation, config.label_smoothing)
             return value, {"accuracy": losses.accuracy(logits, labels)}
 
         def loss(params):
