@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from prance_jax.data.augment import AugmentConfig, augment
-from prance_jax.data.source import Split
+from prance_jax.data.source import Split, shuffled
 from prance_jax.errors import UserError
 
 
@@ -81,12 +81,18 @@ class Arrays:
         return self._draw(tables, key, batch, self.augment.plain)
 
     def split(self, name: str) -> Split:
-        """Raises UserError for a set that was not given."""
+        """The set `name`, as it was given, the validation set shuffled (see `Split`).
+
+        Raises UserError for a set that was not given.
+        """
         if name not in self.stored:
             given = ", ".join(self.stored) or "none"
             raise UserError(f"these arrays have no set {name!r}; given were {given}")
         if name not in self._splits:
             images, labels = self.stored[name]
+            if name == "validation":
+                order = shuffled(len(labels))
+                images, labels = images[order], labels[order]
             self._splits[name] = Split(self.scale.normalise(self.scale.unit(images)), labels, {})
         return self._splits[name]
 

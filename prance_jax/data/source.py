@@ -13,7 +13,8 @@ Tables = Any
 
 
 class Split(NamedTuple):
-    """A fixed set of images.
+    """A fixed set of images, the validation set in no order: plans, prices and the search of a static structure look at its
+    first images, and those of a folder are all of one class.
 
     images: [N, S, S, C] float32, normalised; an array, or what reads its slices when they are asked for. labels: [N] int32.
     extra: [N] arrays that reports may group by (for the digits: `clutter`, `glyph`); may be empty.
@@ -22,6 +23,20 @@ class Split(NamedTuple):
     images: np.ndarray
     labels: np.ndarray
     extra: Mapping[str, np.ndarray]
+
+    def some(self, count: int) -> Split:
+        """`count` of them drawn at random, the same at every call; all, in their order, where there are not more."""
+        if count >= len(self.labels):
+            return self
+        drawn = np.sort(shuffled(len(self.labels))[:count])
+        return Split(
+            self.images[drawn], self.labels[drawn], {name: own[drawn] for name, own in self.extra.items()}
+        )
+
+
+def shuffled(count: int) -> np.ndarray:
+    """The numbers 0 .. count - 1 in a random order, the same at every call."""
+    return np.random.default_rng(0).permutation(count)
 
 
 class Source(Protocol):

@@ -22,7 +22,7 @@ from prance_jax.data import crops
 from prance_jax.data.arrays import ArrayTables, Scale
 from prance_jax.data.augment import AugmentConfig, augment
 from prance_jax.data.pictures import BadPicture, cut, decode
-from prance_jax.data.source import Split
+from prance_jax.data.source import Split, shuffled
 from prance_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,10 +33,14 @@ _AHEAD = 2  # batches that are read while the device works
 
 
 class LazyImages:
-    """Looks like an array [N, S, S, 3] of normalised images; a slice is decoded when it is asked for."""
+    """Looks like an array [N, S, S, 3] of normalised images; a slice is decoded when it is asked for. order: [N], which
+    picture stands where."""
 
-    def __init__(self, records: Records, side: int, share: float, scale: Scale, threads: int):
-        self._records, self._side, self._share, self._scale = records, side, share, scale
+    def __init__(
+        self, records: Records, order: np.ndarray, side: int, share: float, scale: Scale, threads: int
+    ):
+        self._records, self._order = records, order
+        self._side, self._share, self._scale = side, share, scale
         self._threads = threads
         self.shape, self.dtype = (len(records), side, side, 3), np.dtype(np.float32)
 
@@ -44,7 +48,7 @@ class LazyImages:
         return self.shape[0]
 
     def __getitem__(self, index: slice | Sequence[int]) -> np.ndarray:
-        numbers = range(len(self))[index] if isinstance(index, slice) else [int(own) for own in index]
+        numbers = self._order[index].tolist()
         with ThreadPoolExecutor(self._threads) as pool:
             pixels = list(pool.map(self._one, numbers))
         if not pixels:
@@ -130,7 +134,9 @@ class Stream:
                 f"{self.train.where} has no set {name!r}; there are {', '.join(self.fixed) or 'none'}"
             )
         records, labels = self.fixed[name]
-        return Split(LazyImages(records, self.image_size, self.crop, self.scale, self.threads), labels, {})
+        order = shuffled(len(labels)) if name == "validation" else np.arange(len(labels))
+        images = LazyImages(records, order, self.image_size, self.crop, self.scale, self.threads)
+        return Split(images, labels[order], {})
 
     def to_unit(self, images: np.ndarray) -> np.ndarray:
         return self.scale.undo(images)

@@ -72,7 +72,7 @@ def compare(
 
 def _speeds(experiment: Experiment, contenders: list[Contender]) -> dict[str, float]:
     settings = experiment.config.evaluation
-    images = jax.device_put(experiment.source.split("test").images[: settings.batch])
+    images = jax.device_put(experiment.source.split("test").some(settings.batch).images)
     calibration = experiment.source.split("validation").images[: settings.calibration_images]
     key = jax.random.key(0)
 

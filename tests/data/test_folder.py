@@ -89,6 +89,22 @@ def test_held_out_are_the_same_at_every_call_and_even(folder):
     np.testing.assert_array_equal(np.bincount(first[1].labels), [3, 3])
 
 
+@pytest.mark.parametrize("in_memory", (True, False))
+def test_validation_images_stand_in_no_order_with_their_labels(folder, in_memory):
+    """A folder's pictures come class by class; what looks at the first few of the validation set has to see all classes."""
+    images = dataclasses.replace(IMAGES, in_memory=in_memory)
+    split = load_folder_source(FolderConfig(path=str(folder), validation_share=0.5), images).split(
+        "validation"
+    )
+    pixels = np.round(np.asarray(split.images[:]) * 255).astype(int)
+    np.testing.assert_array_equal(pixels[:, 4, 4, 0], 100 * split.labels)
+    assert set(split.labels[:5]) == {0, 1} and len({*pixels[:, 4, 4, 1]}) > 1
+    few = split.some(4)
+    np.testing.assert_array_equal(np.round(few.images * 255)[:, 4, 4, 0], 100 * few.labels)
+    assert len(few.labels) == 4 and set(few.labels) == {0, 1}
+    assert split.some(10) is split
+
+
 def test_every_kind_of_picture_becomes_colours():
     grey = Image.fromarray(np.full((4, 4), 77, np.uint8))
     deep = Image.fromarray(np.full((4, 4), 257 * 77, np.uint16))

@@ -62,7 +62,7 @@ def test_a_set_in_memory(prepared):
     assert source.classes == ("ant", "bee", "cat") and len(source.tables.labels) == 27
     held = source.split("validation")
     np.testing.assert_array_equal(colours(held.images)[0], held.labels)
-    np.testing.assert_array_equal(colours(held.images)[1], [27, 28, 29])
+    np.testing.assert_array_equal(np.sort(colours(held.images)[1]), [27, 28, 29])
     assert "tensorflow" not in sys.modules
 
 
