@@ -6,12 +6,15 @@ collectives is what would run there.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -121,7 +124,7 @@ def check(config: Config, topology: str) -> Iterator[Compiled]:
     keeps = (config.selector.keep_choices,) * spec.rates
     step = pretrain.meta_step(spec, config.meta, first, keeps, source.sample, mesh)
     state = jax.eval_shape(lambda: pretrain.init(spec, config.meta, jax.random.key(0)))
-    forward = _gathers(spec, mesh, params, images)
+    forward = functools.cache(lambda: _gathers(spec, mesh, params, images))
     yield _compiled("meta", step, (_placed(mesh, state), index, key, tables), limit, forward)
 
     step = select.select_step(selector)
@@ -149,15 +152,15 @@ def _gathers(spec, mesh: Mesh, params: Any, batch: int) -> int:
     )
     images = jax.ShapeDtypeStruct((batch, spec.image_size, spec.image_size, spec.channels), jnp.float32)
     run = jax.jit(lambda p, x, s: ViT(spec).apply({"params": p}, x, s))
-    text = (
-        run.lower(_whole(mesh, params), _spread(mesh, images), _spread(mesh, structure)).compile().as_text()
-    )
+    _, text = _program(run.lower(_whole(mesh, params), _spread(mesh, images), _spread(mesh, structure)))
     return collectives(text).get("all-gather", (0, 0))[0]
 
 
-def _compiled(stage: str, step: Any, arguments: tuple, limit: float | None, forward: int) -> Compiled:
+def _compiled(
+    stage: str, step: Any, arguments: tuple, limit: float | None, forward: Callable[[], int]
+) -> Compiled:
     start = time.monotonic()
-    program = step.lower(*arguments).compile()
+    program, text = _program(step.lower(*arguments))
     memory, cost = program.memory_analysis(), program.cost_analysis()
     peak = (
         memory.argument_size_in_bytes
@@ -165,15 +168,30 @@ def _compiled(stage: str, step: Any, arguments: tuple, limit: float | None, forw
         + memory.temp_size_in_bytes
         - memory.alias_size_in_bytes
     )
+    moved = collectives(text)
     return Compiled(
         stage,
         peak / 2**30,
         limit,
         float((cost or {}).get("flops", math.nan)),
-        collectives(program.as_text()),
-        forward,
+        moved,
+        # A step without any all-gather has none in its forward pass: then the pass need not be compiled by itself.
+        forward() if "all-gather" in moved else 0,
         time.monotonic() - start,
     )
+
+
+def _program(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
+    """The compiled program and its text.
+
+    The compiler writes the text itself: `as_text` would read the program with jaxlib's own parser first, which does not know
+    all that a newer libtpu writes (asynchronous slices of v6e).
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        program = lowered.compile(compiler_options=options)
+        written = [own.read_text() for own in Path(folder).glob("*.after_optimizations.txt")]
+    return program, "\n".join(written) or program.as_text()
 
 
 def collectives(text: str) -> dict[str, tuple[int, int]]:
