@@ -19,7 +19,7 @@ from prance_jax.data.stream import Stream
 from prance_jax.report.speed import interleaved
 
 
-def measure(config: Config, batch: int, batches: int = 24, repeats: int = 7) -> dict[str, Any]:
+def measure(config: Config, batch: int, batches: int = 60, repeats: int = 7) -> dict[str, Any]:
     """Images per second, medians over interleaved repeats, of the training pictures of a config.
 
     stream: `Stream.batches`, as training reads them (order, crops, batches). library: Pillow opening, decoding and resizing the
