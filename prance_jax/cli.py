@@ -114,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         False,
     )
     pod.add_argument("--topology", required=True, help="say v5e:2x4, v5e:16x16, v4:2x2x1 or v6e:2x4")
+    pod.add_argument("--stage", choices=("all", "meta", "selector", "finetune"), default="all")
     benchmark = command("benchmark", cli_measure.benchmark, "measures speed on this machine", workdir=False)
     benchmark.add_argument(
         "--measure",

@@ -50,13 +50,14 @@ def compile_for(options: argparse.Namespace) -> int:
     """Compiles every stage's step for a TPU topology and prints whether it fits."""
     from prance_jax import config_io
     from prance_jax.config import Config
-    from prance_jax.report.pod import check
+    from prance_jax.report.pod import STAGES, check
 
     if options.config is None:
         raise UserError("compile needs a --config, such as configs/imagenet_small.py")
     config, status = config_io.load(options.config, Config, options.overrides), 0
     print(f"{'stage':9} {'GiB':>7} {'of':>5} {'fits':>5} {'TFLOP':>8}  collectives (bytes on a device)")
-    for own in check(config, options.topology):
+    stages = STAGES if options.stage == "all" else (options.stage,)
+    for own in check(config, options.topology, stages):
         moved = ", ".join(f"{count} {kind} {_size(size)}" for kind, (count, size) in own.collectives.items())
         fits = {True: "yes", False: "NO", None: "?"}[own.fits]
         status |= own.fits is False

@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from prance_jax.training.select import Selector
 
 # Memory of a chip in GiB, by the name its topology begins with.
 MEMORY = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
+STAGES = ("meta", "selector", "finetune")
 _BYTES = {
     "pred": 1,
     "s8": 1,
@@ -94,8 +95,8 @@ def devices_of(topology: str) -> list:
         ) from error
 
 
-def check(config: Config, topology: str) -> Iterator[Compiled]:
-    """Compiles stage one, two and three of a config's first token mode; yields each as it is done."""
+def check(config: Config, topology: str, stages: Sequence[str] = STAGES) -> Iterator[Compiled]:
+    """Compiles stage one, two and three of a config's first token mode, or those of `stages`; yields each as it is done."""
     devices = devices_of(topology)
     mesh = make_mesh(config.mesh, devices)
     if mesh is None:
@@ -121,28 +122,34 @@ def check(config: Config, topology: str) -> Iterator[Compiled]:
     params = jax.eval_shape(lambda: init(ViT(spec), jax.random.key(0)))
     selector = Selector(spec, config.selector, first, None, mesh)
 
-    keeps = (config.selector.keep_choices,) * spec.rates
-    step = pretrain.meta_step(spec, config.meta, first, keeps, source.sample, mesh)
-    state = jax.eval_shape(lambda: pretrain.init(spec, config.meta, jax.random.key(0)))
-    forward = functools.cache(lambda: _gathers(spec, mesh, params, images))
-    yield _compiled("meta", step, (_placed(mesh, state), index, key, tables), limit, forward)
-
-    step = select.select_step(selector)
     state = jax.eval_shape(lambda: selector.init(jax.random.key(0)))
-    pool = config.selector.pool
-    seen = (
-        jax.ShapeDtypeStruct((pool, *side[1:]), jnp.float32),
-        jax.ShapeDtypeStruct((pool,), jnp.int32),
-        jax.ShapeDtypeStruct((pool, spec.num_classes), jnp.float32),
-    )
-    arguments = _placed(mesh, state), index, key, _whole(mesh, params), *_whole(mesh, seen)
-    yield _compiled("selector", step, arguments, limit, forward)
+    forward = functools.cache(lambda: _gathers(spec, mesh, params, images))
 
-    policy = state["ppo"].policy
-    step = finetune.finetune_step(spec, config.finetune, selector.rule, source.sample, mesh)
-    state = jax.eval_shape(lambda own: finetune.init(own, config.finetune), params)
-    arguments = _placed(mesh, state), index, key, tables, _whole(mesh, policy), _whole(mesh, params)
-    yield _compiled("finetune", step, arguments, limit, forward)
+    def meta():
+        keeps = (config.selector.keep_choices,) * spec.rates
+        step = pretrain.meta_step(spec, config.meta, first, keeps, source.sample, mesh)
+        fresh = jax.eval_shape(lambda: pretrain.init(spec, config.meta, jax.random.key(0)))
+        return step, (_placed(mesh, fresh), index, key, tables)
+
+    def policy():
+        pool = config.selector.pool
+        seen = (
+            jax.ShapeDtypeStruct((pool, *side[1:]), spec.dtype),
+            jax.ShapeDtypeStruct((pool,), jnp.int32),
+            jax.ShapeDtypeStruct((pool, spec.num_classes), jnp.float32),
+        )
+        arguments = _placed(mesh, state), index, key, _whole(mesh, params), *_whole(mesh, seen)
+        return select.select_step(selector), arguments
+
+    def tuned():
+        step = finetune.finetune_step(spec, config.finetune, selector.rule, source.sample, mesh)
+        fresh = jax.eval_shape(lambda own: finetune.init(own, config.finetune), params)
+        rule = _whole(mesh, state["ppo"].policy)
+        return step, (_placed(mesh, fresh), index, key, tables, rule, _whole(mesh, params))
+
+    steps = dict(zip(STAGES, (meta, policy, tuned), strict=True))
+    for stage in stages:
+        yield _compiled(stage, *steps[stage](), limit, forward)
 
 
 def _gathers(spec, mesh: Mesh, params: Any, batch: int) -> int:

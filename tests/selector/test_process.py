@@ -20,7 +20,7 @@ from prance_jax.selector.process import Context
 from prance_jax.selector.reward import RewardConfig, next_price, quality, reward, worth
 from prance_jax.selector.state import Observer, decision_macs
 from prance_jax.space import Structure
-from prance_jax.training.select import Selector
+from prance_jax.training.select import Selector, _pool_batch
 
 
 def selector(mode="prune", **changes):
@@ -35,6 +35,17 @@ def selector(mode="prune", **changes):
 def context(params, images):
     full = ViT(make_spec()).apply({"params": params}, images, make_spec().largest)
     return Context(params, images, jnp.arange(6) % 5, full, jnp.float32(0.3))
+
+
+def test_the_pool_holds_images_as_the_network_reads_them(params, images):
+    spec = dataclasses.replace(make_spec(), dtype=jnp.bfloat16)
+    drawn, labels, logits = _pool_batch(spec, lambda tables, key, batch: (images, jnp.arange(6)), 6)(
+        params, (), jax.random.key(0)
+    )
+    assert drawn.dtype == jnp.bfloat16 and drawn.nbytes * 2 == images.nbytes
+    read = lambda own: ViT(spec).apply({"params": params}, own, spec.largest)
+    np.testing.assert_array_equal(read(drawn), read(images))
+    assert logits.dtype == jnp.float32
 
 
 def test_lattice_actions_by_hand():
