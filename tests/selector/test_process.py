@@ -38,7 +38,7 @@ def context(params, images):
 
 
 def test_the_pool_holds_images_as_the_network_reads_them(params, images):
-    spec = dataclasses.replace(make_spec(), dtype=jnp.bfloat16)
+    spec = dataclasses.replace(make_spec(), dtype="bfloat16")
     drawn, labels, logits = _pool_batch(spec, lambda tables, key, batch: (images, jnp.arange(6)), 6)(
         params, (), jax.random.key(0)
     )
