@@ -57,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--stage", choices=("all", "dense", "meta", "selector", "finetune"), default="all")
     compare = command(
-        "compare", _compare, "every method of the field beside PRANCE, as it is and tuned, at the same MACs"
+        "compare",
+        _compare,
+        "every method of the field beside PRANCE, as it is and tuned, at the same MACs or measured time",
     )
     command("segment", _segment, "dense prediction on reduced tokens: the embedded segmentation task")
     evaluate = command("evaluate", _evaluate, "evaluates a trained workdir again and prints the table")
@@ -98,8 +100,15 @@ def _parser() -> argparse.ArgumentParser:
     profile = command(
         "profile",
         cli_measure.profile,
-        "times every plan on this device, for latency-aware rewards",
+        "times every plan, or one layer by its tokens, on this device: for latency-aware rewards and targets",
         workdir=False,
+    )
+    profile.add_argument(
+        "--what",
+        choices=("plans", "blocks"),
+        default="plans",
+        help="plans: of PRANCE's decisions, for selector.latency_table; blocks: one layer by its tokens and the methods of "
+        "compare.methods, for compare.latency_table",
     )
     profile.add_argument(
         "--workdir", help="a trained workdir, for its plans; by default an even spread of plans"

@@ -9,7 +9,13 @@ from prance_jax.errors import UserError
 
 
 def profile(options: argparse.Namespace) -> int:
-    """Times every plan on this device and writes the table."""
+    """Times every plan, or one layer by its tokens, on this device and writes the table."""
+    if (options.workdir is None) == (options.config is None):
+        raise UserError("profile: give a trained --workdir, or a --config for an even spread of plans")
+    return (_profile_blocks if options.what == "blocks" else _profile_plans)(options)
+
+
+def _profile_plans(options: argparse.Namespace) -> int:
     import jax
 
     from prance_jax import config_io
@@ -23,8 +29,6 @@ def profile(options: argparse.Namespace) -> int:
     from prance_jax.report.serving_speed import random_weights_plans
     from prance_jax.training.workdir import write_atomic
 
-    if (options.workdir is None) == (options.config is None):
-        raise UserError("profile: give a trained --workdir, or a --config for an even spread of plans")
     if options.workdir is not None:
         model = load(options.workdir)
         plans, params = model.plans, model.params
@@ -43,6 +47,39 @@ def profile(options: argparse.Namespace) -> int:
                 f"group {group}: widths {plan.widths}, hidden {plan.hidden}, tokens {plan.tokens}: {spans} ms"
             )
     print(f"{options.out}: times per image in batches of {options.batch}, one per plan of the group before")
+    return 0
+
+
+def _profile_blocks(options: argparse.Namespace) -> int:
+    import jax
+
+    from prance_jax import config_io
+    from prance_jax.config import Config
+    from prance_jax.data.load import stand_in
+    from prance_jax.models import walk
+    from prance_jax.models.vit import ViT
+    from prance_jax.report.block_profile import measure
+    from prance_jax.report.results import hardware
+    from prance_jax.training.targets import measurable
+    from prance_jax.training.workdir import Workdir, write_atomic
+
+    if options.workdir is not None:
+        config = config_io.from_dict(Config, Workdir(options.workdir).config())
+    else:
+        config = config_io.load(options.config, Config, options.overrides)
+    spec = config.spec(stand_in(config.data), config.token_modes[0])
+    params = walk.init(ViT(spec), jax.random.key(1))  # weights do not change how fast a program is
+    methods = measurable(spec, config.compare)
+    table = measure(spec, params, methods, hardware(), options.batch, options.repeats)
+    table.save(options.out, write_atomic)
+    print(f"dense {table.dense:.4f} ms an image, {table.outside:.4f} of it outside of the layers")
+    names = [name for name, _ in table.methods]
+    print(" ".join(f"{head:>14}" for head in ("tokens", "attention", "MLP", *names)))
+    for count, *times in zip(table.tokens, table.attend, table.feed, *(own for _, own in table.methods)):
+        print(" ".join([f"{count:14}", *(f"{time:14.4f}" for time in times)]))
+    print(
+        f"{options.out}: milliseconds of one layer and one reduction, an image, in batches of {options.batch}"
+    )
     return 0
 
 

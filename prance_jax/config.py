@@ -16,6 +16,7 @@ from prance_jax.spec import ModelSpec
 from prance_jax.tokens import get_method
 
 LEARNED = ("spvit", "dynamicvit", "cdcp", "cait_cdcp")
+INSERTED = "spvit_inserted"
 
 
 @dataclass(frozen=True)
@@ -235,27 +236,56 @@ class PruneConfig:
 
 
 @dataclass(frozen=True)
+class InsertionConfig:
+    """Progressive insertion of SPViT's selectors, see `training.insertion`.
+
+    steps: of the tuning after every change, otherwise like `compare.finetune`. drop: by how much the accuracy on the
+    validation images may lie below the dense network's, 0.005 being half a point. shares: of the patches, falling, which a
+    selector is lowered through. phase: neighbouring selectors whose shares differ by less than this become one.
+    """
+
+    steps: int = 100
+    drop: float = 0.005
+    shares: tuple[float, ...] = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+    phase: float = 0.085
+
+    def __post_init__(self):
+        falling = sorted(set(self.shares), reverse=True)
+        if not self.shares or list(self.shares) != falling or not all(0 < s < 1 for s in self.shares):
+            raise UserError(f"compare.insertion.shares={self.shares} must fall, between 1 and 0")
+        if self.steps < 1 or self.drop < 0 or self.phase < 0:
+            raise UserError("compare.insertion: steps must be 1 or more, drop and phase 0 or more")
+
+
+@dataclass(frozen=True)
 class CompareConfig:
     """The compare command: every method at the same shares of dense MACs, on the dense network of the run.
 
     methods: of `models.reduced`, and the learned 'spvit', 'dynamicvit', 'cdcp' (channels) and 'cait_cdcp' (channels, and
-    tokens by 'cait'). shares: of dense MACs. finetune: what every
+    tokens by 'cait'); not among the defaults, since it is many trainings in a row: 'spvit_inserted', SPViT with its
+    selectors where progressive insertion puts them. shares: of dense MACs. latency_table: file of `profile --what blocks`;
+    then `shares` are of the dense network's measured time in place of its MACs, and methods that prune channels, of
+    which the table knows nothing, have no row. finetune: what every
     method is tuned with, the dense network too; steps 0 leaves it out, then learned ones have no row.
     """
 
     methods: tuple[str, ...] = tuple(METHODS) + LEARNED
     shares: tuple[float, ...] = (0.5, 0.35)
+    latency_table: str | None = None
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    insertion: InsertionConfig = field(default_factory=InsertionConfig)
     selective: SelectiveConfig = field(default_factory=SelectiveConfig)
     prune: PruneConfig = field(default_factory=PruneConfig)
 
     def __post_init__(self):
         for name in self.methods:
-            if name not in METHODS and name not in LEARNED:
-                known = ", ".join((*METHODS, *LEARNED))
+            if name not in METHODS and name not in (*LEARNED, INSERTED):
+                known = ", ".join((*METHODS, *LEARNED, INSERTED))
                 raise UserError(f"compare.methods: {name!r} is not known; choose from {known}")
         if not all(0 < share <= 1 for share in self.shares):
-            raise UserError(f"compare.shares={self.shares} must be shares of dense MACs, above 0 and up to 1")
+            raise UserError(
+                f"compare.shares={self.shares} must be shares of the dense network, above 0 and up to 1"
+            )
 
 
 @dataclass(frozen=True)

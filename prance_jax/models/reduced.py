@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from prance_jax.complexity import Macs, TokenCounts, macs
+from prance_jax.models.block_latency import BlockLatency, OutOfReach, first_within
 from prance_jax.models.vit import Between, ViT, apply_method
 from prance_jax.space import Structure
 from prance_jax.spec import ModelSpec
@@ -43,6 +44,13 @@ class Reduction:
         """Tokens in the attention and in the MLP of each layer; in the last MLP only class tokens, unless a dense head reads all."""
         left = self.left(spec)
         return TokenCounts((spec.tokens, *left[:-1]), left if dense else (*left[:-1], spec.class_tokens))
+
+    def milliseconds(self, spec: ModelSpec, table: BlockLatency) -> float:
+        """Of one image on the largest structure, by a measured table; what the reductions themselves take is counted."""
+        left = self.left(spec)
+        before = (spec.tokens, *left[:-1])
+        arriving = tuple(count for count, after in zip(before, left) if after < count)
+        return table.milliseconds(self.counts(spec), self.method.name, arriving)
 
 
 class Reduced(NamedTuple):
@@ -81,6 +89,15 @@ def follow(spec: ModelSpec, reduction: Reduction) -> Between:
 def at_macs(spec: ModelSpec, structure: Structure, name: str, target: float) -> Reduction:
     """The reduction of a method whose multiply-accumulates come nearest to `target`."""
     return min(reductions(spec, name), key=lambda own: abs(reduced_macs(spec, structure, own).total - target))
+
+
+def at_milliseconds(spec: ModelSpec, name: str, target: float, table: BlockLatency) -> Reduction:
+    """The reduction of a method that removes the least of those whose time by a measured table is at most `target`
+    milliseconds an image, on the largest structure. Raises OutOfReach, a UserError, where none is so fast."""
+    try:
+        return first_within(target, reductions(spec, name), lambda own: own.milliseconds(spec, table), table)
+    except OutOfReach as error:
+        raise OutOfReach(f"{name}: {error}") from None
 
 
 def reductions(spec: ModelSpec, name: str) -> list[Reduction]:

@@ -17,10 +17,11 @@ import jax.numpy as jnp
 from prance_jax.complexity import Macs, TokenCounts, macs
 from prance_jax.errors import UserError
 from prance_jax.models.block import norm
+from prance_jax.models.block_latency import BlockLatency, OutOfReach, first_within
 from prance_jax.models.vit import ViT
 from prance_jax.space import Size
 from prance_jax.spec import ModelSpec
-from prance_jax.tokens import METHODS, AttentionSignals, TokenSet, initial_tokens
+from prance_jax.tokens import METHODS, AttentionSignals, TokenMethod, TokenSet, initial_tokens
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,16 @@ class Selective:
         ):
             raise UserError(f"selective: kept={self.kept} must be shares above 0 and up to 1 that never rise")
 
+    @property
+    def method(self) -> TokenMethod:
+        """What removes the tokens."""
+        return METHODS["package" if self.package else "prune"]
+
+    @property
+    def name(self) -> str:
+        """By which tables of latencies know a selector: 'spvit_H' with H heads, or 'dynamicvit_1'."""
+        return f"{'spvit' if self.package else 'dynamicvit'}_{self.heads}"
+
     def left(self, spec: ModelSpec) -> tuple[int, ...]:
         """Tokens (CLS and the package counted) in each layer at the shares of `kept`."""
         count, counts, dropped = spec.tokens, [], False
@@ -69,6 +80,13 @@ class Selective:
         width = spec.space.widest
         selectors = sum(selector_macs(before[site] - 1, width, self.heads) for site in self.sites)
         return macs(spec, spec.largest, counts=counts)._replace(selector=selectors)
+
+    def milliseconds(self, spec: ModelSpec, table: BlockLatency) -> float:
+        """Of one image at the shares of `kept`, by a measured table, selectors included."""
+        left = self.left(spec)
+        before = (spec.tokens, *left)
+        counts = TokenCounts(left, (*left[:-1], 1))
+        return table.milliseconds(counts, self.name, tuple(before[site] for site in self.sites))
 
 
 def selector_macs(tokens: int, width: int, heads: int) -> int:
@@ -164,21 +182,18 @@ class SelectiveViT(nn.Module):
         selective, spec = self.selective, self.spec
         counts, widths, hidden = selective.left(spec), spec.largest.widths, spec.largest.hidden
         tokens = initial_tokens(self.vit.embed(images, widths[0]))
-        method = METHODS["package" if selective.package else "prune"]
         seen = []
         for layer, block in enumerate(self.vit.blocks):
             if layer in selective.sites:
                 there = jnp.ones(tokens.features.shape[:2]) if tokens.valid is None else tokens.valid
                 there = there[:, 1:].astype(jnp.float32)
                 _, keep = self.selectors[selective.sites.index(layer)](tokens.features[:, 1:], there)
-                # The reductions read scores where they otherwise read the attention from CLS; it ranks first anyway.
-                scores = AttentionSignals(*[jnp.pad(keep, ((0, 0), (1, 0)), constant_values=1.0)] * 3)
                 if selective.by_threshold:
                     left, drops = self._number(tokens, keep)
-                    left = method.possible(tokens.count, left, spec.patches)
-                    tokens = method.reduce(tokens, scores, left, *[drops] * selective.package)
+                    left = selective.method.possible(tokens.count, left, spec.patches)
+                    tokens = remove(selective, tokens, keep, left, *[drops] * selective.package)
                 elif counts[layer] < tokens.features.shape[1]:
-                    tokens = method.reduce(tokens, scores, counts[layer])
+                    tokens = remove(selective, tokens, keep, counts[layer])
             seen.append(tokens.count)
             tokens, _ = block.attend(tokens, widths[layer], widths[layer])
             last = layer + 1 == len(widths)
@@ -244,6 +259,16 @@ class SelectiveViT(nn.Module):
         return jax.lax.stop_gradient((gathered > 0).astype(jnp.float32))[:, None]
 
 
+def remove(
+    selective: Selective, tokens: TokenSet, keep: jax.Array, left: Size, *drops: jax.Array
+) -> TokenSet:
+    """`left` tokens: those most likely to be kept, and what the others leave. keep: [B, N - 1], without CLS. drops: see
+    `tokens.package`."""
+    # The reductions read scores where they otherwise read the attention from CLS; it ranks first anyway.
+    scores = AttentionSignals(*[jnp.pad(keep, ((0, 0), (1, 0)), constant_values=1.0)] * 3)
+    return selective.method.reduce(tokens, scores, left, *drops)
+
+
 def draw(chances: jax.Array, key: jax.Array) -> jax.Array:
     """1 where a token is kept, float32 [B, N]; its gradient is that of the softmax at temperature 1."""
     soft = jax.nn.softmax(chances + jax.random.gumbel(key, chances.shape))[..., 0]
@@ -255,18 +280,38 @@ def draw(chances: jax.Array, key: jax.Array) -> jax.Array:
 def at_share(
     spec: ModelSpec, package: bool, share: float, heads: int = 1, by_threshold: bool = False
 ) -> Selective:
-    """Selectors after a quarter, half and three quarters of the layers that keep rho, rho^2 and rho^3 of the patches, with
-    the rho (in steps of 0.01) whose multiply-accumulates come nearest to `share` of the full network's."""
+    """Of `selections` the one whose multiply-accumulates come nearest to `share` of the full network's."""
+    target = share * macs(spec, spec.largest).total
+    own = selections(spec, package, heads, by_threshold)
+    return min(reversed(own), key=lambda choice: abs(choice.macs(spec).total - target))
+
+
+def at_latency(
+    spec: ModelSpec,
+    package: bool,
+    target: float,
+    table: BlockLatency,
+    heads: int = 1,
+    by_threshold: bool = False,
+) -> Selective:
+    """Of `selections` the one that keeps the most of those whose time by a measured table is at most `target`
+    milliseconds an image: SPViT's way from a budget of latency to kept shares. Raises OutOfReach, a UserError, where none
+    is so fast."""
+    own = selections(spec, package, heads, by_threshold)
+    try:
+        return first_within(target, own, lambda choice: choice.milliseconds(spec, table), table)
+    except OutOfReach as error:
+        raise OutOfReach(f"{own[0].name}: {error}") from None
+
+
+def selections(spec: ModelSpec, package: bool, heads: int = 1, by_threshold: bool = False) -> list[Selective]:
+    """Selectors after a quarter, half and three quarters of the layers that keep rho, rho^2 and rho^3 of the patches, for
+    rho from 1 down in steps of 0.01."""
     depth = spec.space.depth
     sites = tuple(sorted({depth // 4, depth // 2, 3 * depth // 4}))
-    target = share * macs(spec, spec.largest).total
 
     def choice(rho: float) -> Selective:
-        return Selective(
-            package, sites, tuple(rho ** (i + 1) for i in range(len(sites))), heads, by_threshold
-        )
+        kept = tuple(rho ** (i + 1) for i in range(len(sites)))
+        return Selective(package, sites, kept, heads, by_threshold)
 
-    return min(
-        (choice(percent / 100) for percent in range(1, 101)),
-        key=lambda own: abs(own.macs(spec).total - target),
-    )
+    return [choice(percent / 100) for percent in range(100, 0, -1)]

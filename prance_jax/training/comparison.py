@@ -1,4 +1,5 @@
-"""The compare command's rows: every method of the field beside PRANCE, as it is and tuned, at the same MACs."""
+"""The compare command's rows: every method of the field beside PRANCE, as it is and tuned, at the same MACs, or in the same
+measured time."""
 
 from __future__ import annotations
 
@@ -8,11 +9,15 @@ from typing import Any
 from prance_jax.channels.gates import keep_for
 from prance_jax.channels.materialize import materialize
 from prance_jax.complexity import macs
+from prance_jax.config import INSERTED
+from prance_jax.models.block_latency import OutOfReach, load_block_latency
 from prance_jax.models.reduced import METHODS, Reduction, at_macs
-from prance_jax.models.selective import Selective, at_share
+from prance_jax.models.selective import Selective
 from prance_jax.selector.decide import StaticRule
 from prance_jax.training import prune_channels, tune
 from prance_jax.training.experiment import Contender, Experiment, percent
+from prance_jax.training.insertion import Insertion
+from prance_jax.training.targets import Target, heads_of
 
 
 def tuned(experiment: Experiment, seed: int, name: str, what: Reduction | Selective | None) -> Any:
@@ -64,34 +69,69 @@ def pruned(experiment: Experiment, seed: int, name: str, share: float) -> Conten
     return Contender(f"{name}_tuned{percent(share)}", small, rule, params, ())
 
 
+def inserted(experiment: Experiment, target: Target, insertion: Insertion) -> list[Contender]:
+    """SPViT's selectors where progressive insertion puts them; it may end before the target, and says so."""
+    found, name, note = insertion.run(target), INSERTED + target.label, experiment.progress.note
+    if found is None:
+        note(f"{name}: not even the last layer bears a selector; no row")
+        return []
+    if not target.met(found[0]):
+        note(f"{name}: its row is above the target; the layers further in front bear no selector")
+    return both(INSERTED, target, *found)
+
+
+def both(name: str, target: Target, what: Selective, params: Any) -> list[Contender]:
+    """The rows of tuned selectors: so many tokens of every image, and as many as each needs."""
+    free = dataclasses.replace(what, by_threshold=True)
+    return [
+        Contender(f"{name}_tuned{target.label}", target.spec, what, params, ()),
+        Contender(f"{name}_free{target.label}", target.spec, free, params, ()),
+    ]
+
+
+def rows_of(
+    experiment: Experiment, seed: int, name: str, target: Target, insertion: Insertion | None
+) -> list[Contender]:
+    """A method at a target, as it is and tuned. Raises OutOfReach."""
+    spec, config = target.spec, experiment.config.compare
+    tunes, label = config.finetune.steps > 0, target.label
+    if name in METHODS:
+        what = target.reduction(name)
+        rows = [Contender(name + label, spec, what, experiment.dense(seed), ())]
+        if tunes:
+            params = tuned(experiment, seed, name + label, what)
+            rows.append(Contender(f"{name}_tuned{label}", spec, what, params, ()))
+        return rows
+    if not tunes:
+        return []
+    if name == INSERTED:
+        return inserted(experiment, target, insertion)
+    if name in ("cdcp", "cait_cdcp"):
+        if target.table is not None:
+            raise OutOfReach("tables of block latencies know nothing of pruned channels")
+        return [pruned(experiment, seed, name, target.share)]
+    what = target.selective(name == "spvit", heads_of(spec, name, config))
+    return both(name, target, what, tuned(experiment, seed, name + label, what))
+
+
 def comparison(experiment: Experiment, seed: int) -> list[Contender]:
     """All rows of the compare command: every method at every share, as it is and tuned; then PRANCE, whose network and
     selector are trained in their own three stages."""
     spec, config = experiment.spec(experiment.config.token_modes[0]), experiment.config.compare
-    full, heads = macs(spec, spec.largest).total, config.selective.heads or spec.space.heads
+    table = None if config.latency_table is None else load_block_latency(config.latency_table, spec)
     tunes = config.finetune.steps > 0
     rows = [Contender("dense", spec, experiment.largest, experiment.dense(seed), ())]
     if tunes:
         rows.append(
             Contender("dense_tuned", spec, experiment.largest, tuned(experiment, seed, "dense", None), ())
         )
-    for share in config.shares:
+    insertion = Insertion(experiment, seed) if tunes and INSERTED in config.methods else None
+    for target in (Target(spec, share, table) for share in config.shares):
         for name in config.methods:
-            label = percent(share)
-            if name in METHODS:
-                what = at_macs(spec, spec.largest, name, share * full)
-                rows.append(Contender(name + label, spec, what, experiment.dense(seed), ()))
-            elif name in ("cdcp", "cait_cdcp"):
-                rows.extend([pruned(experiment, seed, name, share)] if tunes else [])
-                continue
-            else:
-                what = at_share(spec, name == "spvit", share, heads if name == "spvit" else 1)
-            if tunes:
-                params = tuned(experiment, seed, name + label, what)
-                rows.append(Contender(f"{name}_tuned{label}", spec, what, params, ()))
-                if isinstance(what, Selective):
-                    free = dataclasses.replace(what, by_threshold=True)
-                    rows.append(Contender(f"{name}_free{label}", spec, free, params, ()))
+            try:
+                rows.extend(rows_of(experiment, seed, name, target, insertion))
+            except OutOfReach as error:
+                experiment.progress.note(f"{name}{target.label}: no row, {error}")
     for mode in experiment.config.token_modes:
         rows.extend(
             experiment.at_budgets(seed, mode)

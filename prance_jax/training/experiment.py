@@ -375,6 +375,10 @@ class Experiment:
 
         return self._stage(Stage(name, steps, init, placed, headline))
 
+    def forget(self, name: str) -> None:
+        """Frees the memory of a finished stage; its checkpoint stays, and `train_stage` restores it."""
+        self._finished.pop(name, None)
+
     def _stage(self, stage: Stage) -> Any:
         if stage.name not in self._finished:
             there = Checkpoints(self.workdir.checkpoints / stage.name).latest()

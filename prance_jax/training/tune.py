@@ -6,6 +6,7 @@ worth without any reduction.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any, Callable
 
@@ -29,13 +30,21 @@ Tree = Any
 def init(
     spec: ModelSpec, what: Reduction | Selective | None, params: Tree, config: FinetuneConfig, key: jax.Array
 ) -> Tree:
-    """A network's parameters; with fresh selectors where they are learned."""
+    """The state that begins with `params`: a plain network's or, where selectors are learned, also those of one that has
+    selectors; sites without one get a fresh one, and what stands elsewhere is left out."""
     params = jax.tree.map(jnp.copy, params)
     if isinstance(what, Selective):
-        image = jnp.zeros((1, spec.image_size, spec.image_size, spec.channels))
-        fresh = jax.jit(SelectiveViT(spec, what).init)(key, image)["params"]
-        params = {**fresh, "vit": params}
+        known = params if "vit" in params else {"vit": params}
+        fresh = _fresh(spec, dataclasses.replace(what, kept=(1.0,) * len(what.sites)))(key)
+        params = {name: known.get(name, own) for name, own in fresh.items()}
     return optimizer.init(params, optimizer.make(config.optimizer, config.steps))
+
+
+@functools.lru_cache(maxsize=None)
+def _fresh(spec: ModelSpec, what: Selective) -> Callable[[jax.Array], Tree]:
+    """Compiled key -> parameters of a network with selectors; they are the same whatever share is kept."""
+    image = jnp.zeros((1, spec.image_size, spec.image_size, spec.channels))
+    return jax.jit(lambda key: SelectiveViT(spec, what).init(key, image)["params"])
 
 
 @functools.lru_cache(maxsize=None)
@@ -50,11 +59,12 @@ def tune_step(
     """Compiled (state, step, key, tables, teacher) -> (state, metrics).
 
     The loss is cross-entropy and, weighted by `config.distillation`, the divergence from the teacher; learned selectors add
-    `selection_loss`.
+    `selection_loss`. One more argument may follow: shares float32 [sites] in place of `what.kept`, for one program that
+    serves them all.
     """
     model, transform = ViT(spec), optimizer.make(config.optimizer, config.steps)
 
-    def step(state, index, key, tables, teacher):
+    def step(state, index, key, tables, teacher, kept=None):
         data_key, draw_key = jax.random.split(jax.random.fold_in(key, index))
         images, labels = keep_rows(mesh, sample(tables, data_key, config.batch))
 
@@ -71,7 +81,7 @@ def tune_step(
                 out = learner.apply({"params": params}, images, draw_key, method="train")
                 value, metrics = mixed(out.logits, wanted)
                 shares = {f"kept_{site}": out.kept[:, i].mean() for i, site in enumerate(what.sites)}
-                return value + selection_loss(what, selective, out, patches), {**metrics, **shares}
+                return value + selection_loss(what, selective, out, patches, kept), {**metrics, **shares}
             wanted = model.apply({"params": teacher}, images, spec.largest)
             if what is None:
                 return mixed(model.apply({"params": params}, images, spec.largest), wanted)
@@ -82,14 +92,16 @@ def tune_step(
     return jit_step(step, mesh)
 
 
-def selection_loss(what: Selective, config: SelectiveConfig, out, patches: jax.Array) -> jax.Array:
+def selection_loss(
+    what: Selective, config: SelectiveConfig, out, patches: jax.Array, kept: jax.Array | None = None
+) -> jax.Array:
     """How far the kept shares are from their targets, and the last patches from the teacher's (both squared).
 
     The share is that of the whole batch for SPViT, which leaves the number of an image free, and of each image for
-    DynamicViT. patches: the teacher's, [B, P, C]; those that are left count.
+    DynamicViT. patches: the teacher's, [B, P, C]; those that are left count. kept: targets, by default `what.kept`.
     """
     shares = out.kept.mean(axis=0) if what.package else out.kept
-    ratio = jnp.mean((shares - jnp.asarray(what.kept)) ** 2)
+    ratio = jnp.mean((shares - jnp.asarray(what.kept if kept is None else kept)) ** 2)
     there = jax.lax.stop_gradient(out.there)
     apart = jnp.mean((out.features - jax.lax.stop_gradient(patches)) ** 2, axis=-1)
     tokens = jnp.sum(apart * there) / jnp.maximum(there.sum(), 1.0)
