@@ -87,7 +87,14 @@ def devices_of(topology: str) -> list:
     from jax.experimental import topologies
 
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+        devices = list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+        if any(device.core_on_chip for device in devices):
+            # v4 and v5p have two cores a chip, which run as one device ("megacore") unless one asks otherwise.
+            found = topologies.get_topology_desc(
+                "", "tpu", topology_name=topology, chip_config_name="megacore"
+            )
+            devices = list(found.devices)
+        return devices
     except Exception as error:  # of the plug-in, which has its own kinds
         raise UserError(
             f"--topology {topology}: {str(error).splitlines()[0]}; the compiler comes with `pip install libtpu`, and names "

@@ -61,6 +61,20 @@ def test_every_stage_compiles_for_a_pod():
     assert all(" yes " in line and "forward: 0 all-gather" in line for line in lines)
 
 
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu, the TPU compiler")
+def test_a_chip_of_two_cores_is_one_device():
+    count = "from prance_jax.report.pod import devices_of; print(len({str(own.coords) for own in devices_of('v4:2x2x2')}), "
+    count += "len(devices_of('v4:2x2x2')))"
+    done = subprocess.run(
+        [sys.executable, "-c", count],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    assert done.stdout.split() == ["8", "8"], done.stderr
+
+
 def test_a_topology_that_does_not_exist_is_one_line():
     done = subprocess.run(
         [
