@@ -90,9 +90,7 @@ def devices_of(topology: str) -> list:
         devices = list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
         if any(device.core_on_chip for device in devices):
             # v4 and v5p have two cores a chip, which run as one device ("megacore") unless one asks otherwise.
-            found = topologies.get_topology_desc(
-                "", "tpu", topology_name=topology, chip_config_name="megacore"
-            )
+            found = topologies.get_topology_desc(topology, "tpu", chip_config_name="megacore")
             devices = list(found.devices)
         return devices
     except Exception as error:  # of the plug-in, which has its own kinds
