@@ -90,6 +90,24 @@ def get_config() -> ConfigDict:
                     "optimizer": {"name": "muon", "learning_rate": 1e-3, "warmup": 30},
                 },
             },
+            # python -m prance_jax pit --config configs/digits.py --workdir runs/digits_pit: 81, 25 and 9 patches.
+            "pit": {
+                "patch_size": 4,
+                "stride": 3,
+                "dims": (32, 64, 128),
+                "heads": (2, 4, 8),
+                "depths": (2, 4, 2),
+                "mlp_ratio": 3.0,
+                "share": 0.6,
+                "sites": (1, 0, 0),
+                "train": {"steps": 2400, "batch": 32, "optimizer": muon},
+                "tune": {
+                    "steps": 500,
+                    "batch": 32,
+                    "optimizer": {"name": "muon", "learning_rate": 5e-3, "warmup": 50},
+                },
+                "selective": {"ratio": 20.0},
+            },
             "finetune": {
                 "steps": 800,
                 "batch": 64,
