@@ -73,7 +73,7 @@ def get_config() -> ConfigDict:
                 },
                 "ppo": {"actor_lr": 2e-3, "critic_lr": 3e-3, "epochs": 4, "gamma": 1.0, "entropy": 0.001},
             },
-            # After the demo: python -m prance_jax compare --workdir runs/digits, and the same with segment.
+            # After the demo: python -m prance_jax compare --workdir runs/digits, and the same with segment and with pit.
             "compare": {
                 "shares": (0.35,),
                 "finetune": {
@@ -90,7 +90,7 @@ def get_config() -> ConfigDict:
                     "optimizer": {"name": "muon", "learning_rate": 1e-3, "warmup": 30},
                 },
             },
-            # python -m prance_jax pit --config configs/digits.py --workdir runs/digits_pit: 81, 25 and 9 patches.
+            # Three stages of 81, 25 and 9 patches.
             "pit": {
                 "patch_size": 4,
                 "stride": 3,
@@ -104,7 +104,7 @@ def get_config() -> ConfigDict:
                 "tune": {
                     "steps": 500,
                     "batch": 32,
-                    "optimizer": {"name": "muon", "learning_rate": 5e-3, "warmup": 50},
+                    "optimizer": {"name": "muon", "learning_rate": 2e-3, "warmup": 50},
                 },
                 "selective": {"ratio": 20.0},
             },

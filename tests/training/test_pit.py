@@ -1,4 +1,4 @@
-"""PiT's selectors learn: the shares that stay go to their targets, and the network moves with them."""
+"""PiT's selectors learn: the share that stays goes to its target, and the network moves with them."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from prance_jax.data.source import Split
 from prance_jax.models.pit import PiTSpec
 from prance_jax.training.pit import init, pit_step, predict, top1
 
-SPEC = PiTSpec(12, 3, 4, 4, (8, 16), (2, 2), (1, 1), 2.0, channels=1, sites=(0, 0), kept=(7 / 9, 1 / 4))
+SPEC = PiTSpec(12, 3, 4, 4, (8,), (2,), (1,), 2.0, channels=1, sites=(0,), kept=(2 / 9,))
 
 
 def sample(tables, key, batch):
@@ -19,8 +19,8 @@ def sample(tables, key, batch):
     return jax.random.normal(key, (batch, 12, 12, 1)), labels
 
 
-def test_kept_shares_reach_their_targets():
-    """One far above and one far below a half, from about a half both."""
+def test_the_kept_share_reaches_its_target():
+    """From about a half."""
     optimizer = OptimizerConfig(learning_rate=2e-2, warmup=5)
     config = FinetuneConfig(steps=120, batch=16, optimizer=optimizer)
     drawn = init(SPEC, config, jax.random.key(0))["params"]
@@ -34,12 +34,13 @@ def test_kept_shares_reach_their_targets():
         state, metrics = step(state, jnp.int32(index), jax.random.key(2), (), teacher)
         told.append(jax.device_get(metrics))
     assert all(np.isfinite(list(one.values())).all() for one in told)
-    for name in ("selector_0", "selector_1", "stage0_block_0", "pool_0"):
-        moved = jax.tree.map(lambda old, new: np.abs(new - old).max(), before[name], state["params"][name])
+    after = jax.device_get(state["params"])
+    for name in ("selector_0", "stage0_block_0"):
+        moved = jax.tree.map(lambda old, new: np.abs(new - old).max(), before[name], after[name])
         assert max(jax.tree.leaves(moved)) > 1e-3
-    shares = np.array([[one["kept_0"], one["kept_1"]] for one in told])
-    np.testing.assert_allclose(shares[:3].mean(0), 0.5, atol=0.2)
-    np.testing.assert_allclose(shares[-30:].mean(0), SPEC.kept, atol=0.06)
+    shares = np.array([one["kept_0"] for one in told])
+    assert abs(shares[:3].mean() - 0.5) < 0.2
+    assert abs(shares[-30:].mean() - 2 / 9) < 0.05
 
 
 def test_every_image_counts_once():
