@@ -73,7 +73,7 @@ def get_config() -> ConfigDict:
                 },
                 "ppo": {"actor_lr": 2e-3, "critic_lr": 3e-3, "epochs": 4, "gamma": 1.0, "entropy": 0.001},
             },
-            # After the demo: python -m prance_jax compare --workdir runs/digits, and the same with segment.
+            # After the demo: python -m prance_jax compare --workdir runs/digits, and the same with segment and with pit.
             "compare": {
                 "shares": (0.35,),
                 "finetune": {
@@ -89,6 +89,24 @@ def get_config() -> ConfigDict:
                     "batch": 32,
                     "optimizer": {"name": "muon", "learning_rate": 1e-3, "warmup": 30},
                 },
+            },
+            # Three stages of 81, 25 and 9 patches.
+            "pit": {
+                "patch_size": 4,
+                "stride": 3,
+                "dims": (32, 64, 128),
+                "heads": (2, 4, 8),
+                "depths": (2, 4, 2),
+                "mlp_ratio": 3.0,
+                "share": 0.6,
+                "sites": (1, 0, 0),
+                "train": {"steps": 2400, "batch": 32, "optimizer": muon},
+                "tune": {
+                    "steps": 500,
+                    "batch": 32,
+                    "optimizer": {"name": "muon", "learning_rate": 2e-3, "warmup": 50},
+                },
+                "selective": {"ratio": 20.0},
             },
             "finetune": {
                 "steps": 800,

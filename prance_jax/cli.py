@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         "every method of the field beside PRANCE, as it is and tuned, at the same MACs or measured time",
     )
     command("segment", _segment, "dense prediction on reduced tokens: the embedded segmentation task")
+    command("pit", _pit, "a pooling-based ViT (PiT), dense and with SPViT's selectors in each stage")
     evaluate = command("evaluate", _evaluate, "evaluates a trained workdir again and prints the table")
     for sub in (train, evaluate, compare):
         sub.add_argument(
@@ -207,20 +208,32 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _segment(options: argparse.Namespace) -> int:
+    from prance_jax.training.segmentation import segmentation, table
+
+    return _rows(options, "segmentation", segmentation, table)
+
+
+def _pit(options: argparse.Namespace) -> int:
+    from prance_jax.training.pit_rows import pit_rows, table
+
+    return _rows(options, "pit", pit_rows, table)
+
+
+def _rows(options: argparse.Namespace, name: str, rows_of: Callable, table: Callable) -> int:
+    """An experiment that makes a table of its own: NAME.json and NAME.md, written after every seed."""
     import dataclasses
 
-    from prance_jax.training.segmentation import segmentation, table
     from prance_jax.training.workdir import write_atomic
 
     config, workdir = _claimed(options)
     experiment, rows = _experiment(options, config, workdir, train=True), []
     for seed in config.seeds:
-        rows += segmentation(experiment, seed)
+        rows += rows_of(experiment, seed)
         record = {"command": options.line, "rows": [dataclasses.asdict(row) for row in rows]}
-        write_atomic(workdir.path / "segmentation.json", json.dumps(record, indent=1) + "\n")
-        write_atomic(workdir.path / "segmentation.md", table(rows) + "\n")
+        write_atomic(workdir.path / f"{name}.json", json.dumps(record, indent=1) + "\n")
+        write_atomic(workdir.path / f"{name}.md", table(rows) + "\n")
     print(table(rows))
-    print(f"results: {workdir.path}/segmentation.json and segmentation.md")
+    print(f"results: {workdir.path}/{name}.json and {name}.md")
     return 0
 
 

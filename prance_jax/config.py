@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from prance_jax.data.load import DataConfig
 from prance_jax.errors import UserError
 from prance_jax.mesh import MeshConfig
+from prance_jax.models.pit import PiTSpec
 from prance_jax.models.reduced import METHODS
 from prance_jax.selector.actions import check_keep_choices
 from prance_jax.selector.ppo import PPOConfig
@@ -308,6 +309,39 @@ class SegmentConfig:
 
 
 @dataclass(frozen=True)
+class PiTConfig:
+    """The pit command: a pooling-based ViT trained, then tuned with SPViT's selectors in each of its stages.
+
+    patch_size ... mlp_ratio: see `models.pit.PiTSpec`. share: of the dense network's MACs; sites, powers: where selectors stand
+    and how the stages share it, see `models.pit.pit_at_share`. train: of the dense network. tune: from it, with it as
+    the teacher, once with selectors and once as it is; steps 0 leaves both out.
+    """
+
+    patch_size: int = 16
+    stride: int = 8
+    dims: tuple[int, ...] = (144, 288, 576)
+    heads: tuple[int, ...] = (3, 6, 12)
+    depths: tuple[int, ...] = (2, 6, 4)
+    mlp_ratio: float = 4.0
+    share: float = 0.6
+    sites: tuple[int, ...] | None = None
+    powers: tuple[float, ...] | None = None
+    train: FinetuneConfig = field(default_factory=FinetuneConfig)
+    tune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    selective: SelectiveConfig = field(default_factory=SelectiveConfig)
+
+    def __post_init__(self):
+        if not 0 < self.share <= 1:
+            raise UserError(f"pit.share={self.share} must be a share of dense MACs, above 0 and up to 1")
+
+    def spec(self, source) -> PiTSpec:
+        """The plain network for a data source."""
+        names = ("patch_size", "stride", "dims", "heads", "depths", "mlp_ratio")
+        sizes = {name: getattr(self, name) for name in names}
+        return PiTSpec(source.image_size, source.num_classes, channels=source.channels, **sizes)
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """batch: images per compiled call. speed_seconds: time given to the speed measurement of all methods together.
 
@@ -343,6 +377,7 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
     segment: SegmentConfig = field(default_factory=SegmentConfig)
+    pit: PiTConfig = field(default_factory=PiTConfig)
     checkpoint_seconds: float = 30.0
     mesh: MeshConfig = field(default_factory=MeshConfig)
 

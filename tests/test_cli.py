@@ -121,6 +121,20 @@ def test_segment_in_the_same_workdir(trained, tmp_path, capsys):
     assert all(0 <= row["miou"] <= row["accuracy"] <= 1 for row in rows) and "| cait_tuned |" in out
 
 
+def test_pit_continues_what_is_there(tmp_path, capsys):
+    workdir = tmp_path / "run"
+    status, out, _ = run(capsys, "pit", "--config", CONFIG, "--workdir", str(workdir), "--quiet")
+    first = (workdir / "pit.json").read_text()
+    rows = json.loads(first)["rows"]
+    assert status == 0 and [row["method"] for row in rows] == ["dense", "dense_tuned", "spvit_tuned_75"]
+    assert rows[1]["macs_kept"] == 1 and 0.6 < rows[2]["macs_kept"] < 0.9 and not rows[1]["kept"]
+    assert len(rows[2]["kept"]) == len(rows[2]["target"]) == 1 and "| spvit_tuned_75 |" in out
+    metrics = (workdir / "metrics.jsonl").read_bytes()
+    run(capsys, "pit", "--workdir", str(workdir), "--quiet")
+    assert json.loads((workdir / "pit.json").read_text())["rows"] == rows
+    assert (workdir / "metrics.jsonl").read_bytes() == metrics
+
+
 def test_a_trained_workdir_is_a_function_of_images(trained):
     """Served by the executor, the test images are classified as the table says."""
     model = prance_jax.load(trained)

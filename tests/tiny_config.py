@@ -54,6 +54,16 @@ def get_config() -> ConfigDict:
                 "tune": {"steps": 2, "batch": 8, "optimizer": optimizer},
                 "methods": ("cait",),
             },
+            "pit": {
+                "patch_size": 5,
+                "stride": 5,
+                "dims": (8,),
+                "heads": (1,),
+                "depths": (1,),
+                "share": 0.75,
+                "train": {"steps": 2, "batch": 8, "optimizer": optimizer},
+                "tune": {"steps": 2, "batch": 8, "optimizer": optimizer},
+            },
             "baselines": {"candidates": 6, "images": 20},
             "evaluation": {"batch": 32, "speed_seconds": 0.05, "plans": 1, "calibration_images": 40},
         }

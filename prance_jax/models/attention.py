@@ -34,7 +34,11 @@ def attend(
     else:
         seen = policy[:, None, None, :].astype(jnp.float32)
         seen = seen + (1 - seen) * jnp.eye(logits.shape[-1])
-        weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))) * seen
+        # Against the largest logit that is seen: the sum is 1 at least. A hidden key counts as that one at most, else its
+        # gradient, an exponential of its lead, would drown all others; seen or not, it can change the mean only so much.
+        top = jnp.max(jnp.where(seen > 0, logits, -jnp.inf), axis=-1, keepdims=True)
+        apart = logits - jax.lax.stop_gradient(top)
+        weights = jnp.exp(jnp.where(seen > 0, apart, jnp.minimum(apart, 0.0))) * seen
         weights = weights / weights.sum(axis=-1, keepdims=True)
     return jnp.einsum("bhnm,bhmd->bhnd", weights.astype(v.dtype), v)
 

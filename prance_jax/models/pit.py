@@ -7,6 +7,7 @@ the pooling dropped patches are back as they were when they were dropped, and ev
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 
 from prance_jax.errors import UserError
 from prance_jax.models.block import Block, Norm, norm
+from prance_jax.models.depthwise import DepthwisePool
 from prance_jax.models.selective import TokenSelector, draw, selector_macs
 from prance_jax.space import SearchSpace
 from prance_jax.spec import ModelSpec
@@ -49,12 +51,21 @@ class PiTSpec:
             raise UserError(
                 f"PiT: dims={self.dims}, heads={self.heads}, depths={self.depths} must be as many"
             )
+        if any(wide % dim for dim, wide in zip(self.dims, self.dims[1:])):
+            raise UserError(
+                f"PiT: each of dims={self.dims} must be a multiple of the one before (depthwise pooling)"
+            )
         if self.sites and not len(self.sites) == len(self.kept) == len(self.depths):
             raise UserError(f"PiT: sites={self.sites} and kept={self.kept} need one entry for each stage")
         if any(not 0 <= site < depth for site, depth in zip(self.sites, self.depths)):
             raise UserError(f"PiT: sites={self.sites} must be blocks of stages with {self.depths} blocks")
         if any(not 0 < share <= 1 for share in self.kept):
             raise UserError(f"PiT: kept={self.kept} must be shares above 0 and up to 1")
+
+    @property
+    def plain(self) -> PiTSpec:
+        """The same network without selectors."""
+        return dataclasses.replace(self, sites=(), kept=())
 
     @property
     def grids(self) -> tuple[int, ...]:
@@ -81,17 +92,23 @@ class PiTSpec:
         return ModelSpec(space, side, 1, self.num_classes, 1, norm_epsilon=self.norm_epsilon)
 
     def left(self, index: int) -> int:
-        """Patches that a stage's selector leaves."""
-        return (
-            max(1, round(self.kept[index] * self.grids[index] ** 2)) if self.sites else self.grids[index] ** 2
-        )
+        """Patches that a stage's selector leaves. One patch alone in a new package would save nothing: it stays."""
+        patches = self.grids[index] ** 2
+        if not self.sites:
+            return patches
+        wanted = max(1, round(self.kept[index] * patches))
+        packed = any(self.left(earlier) < self.grids[earlier] ** 2 for earlier in range(index))
+        return patches if wanted == patches - 1 and not packed else wanted
 
 
 class PiTTrained(NamedTuple):
-    """logits [B, K]; kept: [B, stages], share of the stage's patches that stay, with gradient."""
+    """logits [B, K]; kept: [B, stages], share of the stage's patches that stay, with gradient; features: [B, P, C], the last
+    stage's patches after the final norm; there: [B, P], which of them are left."""
 
     logits: jax.Array
     kept: jax.Array
+    features: jax.Array
+    there: jax.Array
 
 
 class PiT(nn.Module):
@@ -116,10 +133,7 @@ class PiT(nn.Module):
             for stage, depth in enumerate(spec.depths)
         ]
         following = list(zip(dims, dims[1:]))
-        self.pools = [
-            nn.Conv(wide, (3, 3), (2, 2), padding=1, feature_group_count=dim, name=f"pool_{stage}")
-            for stage, (dim, wide) in enumerate(following)
-        ]
+        self.pools = [DepthwisePool(wide, name=f"pool_{stage}") for stage, (_, wide) in enumerate(following)]
         self.maps = [nn.Dense(wide, name=f"cls_{stage}") for stage, (_, wide) in enumerate(following)]
         self.selectors = [
             TokenSelector(dims[stage], spec.heads[stage], name=f"selector_{stage}")
@@ -130,6 +144,15 @@ class PiT(nn.Module):
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Logits [B, num_classes], float32."""
+        return self._classified(self._walk(images, self.spec.sites)[0])
+
+    def features(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Logits and final-norm patches [B, P, C] of the last stage, without selection: what a teacher gives."""
+        cls, grid = self._walk(images, ())
+        return self._classified(cls), self._normed(grid.reshape(grid.shape[0], -1, grid.shape[-1]))
+
+    def _walk(self, images: jax.Array, sites: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+        """CLS [B, 1, C] and the grid [B, G, G, C] after the last stage."""
         spec, (cls, grid) = self.spec, self._embedded(images)
         package, gathered = None, None
         for stage, blocks in enumerate(self.stages):
@@ -137,7 +160,7 @@ class PiT(nn.Module):
             tokens = self._tokens(cls, grid, package, gathered)
             last = None
             for index, block in enumerate(blocks):
-                if spec.sites and index == spec.sites[stage]:
+                if sites and index == sites[stage]:
                     before, tokens = tokens, self._select(stage, tokens, spec.left(stage))
                     last = remember(before.features[:, 1 : 1 + own.patches], before, tokens)
                 tokens, _ = block.attend(tokens, dim, dim)
@@ -146,7 +169,7 @@ class PiT(nn.Module):
             package = None if gathered is None else tokens.features[:, -1:]
             grid = unmerge(tokens, last=last).reshape(grid.shape[0], *(spec.grids[stage],) * 2, dim)
             cls, package, grid = self._pooled(stage, cls, package, grid)
-        return self._classified(cls)
+        return cls, grid
 
     def train(self, images: jax.Array, key: jax.Array) -> PiTTrained:
         """All tokens in every block; those dropped are masked and stay as they were when they were dropped."""
@@ -177,7 +200,8 @@ class PiT(nn.Module):
             grid = x[:, 1:-1].reshape(batch, *(spec.grids[stage],) * 2, dim)
             cls, package, grid = self._pooled(stage, cls, package, grid)
         kept = jnp.stack(shares, axis=1) if shares else jnp.ones((batch, 0))
-        return PiTTrained(self._classified(cls), kept)
+        features = self._normed(grid.reshape(batch, -1, grid.shape[-1]))
+        return PiTTrained(self._classified(cls), kept, features, there)
 
     def _embedded(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """CLS [B, 1, C] and the grid [B, G, G, C] with positions; CLS has none."""
@@ -209,8 +233,11 @@ class PiT(nn.Module):
         return self.maps[stage](cls), package, self.pools[stage](grid)
 
     def _classified(self, cls: jax.Array) -> jax.Array:
+        return self.head(self._normed(cls)[:, 0])
+
+    def _normed(self, x: jax.Array) -> jax.Array:
         width = self.spec.dims[-1]
-        return self.head(norm(self.spec.stage(len(self.spec.dims) - 1), self.norm, cls, width, width)[:, 0])
+        return norm(self.spec.stage(len(self.spec.dims) - 1), self.norm, x, width, width)
 
 
 def _some(gathered: jax.Array) -> jax.Array:
@@ -218,7 +245,7 @@ def _some(gathered: jax.Array) -> jax.Array:
 
 
 def pit_macs(spec: PiTSpec) -> int:
-    """Multiply-accumulates of one image: convolutions, blocks, selectors, classifier."""
+    """Multiply-accumulates of one image: convolutions, blocks, selectors, gathering into the package, classifier."""
     first = spec.grids[0] ** 2 * spec.patch_size**2 * spec.channels * spec.dims[0]
     total, packed = first + spec.dims[-1] * spec.num_classes, 0
     for stage, (side, dim, depth) in enumerate(zip(spec.grids, spec.dims, spec.depths)):
@@ -227,9 +254,36 @@ def pit_macs(spec: PiTSpec) -> int:
             if spec.sites and block == spec.sites[stage]:
                 total += selector_macs(count - 1, dim, spec.heads[stage])
                 if spec.left(stage) < side**2:
-                    count, packed = 1 + spec.left(stage) + 1, 1
+                    left = 1 + spec.left(stage) + 1
+                    total += METHODS["package"].macs(count, (left,), dim, 0)
+                    count, packed = left, 1
             total += 4 * count * dim**2 + 2 * count**2 * dim + 2 * count * dim * hidden
         if stage + 1 < len(spec.dims):
             wide = spec.dims[stage + 1]
             total += spec.grids[stage + 1] ** 2 * 9 * wide + (1 + packed) * dim * wide
     return total
+
+
+def pit_at_share(
+    spec: PiTSpec, share: float, sites: tuple[int, ...] | None = None, powers: tuple[float, ...] | None = None
+) -> PiTSpec:
+    """Selectors that keep rho ** powers[stage] of each stage's patches, with the rho (in steps of 0.01) whose
+    multiply-accumulates come nearest to `share` of the plain network's.
+
+    sites: by default in the middle of each stage, as published for PiT-S. powers: by default 1, 2, 3, ...: later stages keep
+    less. `kept` is rounded to whole patches: what training aims at is what evaluation leaves.
+    """
+    sites = tuple(depth // 2 for depth in spec.depths) if sites is None else sites
+    powers = tuple(range(1, len(spec.depths) + 1)) if powers is None else powers
+    if len(powers) != len(spec.depths):
+        raise UserError(f"PiT: powers={powers} need one entry for each of {len(spec.depths)} stages")
+    target = share * pit_macs(spec.plain)
+
+    def choice(rho: float) -> PiTSpec:
+        asked = dataclasses.replace(spec, sites=sites, kept=tuple(rho**power for power in powers))
+        kept = tuple(asked.left(stage) / side**2 for stage, side in enumerate(spec.grids))
+        return dataclasses.replace(asked, kept=kept)
+
+    return min(
+        (choice(percent / 100) for percent in range(1, 101)), key=lambda own: abs(pit_macs(own) - target)
+    )

@@ -60,6 +60,7 @@ _STREAMS = (
     "finetune_static",
     "tune",
     "segment",
+    "pit",
 )
 
 

@@ -81,7 +81,9 @@ def tune_step(
                 out = learner.apply({"params": params}, images, draw_key, method="train")
                 value, metrics = mixed(out.logits, wanted)
                 shares = {f"kept_{site}": out.kept[:, i].mean() for i, site in enumerate(what.sites)}
-                return value + selection_loss(what, selective, out, patches, kept), {**metrics, **shares}
+                targets = what.kept if kept is None else kept
+                extra = selection_loss(targets, selective, out, patches, per_image=not what.package)
+                return value + extra, {**metrics, **shares}
             wanted = model.apply({"params": teacher}, images, spec.largest)
             if what is None:
                 return mixed(model.apply({"params": params}, images, spec.largest), wanted)
@@ -93,15 +95,20 @@ def tune_step(
 
 
 def selection_loss(
-    what: Selective, config: SelectiveConfig, out, patches: jax.Array, kept: jax.Array | None = None
+    targets: tuple[float, ...] | jax.Array,
+    config: SelectiveConfig,
+    out,
+    patches: jax.Array,
+    per_image: bool = False,
 ) -> jax.Array:
     """How far the kept shares are from their targets, and the last patches from the teacher's (both squared).
 
-    The share is that of the whole batch for SPViT, which leaves the number of an image free, and of each image for
-    DynamicViT. patches: the teacher's, [B, P, C]; those that are left count. kept: targets, by default `what.kept`.
+    targets: [sites]. out: of the network's `train`. patches: the teacher's, [B, P, C]; those that are left count.
+    per_image: the share is that of each image (DynamicViT); else of the whole batch, which leaves the number of an image
+    free (SPViT).
     """
-    shares = out.kept.mean(axis=0) if what.package else out.kept
-    ratio = jnp.mean((shares - jnp.asarray(what.kept if kept is None else kept)) ** 2)
+    shares = out.kept if per_image else out.kept.mean(axis=0)
+    ratio = jnp.mean((shares - jnp.asarray(targets)) ** 2)
     there = jax.lax.stop_gradient(out.there)
     apart = jnp.mean((out.features - jax.lax.stop_gradient(patches)) ** 2, axis=-1)
     tokens = jnp.sum(apart * there) / jnp.maximum(there.sum(), 1.0)

@@ -8,6 +8,7 @@ from small import SHORT, make_spec, quick_jit
 
 from prance_jax.errors import UserError
 from prance_jax.models import selective
+from prance_jax.models.attention import attend
 from prance_jax.models.selective import Selective, SelectiveViT, TokenSelector, at_share, selector_macs
 from prance_jax.space import SPACES
 from prance_jax.spec import ModelSpec
@@ -158,3 +159,23 @@ def test_selectors_that_make_no_sense():
         Selective(True, (3, 6), (0.5,))
     with pytest.raises(UserError, match="never rise"):
         Selective(True, (3, 6), (0.5, 0.6))
+
+
+def test_hidden_keys_have_a_bounded_gradient():
+    """One key, hidden, whose logit leads by 60: what is attended to is as if it were not there, and the gradient of its
+    policy is what showing it can change at most, not e^60."""
+    rng = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(rng.normal(size=(1, 1, 4, 2)), jnp.float32) for _ in range(3))
+    q = q.at[..., 0].set(1.0)
+    k = k.at[0, 0, 3].set(jnp.array([60 * 2**0.5, 0.0]))
+    policy = jnp.array([[1.0, 1.0, 1.0, 0.0]])
+    found = attend(q, k, v, None, policy)[0, 0, :3]
+    np.testing.assert_allclose(found, attend(q[:, :, :3], k[:, :, :3], v[:, :, :3], None)[0, 0], rtol=1e-5)
+    shown = jax.jacobian(lambda policy: attend(q, k, v, None, policy)[0, 0, :3])(policy)[:, :, 0, 3]
+    most = jnp.abs(v[0, 0, 3] - found)
+    assert bool(jnp.all(jnp.abs(shown) <= most + 1e-5)) and float(jnp.abs(shown).max()) > 0.1 * float(
+        most.max()
+    )
+    apart = jax.grad(lambda q: jnp.sum(jnp.sin(attend(q, k, v, None, policy)[0, 0, :3])))(q)
+    alone = jax.grad(lambda q: jnp.sum(jnp.sin(attend(q, k[:, :, :3], v[:, :, :3], None)[0, 0])))(q[:, :, :3])
+    np.testing.assert_allclose(apart[:, :, :3], alone, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,52 @@
+"""PiT's selectors learn: the share that stays goes to its target, and the network moves with them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from prance_jax.config import FinetuneConfig, OptimizerConfig, SelectiveConfig
+from prance_jax.data.source import Split
+from prance_jax.models.pit import PiTSpec
+from prance_jax.training.pit import init, pit_step, predict, top1
+
+SPEC = PiTSpec(12, 3, 4, 4, (8,), (2,), (1,), 2.0, channels=1, sites=(0,), kept=(2 / 9,))
+
+
+def sample(tables, key, batch):
+    """Noise: what is told apart is not the matter here."""
+    labels = jax.random.randint(key, (batch,), 0, SPEC.num_classes)
+    return jax.random.normal(key, (batch, 12, 12, 1)), labels
+
+
+def test_the_kept_share_reaches_its_target():
+    """From about a half."""
+    optimizer = OptimizerConfig(learning_rate=2e-2, warmup=5)
+    config = FinetuneConfig(steps=120, batch=16, optimizer=optimizer)
+    drawn = init(SPEC, config, jax.random.key(0))["params"]
+    teacher = {name: leaves for name, leaves in drawn.items() if not name.startswith("selector")}
+    state = init(SPEC, config, jax.random.key(1), teacher)
+    before = jax.tree.map(np.array, state["params"])
+    for name in teacher:
+        jax.tree.map(np.testing.assert_array_equal, before[name], teacher[name])
+    step, told = pit_step(SPEC, config, SelectiveConfig(ratio=20.0), sample), []
+    for index in range(config.steps):
+        state, metrics = step(state, jnp.int32(index), jax.random.key(2), (), teacher)
+        told.append(jax.device_get(metrics))
+    assert all(np.isfinite(list(one.values())).all() for one in told)
+    after = jax.device_get(state["params"])
+    for name in ("selector_0", "stage0_block_0"):
+        moved = jax.tree.map(lambda old, new: np.abs(new - old).max(), before[name], after[name])
+        assert max(jax.tree.leaves(moved)) > 1e-3
+    shares = np.array([one["kept_0"] for one in told])
+    assert abs(shares[:3].mean() - 0.5) < 0.2
+    assert abs(shares[-30:].mean() - 2 / 9) < 0.05
+
+
+def test_every_image_counts_once():
+    """30 images in batches of 12, the last one padded; 17 labels are those that are predicted."""
+    params = init(SPEC, FinetuneConfig(), jax.random.key(0))["params"]
+    images = np.random.default_rng(0).normal(size=(36, 12, 12, 1)).astype(np.float32)
+    told = np.concatenate([predict(SPEC)(params, part) for part in np.split(images, 3)])[:30]
+    labels = np.where(np.arange(30) < 17, told, (told + 1) % 3)
+    assert top1(SPEC, params, Split(images[:30], labels, {}), batch=12) == pytest.approx(17 / 30)
