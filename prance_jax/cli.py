@@ -199,13 +199,13 @@ def _compare(options: argparse.Namespace) -> int:
 def _segment(options: argparse.Namespace) -> int:
     import dataclasses
 
-    from prance_jax.training.segmentation import segmentation, table
+    from prance_jax.training.segmentation import measured, segmentation, table
     from prance_jax.training.workdir import write_atomic
 
     config, workdir = _claimed(options)
-    experiment, rows = _experiment(options, config, workdir, train=True), []
+    pixels, rows = segmentation(_experiment(options, config, workdir, train=True)), []
     for seed in config.seeds:
-        rows += segmentation(experiment, seed)
+        rows += measured(pixels, seed)
         record = {"command": options.line, "rows": [dataclasses.asdict(row) for row in rows]}
         write_atomic(workdir.path / "segmentation.json", json.dumps(record, indent=1) + "\n")
         write_atomic(workdir.path / "segmentation.md", table(rows) + "\n")

@@ -59,7 +59,6 @@ _STREAMS = (
     "finetune_random",
     "finetune_static",
     "tune",
-    "segment",
 )
 
 
