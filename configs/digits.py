@@ -89,6 +89,38 @@ def get_config() -> ConfigDict:
                     "batch": 32,
                     "optimizer": {"name": "muon", "learning_rate": 1e-3, "warmup": 30},
                 },
+                # Nothing trains CLS to look at what pixels need, so tokens are merged by likeness.
+                "token_modes": ("tome",),
+                "meta": {
+                    "init_from": "dense",
+                    "steps": 1200,
+                    "batch": 32,
+                    "random_batch": 16,
+                    "reduce_from": 0.0,
+                    "optimizer": {**muon, "learning_rate": 5e-3},
+                },
+                "selector": {
+                    "updates": 200,
+                    "batch": 128,
+                    "pool": 4096,
+                    "hidden": (64, 64),
+                    "state": "lean",
+                    "keep_choices": (0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+                    "reward": {
+                        "quality": "agreement",
+                        "agreement_floor": 0.5,
+                        "marginal": True,
+                        "keep_weight": 0.0,
+                        "price": 0.02,
+                        "price_rate": 0.3,
+                    },
+                    "ppo": {"actor_lr": 2e-3, "critic_lr": 3e-3, "epochs": 4, "gamma": 1.0, "entropy": 0.001},
+                },
+                "finetune": {
+                    "steps": 600,
+                    "batch": 32,
+                    "optimizer": {"name": "muon", "learning_rate": 2e-3, "warmup": 50},
+                },
             },
             # Three stages of 81, 25 and 9 patches.
             "pit": {

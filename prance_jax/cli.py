@@ -208,9 +208,11 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _segment(options: argparse.Namespace) -> int:
-    from prance_jax.training.segmentation import segmentation, table
+    from prance_jax.training.segmentation import measured, segmentation, table
 
-    return _rows(options, "segmentation", segmentation, table)
+    return _rows(
+        options, "segmentation", lambda experiment, seed: measured(segmentation(experiment), seed), table
+    )
 
 
 def _pit(options: argparse.Namespace) -> int:

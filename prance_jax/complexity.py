@@ -86,7 +86,7 @@ def macs(spec: ModelSpec, structure: Structure, selector: int = 0, counts: Token
         residual_maps=residual_maps,
         token_optimization=reducing,
         selector=selector * (space.groups - 1),
-        classifier=spec.class_tokens * widths[-1] * spec.num_classes,
+        classifier=spec.read_tokens * widths[-1] * spec.outputs,
     )
 
 
@@ -110,7 +110,7 @@ def element_operations(spec: ModelSpec, structure: Structure) -> ElementOperatio
     return ElementOperations(
         softmax=space.heads * sum(count * count for count in before),
         norm=sum(n * r + m * w for n, m, r, w in zip(before, after, reads, widths))
-        + spec.class_tokens * widths[-1],
+        + spec.read_tokens * widths[-1],
         gelu=sum(count * units for count, units in zip(after, hidden)),
     )
 
@@ -132,7 +132,7 @@ def parameters(spec: ModelSpec, structure: Structure) -> Amount:
         total = total + 2 * width + (width + 1) * hidden[layer] + (hidden[layer] + 1) * writes
         if last_of_group and spec.residual_maps:
             total = total + (width + 1) * writes
-    return total + 2 * widths[-1] + spec.class_tokens * (widths[-1] + 1) * spec.num_classes
+    return total + 2 * widths[-1] + spec.class_tokens * (widths[-1] + 1) * spec.outputs
 
 
 def _reducing(spec: ModelSpec, structure: Structure) -> Amount:

@@ -291,18 +291,39 @@ class CompareConfig:
 
 @dataclass(frozen=True)
 class SegmentConfig:
-    """The segment command: a segmenter on the embedded task, and token methods on it.
+    """The segment command: a segmenter on the embedded task, token methods on it, and PRANCE.
 
     train: of the dense one. tune: of each method from it, with it as the teacher; steps 0 leaves it out. methods: of
-    `models.reduced`. share: of the dense segmenter's MACs that they run at.
+    `models.reduced`. share: of the dense segmenter's MACs that all of them run at.
+    token_modes: of PRANCE, a row each; by default those of the run, () for none. meta, selector, finetune: its three stages, as
+    for classification; `share` takes the place of `reward.target_macs`. Quality is a mean over pixels, most of
+    which are background, so prices are smaller than in classification.
     """
 
     train: FinetuneConfig = field(default_factory=lambda: FinetuneConfig(steps=2000, batch=32))
     tune: FinetuneConfig = field(default_factory=FinetuneConfig)
     methods: tuple[str, ...] = ("tome", "cait", "prune", "merge")
     share: float = 0.7
+    token_modes: tuple[str, ...] | None = None
+    meta: MetaConfig = field(
+        default_factory=lambda: MetaConfig(steps=1500, batch=32, random_batch=24, init_from="dense")
+    )
+    selector: SelectorConfig = field(
+        default_factory=lambda: SelectorConfig(
+            pool=4096, state="lean", reward=RewardConfig(quality="agreement", marginal=True, keep_weight=0.0)
+        )
+    )
+    finetune: FinetuneConfig = field(default_factory=lambda: FinetuneConfig(steps=500, batch=32))
 
     def __post_init__(self):
+        if not 0 < self.share <= 1:
+            raise UserError(f"segment.share={self.share} must be a share of dense MACs, above 0 and up to 1")
+        if self.selector.prices is not None:
+            raise UserError(
+                "segment.selector.prices: the segment command trains for one budget, segment.share"
+            )
+        for mode in self.token_modes or ():
+            get_method(mode)
         for name in self.methods:
             if name not in METHODS:
                 raise UserError(f"segment.methods: {name!r} is not known; choose from {', '.join(METHODS)}")
@@ -407,4 +428,5 @@ class Config:
             remat=model.remat,
             distilled=model.distilled,
             residual_maps=model.residual_maps,
+            pixels=getattr(source, "pixels", False),
         )

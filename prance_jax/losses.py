@@ -1,4 +1,7 @@
-"""Losses on logits; all return the mean over the batch, float32."""
+"""Losses on logits; all return the mean over the batch, float32.
+
+Logits [B, K] are of images; [B, S, S, K], with labels int32 [B, S, S], of pixels, and the mean is over all of them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import optax
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
     """logits [B, K]; labels int32 [B], or their distribution [B, K] where images were mixed; smoothing: probability
     spread evenly over all classes."""
-    hard = labels.ndim == 1
+    hard = labels.ndim < logits.ndim
     targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]) if hard else labels, smoothing)
     return optax.softmax_cross_entropy(logits, targets).mean()
 
@@ -32,5 +35,5 @@ def taught(
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Share of right predictions; labels as for `cross_entropy`, of mixed ones the strongest counts."""
-    labels = labels if labels.ndim == 1 else jnp.argmax(labels, -1)
+    labels = labels if labels.ndim < logits.ndim else jnp.argmax(labels, -1)
     return (jnp.argmax(logits, -1) == labels).mean()

@@ -33,6 +33,8 @@ class ModelSpec:
     channels_left: of a network whose channels were pruned (`channels.materialize`); None: all that the space stores.
     distilled: a second class token with a classifier of its own (Touvron et al. 2021, arXiv 2012.12877, section 4); logits are
       the mean of both, and token methods leave both tokens alone.
+    pixels: the head says a class for every pixel, from all patches, in place of one for the image; num_classes is then of a
+      pixel. Reduced tokens are put back on the grid for it.
     residual_maps: a learned linear map in place of the plain residual where a group ends, as in the paper. Without them a
       structure of one width is a plain ViT, see `models.cut`.
     remat: attention weights and hidden units are computed again in the backward pass in place of being kept: the bulk of
@@ -58,6 +60,7 @@ class ModelSpec:
     channels_left: Channels | None = None
     distilled: bool = False
     residual_maps: bool = True
+    pixels: bool = False
     enter_at_widest: bool = False
     scale_norm: bool = False
     token_floor: int = 2
@@ -70,6 +73,10 @@ class ModelSpec:
             )
         if self.num_classes < 1 or self.channels < 1:
             raise UserError(f"num_classes={self.num_classes} and channels={self.channels} must be positive")
+        if self.pixels and self.distilled:
+            raise UserError(
+                "pixels=True reads patches; a distilled network has classifiers of its class tokens alone"
+            )
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"dtype {self.dtype!r} is not supported; say 'float32' or 'bfloat16'")
 
@@ -110,6 +117,16 @@ class ModelSpec:
     def fewest_tokens(self) -> int:
         """What a reduction leaves at least, all class tokens counted."""
         return self.token_floor + self.distilled
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that the head says of one token: a class, or one for each of a patch's pixels."""
+        return self.num_classes * (self.patch_size**2 if self.pixels else 1)
+
+    @property
+    def read_tokens(self) -> int:
+        """Tokens that heads read: class tokens, or all patches."""
+        return self.patches if self.pixels else self.class_tokens
 
     @property
     def patch_values(self) -> int:

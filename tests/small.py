@@ -52,10 +52,10 @@ def masked(spec: ModelSpec):
     )
 
 
-def quick_jit(function):
+def quick_jit(function, **options):
     """jit for a program of few runs: optimising it would take far longer than running it."""
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(function, compiler_options=options)
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(function, compiler_options=quick, **options)
 
 
 @functools.lru_cache(maxsize=None)

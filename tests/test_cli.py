@@ -116,8 +116,15 @@ def test_segment_in_the_same_workdir(trained, tmp_path, capsys):
     shutil.copytree(trained, workdir)
     status, out, _ = run(capsys, "segment", "--workdir", str(workdir), "--quiet")
     rows = json.loads((workdir / "segmentation.json").read_text())["rows"]
-    assert status == 0 and [row["method"] for row in rows] == ["dense", "cait", "cait_tuned"]
+    assert status == 0 and [row["method"] for row in rows] == [
+        "dense",
+        "cait",
+        "cait_tuned",
+        "meta_largest",
+        "prance_prune",
+    ]
     assert rows[0]["macs_kept"] == 1 and rows[1]["macs_kept"] == rows[2]["macs_kept"] < 0.9
+    assert rows[3]["macs_kept"] == 1 and 0.2 < rows[4]["macs_kept"] < 1.02
     assert all(0 <= row["miou"] <= row["accuracy"] <= 1 for row in rows) and "| cait_tuned |" in out
 
 

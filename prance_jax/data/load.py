@@ -9,6 +9,7 @@ import numpy as np
 
 from prance_jax.data.arrays import Scale, from_arrays
 from prance_jax.data.augment import AugmentConfig
+from prance_jax.data.digit_masks import DigitMasks
 from prance_jax.data.digits import DigitsConfig, load_digits_source
 from prance_jax.data.image_folder import FolderConfig, load_folder_source
 from prance_jax.data.image_source import ImagesConfig
@@ -21,8 +22,8 @@ from prance_jax.errors import UserError
 
 @dataclass(frozen=True)
 class DataConfig:
-    """name: 'digits', the embedded cluttered digits; 'folder', pictures in folders or zips; 'tfds', a set of TensorFlow Datasets;
-    'noise', for measurements without data.
+    """name: 'digits', the embedded cluttered digits; 'digit_masks', the same labelled by pixel; 'folder', pictures in
+    folders or zips; 'tfds', a set of TensorFlow Datasets; 'noise', for measurements without data.
 
     images, augment: how the pictures of 'folder' and 'tfds' become images, and what happens to training images; the digits are
     drawn afresh for every step.
@@ -70,10 +71,14 @@ def load_source(config: DataConfig) -> Source:
     """
     if config.name == "digits":
         return load_digits_source(config.digits)
+    if config.name == "digit_masks":
+        return DigitMasks(load_digits_source(config.digits))
     if config.name == "folder":
         return load_folder_source(config.folder, config.images, config.augment)
     if config.name == "tfds":
         return load_tfds_source(config.tfds, config.images, config.augment)
     if config.name == "noise":
         return load_noise_source(config.noise)
-    raise UserError(f"data set {config.name!r} is not known; choose from digits, folder, tfds, noise")
+    raise UserError(
+        f"data set {config.name!r} is not known; choose from digits, folder, tfds, noise, digit_masks"
+    )

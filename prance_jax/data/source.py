@@ -16,7 +16,8 @@ class Split(NamedTuple):
     """A fixed set of images, the validation set in no order: plans, prices and the search of a static structure look at its
     first images, and those of a folder are all of one class.
 
-    images: [N, S, S, C] float32, normalised; an array, or what reads its slices when they are asked for. labels: [N] int32.
+    images: [N, S, S, C] float32, normalised; an array, or what reads its slices when they are asked for. labels: [N] int32, or
+    [N, S, S] where every pixel has one.
     extra: [N] arrays that reports may group by (for the digits: `clutter`, `glyph`); may be empty.
     """
 
@@ -45,6 +46,7 @@ class Source(Protocol):
     `tables` is handed to a jitted step as an argument (a closure would bake it into the program);
     `sample` is pure: same tables, key and batch size, same images. A source that is too large for the device has
     `batches(batch, start)`, which yields the tables of step `start`, `start` + 1, ..., in place of `tables`; `data.feed` knows.
+    One whose labels are of pixels, int32 [batch, S, S] in place of [batch], has `pixels` = True.
     """
 
     image_size: int

@@ -22,8 +22,8 @@ from prance_jax.spec import ModelSpec
 
 
 class Evaluation(NamedTuple):
-    """Per image, [N]: prediction, whether it is right, MACs, tokens left after the last group and averaged over
-    layers (shares of the original ones), parameters used."""
+    """Per image, [N]: prediction ([N, S, S] of pixels), whether it is right (of pixels the share that is), MACs,
+    tokens left after the last group and averaged over layers (shares of the original ones), parameters used."""
 
     predicted: np.ndarray
     correct: np.ndarray
@@ -63,7 +63,6 @@ def forward(
             cost, left = macs(spec, structure, decision_cost), token_counts(spec, structure).mlp
         mean = sum(jnp.asarray(count, jnp.float32) for count in left) / len(left)
         figures = {
-            "predicted": jnp.argmax(logits, axis=-1),
             "macs": cost.total,
             "tokens_left": jnp.asarray(left[-1], jnp.float32) / spec.tokens,
             "tokens_mean": mean / spec.tokens,
@@ -76,7 +75,7 @@ def forward(
             )
             for name, value in figures.items()
         }
-        return keep_whole(mesh, each)
+        return keep_whole(mesh, {"predicted": jnp.argmax(logits, axis=-1), **each})
 
     return jax.jit(run)
 
@@ -108,7 +107,8 @@ def evaluate(
         out = jax.device_get(run(params, variables, images, own))
         pieces.append({name: value[: total - start] for name, value in out.items()})
     joined = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-    return Evaluation(correct=joined["predicted"] == split.labels, **joined)
+    right = joined["predicted"] == split.labels
+    return Evaluation(correct=right if right.ndim == 1 else right.mean(axis=(1, 2)), **joined)
 
 
 def _rows(split: Split, start: int, first: int, last: int) -> np.ndarray:

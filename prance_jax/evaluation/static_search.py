@@ -104,7 +104,7 @@ def _evaluator(spec: ModelSpec, params: Any, split: Split, count: int):
 
     @jax.jit
     def loss(params, images, labels, structure):
-        wide = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, labels.shape), structure)
+        wide = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, labels.shape[:1]), structure)
         return cross_entropy(walk(model, params, images, wide.groups[0], follow(wide)).logits, labels)
 
     def evaluate(structure: Structure) -> float:

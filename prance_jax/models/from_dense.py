@@ -175,6 +175,7 @@ def dense_weights(path: str | Path, spec: ModelSpec) -> tuple[Tree, ModelSpec]:
         space=space,
         patch_size=math.isqrt(values // spec.channels),
         num_classes=classes,
+        pixels=False,
         distilled="dist_token" in found,
     )
     return load_weights(path, source), source

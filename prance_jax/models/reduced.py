@@ -40,10 +40,12 @@ class Reduction:
             counts.append(count)
         return tuple(counts)
 
-    def counts(self, spec: ModelSpec, dense: bool = False) -> TokenCounts:
-        """Tokens in the attention and in the MLP of each layer; in the last MLP only class tokens, unless a dense head reads all."""
+    def counts(self, spec: ModelSpec) -> TokenCounts:
+        """Tokens in the attention and in the MLP of each layer; in the last MLP only class tokens, for pixels all."""
         left = self.left(spec)
-        return TokenCounts((spec.tokens, *left[:-1]), left if dense else (*left[:-1], spec.class_tokens))
+        return TokenCounts(
+            (spec.tokens, *left[:-1]), left if spec.pixels else (*left[:-1], spec.class_tokens)
+        )
 
     def milliseconds(self, spec: ModelSpec, table: BlockLatency) -> float:
         """Of one image on the largest structure, by a measured table; what the reductions themselves take is counted."""
@@ -54,7 +56,8 @@ class Reduction:
 
 
 class Reduced(NamedTuple):
-    """logits: float32 [B, num_classes]. tokens: of the last layer, with sizes and owners."""
+    """logits: float32 [B, num_classes], for pixels [B, S, S, num_classes]. tokens: of the last layer, with sizes and
+    owners."""
 
     logits: jax.Array
     tokens: TokenSet

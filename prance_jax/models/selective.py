@@ -171,6 +171,10 @@ class SelectiveViT(nn.Module):
     def setup(self):
         if self.spec.distilled:
             raise UserError("learned selectors know one class token here; a distilled network has two")
+        if self.spec.pixels:
+            raise UserError(
+                "learned selectors keep what the class token needs; with pixels=True use a token method"
+            )
         self.vit = ViT(self.spec)
         self.selectors = [
             TokenSelector(self.spec.space.widest, self.selective.heads, name=f"selector_{site}")

@@ -5,7 +5,7 @@ that layer's attention; its MLP runs with the next group, at the width that the 
 
     begin    embedding, group 0 up to the attention of its last layer
     advance  MLP of the layer before, then group g up to the attention of its last layer    (g = 1, 2, ...)
-    finish   MLP of the last layer, norm, classifier
+    finish   MLP of the last layer, norm, classifier; for pixels, of the patches back on the grid
 
 Nothing runs at a width that was not chosen, and what precedes a decision does not depend on it.
 """
@@ -25,6 +25,7 @@ from prance_jax.spec import ModelSpec
 from prance_jax.tokens import AttentionSignals, TokenMethod, TokenSet, initial_tokens
 from prance_jax.tokens.aside import put_back, without
 from prance_jax.tokens.counts import shifted
+from prance_jax.tokens.unmerge import unmerge
 
 # (layer from 0, tokens after its attention, what the attention tells) -> tokens for its MLP.
 Between = Callable[[int, TokenSet, AttentionSignals], TokenSet]
@@ -46,7 +47,7 @@ class Midway(NamedTuple):
     """The state of inference between two groups: after the attention of a group's last layer, before its MLP.
 
     tokens: at `width` channels. signals: of that attention. width, hidden: of the MLP still to run. glance: float32
-    [B, num_classes], what the classifier would say of the class token as it is now.
+    [B, num_classes], what the head would say of the tokens as they are now, see `ViT.glance`.
     """
 
     tokens: TokenSet
@@ -80,14 +81,14 @@ class ViT(nn.Module):
             for layer in range(space.depth)
         ]
         self.norm = Norm(width)
-        self.head = Affine(width, spec.num_classes)
+        self.head = Affine(width, spec.outputs)
         if spec.distilled:
             self.dist_token = self.param("dist_token", nn.initializers.truncated_normal(0.02), (width,))
             self.head_dist = Affine(width, spec.num_classes)
 
     def __call__(self, images: jax.Array, structure: Structure | None = None) -> jax.Array:
         """Logits [B, num_classes], float32, of images [B, S, S, channels] under a structure known beforehand; by default the
-        largest."""
+        largest. For pixels [B, S, S, num_classes]."""
         structure = self.spec.largest if structure is None else structure
         midway = self.begin(images, structure.groups[0])
         for group in range(1, self.spec.space.groups):
@@ -100,19 +101,18 @@ class ViT(nn.Module):
         structure: Structure,
         between: Between,
         received: bool = False,
-        dense: bool = False,
     ) -> tuple[jax.Array, TokenSet]:
         """Logits and the last layer's tokens under a static structure, its keep rates not used: `between` stands between
         attention and MLP of every layer and may remove tokens, as the training-free methods do. In the last layer only
-        class tokens go through the MLP: the classifier reads nothing else. received: what `between` is told holds the
-        attention that each token receives. dense: all tokens go through the last MLP, for heads that read them."""
+        class tokens go through the MLP: the classifier reads nothing else; for pixels all do. received: what `between` is
+        told holds the attention that each token receives."""
         widths, hidden = structure.widths, structure.hidden
         tokens = initial_tokens(self.embed(images, widths[0]), self.spec.class_tokens)
         for layer, block in enumerate(self.blocks):
             tokens, signals = block.attend(tokens, widths[layer], widths[layer], received)
             tokens = between(layer, tokens, signals)
             last = layer + 1 == len(widths)
-            alone = last and not dense
+            alone = last and not self.spec.pixels
             read = tokens.features[:, : self.spec.class_tokens]
             part = tokens._replace(features=read) if alone else tokens
             fed = block.feed(part, widths[layer], hidden[layer], widths[layer if last else layer + 1])
@@ -136,7 +136,7 @@ class ViT(nn.Module):
         return self._rest_of_group(tokens, signals, choice, group)
 
     def finish(self, midway: Midway) -> jax.Array:
-        """Logits [B, num_classes], float32."""
+        """Logits [B, num_classes], float32; for pixels [B, S, S, num_classes]."""
         tokens = self.blocks[-1].feed(midway.tokens, midway.width, midway.hidden, midway.width)
         return self.verdict(tokens, midway.width)
 
@@ -161,17 +161,45 @@ class ViT(nn.Module):
         return apply_method(spec, spec.method, tokens, signals, spec.left(tokens.count, rates), **options)
 
     def classify(self, features: jax.Array, width: Size, head: Affine | None = None) -> jax.Array:
-        """Final norm and classifier on any tokens: [B, N, C] -> [B, N, num_classes], float32."""
-        classes, head = self.spec.num_classes, self.head if head is None else head
+        """Final norm and head on any tokens: [B, N, C] -> [B, N, outputs], float32."""
+        classes, head = self.spec.outputs, self.head if head is None else head
         x = norm(self.spec, self.norm, features, width, width).astype(jnp.float32)
         return dense(x, *head(), width, classes, classes)
 
     def verdict(self, tokens: TokenSet, width: Size) -> jax.Array:
-        """Logits [B, num_classes] of the class token; of a distilled network the mean of both tokens' classifiers."""
+        """Logits [B, num_classes] of the class token; of a distilled network the mean of both tokens' classifiers; for pixels
+        [B, S, S, num_classes], a dropped patch's from the nearest one that is left (`unmerge`)."""
+        if self.spec.pixels:
+            return self.pixel_logits(unmerge(tokens), width)
         logits = self.classify(tokens.features[:, :1], width)[:, 0]
         if not self.spec.distilled:
             return logits
         return (logits + self.classify(tokens.features[:, 1:2], width, self.head_dist)[:, 0]) / 2
+
+    def pixel_logits(self, grid: jax.Array, width: Size) -> jax.Array:
+        """Logits [B, S, S, num_classes] of patches [B, P, C] in the order of the grid: a linear map from each to its pixels
+        (Strudel et al. 2021, arXiv 2105.05633, section 3.2, with pixels in place of an interpolation)."""
+        spec, size = self.spec, self.spec.patch_size
+        side = spec.image_size // size
+        x = self.classify(grid, width).reshape(-1, side, side, size, size, spec.num_classes)
+        return x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, spec.image_size, spec.image_size, spec.num_classes)
+
+    def glance(self, tokens: TokenSet, width: Size) -> jax.Array:
+        """float32 [B, num_classes], for decisions: the verdict so far. For pixels the logarithm of the mean over the patch
+        tokens that are left of what the head says of each, its pixels' logits averaged."""
+        if not self.spec.pixels:
+            return self.verdict(tokens, width)
+        classes = self.spec.num_classes
+        x = norm(self.spec, self.norm, tokens.features, width, width).astype(jnp.float32)
+        # The mean of a patch's pixels is linear: averaging the weights first costs patch_size^2 times less.
+        kernel, bias = (leaf.reshape(*leaf.shape[:-1], -1, classes).mean(-2) for leaf in self.head())
+        said = jax.nn.softmax(dense(x, kernel, bias, width, classes, classes))[:, 1:]
+        if tokens.valid is None:
+            mean = said.mean(axis=1)
+        else:
+            there = tokens.valid[:, 1:, None]
+            mean = jnp.sum(jnp.where(there, said, 0.0), axis=1) / jnp.maximum(there.sum(axis=1), 1)
+        return jnp.log(jnp.maximum(mean, 1e-9))
 
     def _rest_of_group(
         self, tokens: TokenSet, signals: AttentionSignals, choice: GroupChoice, group: int
@@ -184,5 +212,4 @@ class ViT(nn.Module):
             tokens, signals = self.blocks[layer + index].attend(tokens, target, target)
         width = choice.widths[-1]
         # Where nobody looks at it, the compiler leaves it out.
-        glance = self.verdict(tokens, width)
-        return Midway(tokens, signals, width, choice.hidden[-1], glance)
+        return Midway(tokens, signals, width, choice.hidden[-1], self.glance(tokens, width))

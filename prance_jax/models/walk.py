@@ -19,7 +19,8 @@ Decide = Callable[[int, Midway], GroupChoice]
 
 
 class Outcome(NamedTuple):
-    """logits: float32 [B, num_classes]. structure: what was chosen. tokens: what is left after the last group."""
+    """logits: float32 [B, num_classes], for pixels [B, S, S, num_classes]. structure: what was chosen. tokens: what is left after
+    the last group."""
 
     logits: jax.Array
     structure: Structure

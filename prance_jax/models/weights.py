@@ -114,7 +114,15 @@ def card(spec: ModelSpec, names: str) -> dict[str, Any]:
 
 def semantics(path: str | Path) -> dict[str, Any]:
     """Fields of `ModelSpec` that weights were made for and that no shape tells: from the card of a file, or by its names."""
-    fields = ("norm_epsilon", "enter_at_widest", "scale_norm", "token_floor", "distilled", "residual_maps")
+    fields = (
+        "norm_epsilon",
+        "enter_at_widest",
+        "scale_norm",
+        "token_floor",
+        "distilled",
+        "residual_maps",
+        "pixels",
+    )
     found = read_card(path).get("network", {})
     if not found and origin(read_tensors(path)) == "official":
         return {"enter_at_widest": True, "scale_norm": True, "token_floor": 1, "norm_epsilon": 1e-5}
@@ -124,10 +132,9 @@ def semantics(path: str | Path) -> dict[str, Any]:
 def _hint(found: Mapping[str, np.ndarray], spec: ModelSpec, whose: str) -> str:
     """What to say instead, where a field of the specification makes the difference."""
     hints, classes = [], found.get("head/bias")
-    if classes is not None and len(classes) != spec.num_classes:
-        hints.append(
-            f"it has {len(classes)} classes, the model {spec.num_classes}: num_classes={len(classes)}"
-        )
+    if classes is not None and len(classes) != spec.outputs:
+        own = len(classes) * spec.num_classes // spec.outputs
+        hints.append(f"it has {own} classes, the model {spec.num_classes}: num_classes={own}")
     if ("dist_token" in found) != spec.distilled:
         own = "dist_token" in found
         hints.append(f"it has {'two class tokens' if own else 'one class token'}: distilled={own}")

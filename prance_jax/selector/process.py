@@ -19,7 +19,7 @@ from prance_jax.models.vit import Midway, ViT
 from prance_jax.models.walk import advance, begin, complete
 from prance_jax.selector.actions import ActionSpace
 from prance_jax.selector.price import draw_prices, weight
-from prance_jax.selector.reward import RewardConfig, quality, reward, worth
+from prance_jax.selector.reward import RewardConfig, per_image, quality, reward, worth
 from prance_jax.selector.state import Observer
 from prance_jax.space import GroupChoice, Structure
 
@@ -28,8 +28,8 @@ class Context(NamedTuple):
     """What an update of the selector holds fixed.
 
     params: of the meta-network, frozen. images [P, S, S, C], labels [P], full_logits [P, num_classes]: the pool that
-    episodes draw from. price: of compute; a scalar, or the (lowest, highest) that episodes draw theirs from, see
-    `selector.price`.
+    episodes draw from; for pixels labels [P, S, S] and full_logits [P, S, S, num_classes]. price: of compute; a
+    scalar, or the (lowest, highest) that episodes draw theirs from, see `selector.price`.
     """
 
     params: Any
@@ -106,7 +106,7 @@ class PranceProcess:
         cost = share if self.cost is None else self.cost(structure)
         good = quality(self.config, logits, episode.labels, episode.full_logits)
         info = {
-            "correct": (jnp.argmax(logits, -1) == episode.labels).astype(jnp.float32),
+            "correct": per_image((jnp.argmax(logits, -1) == episode.labels).astype(jnp.float32)),
             "macs_kept": share,
             "cost": cost,
             "tokens_left": token_counts(spec, structure).mlp[-1] / spec.tokens,

@@ -21,6 +21,7 @@ class RewardConfig:
       'probability' is the same with the probability of the true class in place of right or wrong: less noise;
       'agreement' is -KL(f || p), at least -agreement_floor: zero wherever nothing is lost, so the difficulty of the
         image, which is most of the noise of the other two, drops out. It needs no labels.
+    Where the network says a class for every pixel, all three are taken pixel by pixel and averaged over an image.
     cost: 'macs', or 'latency' by a table measured on the device (`selector.latency_table`); shares below are then shares
       of the dense network's time.
     price: reward per dense network of MACs; the paper's 0.008 per 1e8 MACs is 0.008 x dense MACs / 1e8.
@@ -57,17 +58,23 @@ class RewardConfig:
 
 
 def quality(config: RewardConfig, logits: jax.Array, labels: jax.Array, full_logits: jax.Array) -> jax.Array:
-    """float32 [B]. logits, full_logits (of the full network): [B, num_classes]; labels: int32 [B]."""
+    """float32 [B]. logits, full_logits (of the full network): [B, num_classes]; labels: int32 [B]. For pixels [B, S, S,
+    num_classes] and [B, S, S]."""
     if config.quality == "agreement":
         log_full, log_own = jax.nn.log_softmax(full_logits), jax.nn.log_softmax(logits)
         divergence = jnp.sum(jnp.exp(log_full) * (log_full - log_own), axis=-1)
-        return -jnp.minimum(divergence, config.agreement_floor)
+        return per_image(-jnp.minimum(divergence, config.agreement_floor))
     if config.quality == "correct":
         score = (jnp.argmax(logits, -1) == labels).astype(jnp.float32)
     else:
-        score = jnp.take_along_axis(jax.nn.softmax(logits), labels[:, None], axis=1)[:, 0]
+        score = jnp.take_along_axis(jax.nn.softmax(logits), labels[..., None], axis=-1)[..., 0]
     full_correct = jnp.argmax(full_logits, -1) == labels
-    return score if config.reward_mending else jnp.where(full_correct, score, 1.0)
+    return per_image(score if config.reward_mending else jnp.where(full_correct, score, 1.0))
+
+
+def per_image(score: jax.Array) -> jax.Array:
+    """[B]: scores of images as they are, those of pixels [B, S, S] averaged."""
+    return score if score.ndim == 1 else score.mean(axis=tuple(range(1, score.ndim)))
 
 
 def reward(

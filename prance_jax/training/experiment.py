@@ -59,7 +59,7 @@ _STREAMS = (
     "finetune_random",
     "finetune_static",
     "tune",
-    "segment",
+    "segment",  # not used any more; those that follow keep their numbers
     "pit",
 )
 

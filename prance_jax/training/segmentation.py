@@ -1,19 +1,22 @@
-"""The segmentation experiment: a dense network on the embedded task, then every reduction as it is and tuned."""
+"""The segmentation experiment: dense, every reduction as it is and tuned, and PRANCE, all at the same MACs.
+
+It is an `Experiment` like that of classification, with the same stages, on a source whose labels are of pixels; it has a folder
+of its own in the run's.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
-from prance_jax.config import FinetuneConfig
-from prance_jax.data.digit_masks import DigitMasks
-from prance_jax.data.digits import Digits
+from prance_jax.complexity import macs
+from prance_jax.config import Config, DenseConfig
 from prance_jax.errors import UserError
-from prance_jax.models.reduced import Reduction, reductions
-from prance_jax.models.segmenter import Segmenter, segmenter_macs
-from prance_jax.training import segment
-from prance_jax.training.experiment import Experiment
-from prance_jax.training.loop import Stage, run_stage
+from prance_jax.evaluation.miou import confusion_matrix, from_confusion
+from prance_jax.models.reduced import at_macs
+from prance_jax.training.comparison import tuned
+from prance_jax.training.experiment import Contender, Experiment
+from prance_jax.training.workdir import Workdir
 
 
 @dataclass(frozen=True)
@@ -29,47 +32,59 @@ class SegmentRow:
     macs_kept: float
 
 
-def segmentation(experiment: Experiment, seed: int) -> list[SegmentRow]:
-    """All rows of one seed, on the scenes of the test set. Raises UserError for data without masks."""
-    source, config = experiment.source, experiment.config.segment
-    if not isinstance(source, Digits):
+def on_pixels(config: Config) -> Config:
+    """The same experiment on the embedded segmentation task, with the settings of `config.segment`."""
+    if config.data.name != "digits":
         raise UserError("segmentation is measured on the embedded digits; set data.name to 'digits'")
-    spec = experiment.spec(experiment.config.token_modes[0])
-    masks = DigitMasks(source)
-    model, scenes = Segmenter(spec, masks.classes), masks.split("test", source.config.test_images)
-    key = experiment.key(seed, "segment")
+    own, train = config.segment, config.segment.train
+    reward = dataclasses.replace(own.selector.reward, target_macs=own.share)
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, name="digit_masks"),
+        token_modes=own.token_modes or config.token_modes,
+        budgets=(),
+        dense=DenseConfig(train.steps, train.batch, train.label_smoothing, train.optimizer),
+        meta=own.meta,
+        selector=dataclasses.replace(own.selector, reward=reward),
+        finetune=own.finetune,
+        compare=dataclasses.replace(config.compare, methods=own.methods, finetune=own.tune),
+    )
 
-    def trained(name: str, settings: FinetuneConfig, reduction: Reduction | None, start: Any) -> Any:
-        step = segment.segment_step(spec, masks, settings, reduction)
-        fresh = lambda: segment.init(model, settings, key, start)
-        stage = Stage(
-            f"seed{seed}/segment/{name}",
-            settings.steps,
-            fresh,
-            lambda state, index: step(state, index, key, source.tables, start if start is not None else {}),
-            ("loss", "accuracy"),
-        )
-        seconds, progress = experiment.config.checkpoint_seconds, experiment.progress
-        folder = experiment.workdir.checkpoints
-        return run_stage(stage, folder, experiment.metrics, checkpoint_seconds=seconds, progress=progress)[
-            "ema"
-        ]
 
-    dense = trained("dense", config.train, None, None)
-    full = segmenter_macs(spec, masks.classes).total
-    contenders = [("dense", None, dense)]
+def segmentation(experiment: Experiment) -> Experiment:
+    """The segmentation experiment of a run. Raises UserError for data without masks."""
+    folder = Workdir(experiment.workdir.path / "segment")
+    return Experiment(on_pixels(experiment.config), folder, experiment.progress, train=experiment.train)
+
+
+def contenders(pixels: Experiment, seed: int) -> list[Contender]:
+    """All rows of one seed; pixels: a `segmentation` experiment."""
+    config, dense = pixels.config.segment, pixels.dense(seed)
+    spec = pixels.spec(pixels.config.token_modes[0])
+    rows = [Contender("dense", spec, pixels.largest, dense, ())]
     for name in config.methods:
-        cost = lambda own: abs(segmenter_macs(spec, masks.classes, own).total - config.share * full)
-        reduction = min(reductions(spec, name), key=cost)
-        contenders.append((name, reduction, dense))
+        reduction = at_macs(spec, spec.largest, name, config.share * macs(spec, spec.largest).total)
+        rows.append(Contender(name, spec, reduction, dense, ()))
         if config.tune.steps:
-            contenders.append((f"{name}_tuned", reduction, trained(name, config.tune, reduction, dense)))
+            rows.append(Contender(f"{name}_tuned", spec, reduction, tuned(pixels, seed, name, reduction), ()))
+    if config.token_modes != ():
+        # It has had more steps than the dense one: what they alone are worth.
+        rows.append(Contender("meta_largest", spec, pixels.largest, pixels.meta(seed), ()))
+        rows += [pixels.prance(seed, mode) for mode in pixels.config.token_modes]
+    return rows
+
+
+def measured(pixels: Experiment, seed: int) -> list[SegmentRow]:
+    """All rows of one seed, on the test set; pixels: a `segmentation` experiment."""
     rows: list[SegmentRow] = []
-    for name, reduction, params in contenders:
-        found = segment.evaluate(model, params, scenes, reduction)
-        cost = segmenter_macs(spec, masks.classes, reduction).total
-        change = found.miou - (rows[0].miou if rows else found.miou)
-        rows.append(SegmentRow(name, seed, found.miou, change, found.accuracy, cost / 1e9, cost / full))
+    truth = pixels.source.split("test").labels
+    for row in contenders(pixels, seed):
+        found = pixels.evaluate(row, "test")
+        overlap = from_confusion(confusion_matrix(truth, found.predicted, row.spec.num_classes))
+        full, spent = macs(row.spec, row.spec.largest).total, float(found.macs.mean())
+        change = overlap.miou - (rows[0].miou if rows else overlap.miou)
+        figures = overlap.miou, change, overlap.accuracy, spent / 1e9, spent / full
+        rows.append(SegmentRow(row.method, seed, *figures))
     return rows
 
 

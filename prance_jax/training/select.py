@@ -64,9 +64,10 @@ class Selector:
 
     @property
     def decision_cost(self) -> int:
-        """MACs of one decision: the actor, and but for the paper's state a look at the class token by the classifier."""
+        """MACs of one decision: the actor, and but for the paper's state a look at the class token by the classifier (for
+        pixels at all tokens)."""
         actor = decision_macs(self.observer.size, self.config.hidden, self.ppo.distribution.outputs)
-        looks = self.config.state != "keys"
+        looks = (self.spec.tokens if self.spec.pixels else 1) * (self.config.state != "keys")
         return actor + looks * self.spec.space.widest * self.spec.num_classes
 
     @property

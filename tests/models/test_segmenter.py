@@ -4,89 +4,204 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import SHORT, make_spec, quick_jit
+from small import PAIR, SHORT, compact, drawn_params, logits, make_spec, masked, quick_jit, structures
 from test_complexity import product_flops
 
+from prance_jax.complexity import macs, parameters, token_counts
 from prance_jax.data.digit_masks import DigitMasks
 from prance_jax.data.digits import DigitsConfig, load_digits_source
-from prance_jax.models.reduced import METHODS, Reduction
-from prance_jax.models.segmenter import Segmenter, segmenter_macs
+from prance_jax.errors import UserError
+from prance_jax.evaluation.miou import confusion_matrix, from_confusion
+from prance_jax.models.reduced import METHODS, Reduction, reduced, reduced_macs
+from prance_jax.models.segmenter import filled
+from prance_jax.models.vit import ViT
+from prance_jax.space import SearchSpace
+from prance_jax.spec import ModelSpec
 from prance_jax.tokens.schedules import KeepRate, Removed
-from prance_jax.training.segment import confusion_matrix, from_confusion
+
+ORDER = np.array([3, 0, 5, 1, 4, 2])
+
+
+def pixel_spec(mode="prune", space=PAIR):
+    return make_spec(mode, space=space, pixels=True, num_classes=3)
 
 
 @pytest.fixture(scope="module")
-def network(images):
-    model = Segmenter(make_spec(space=SHORT), 3)
-    params = quick_jit(model.init)(jax.random.key(0), images[:1])["params"]
-    return model, jax.tree.map(
-        lambda leaf: leaf + 0.1 * jnp.sin(jnp.arange(leaf.size)).reshape(leaf.shape), params
-    )
+def drawn():
+    """Parameters of the pixel network, the same for every mode."""
+    return drawn_params(pixel_spec())
 
 
-def run(network, images, *arguments):
-    model, params = network
-    return quick_jit(lambda p, x: model.apply({"params": p}, x, *arguments))(params, images)
+def close(found, wanted):
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * float(np.abs(np.asarray(wanted)).max()))
 
 
-def test_pixels_come_from_their_own_patch(network, images):
-    """Without attention between patches (one image, a change in one corner) the linear map stays local: a bias of one
-    pixel of the patch moves that pixel of every patch alone."""
-    model, params = network
-    logits = run(network, images)
-    assert logits.shape == (6, 16, 16, 3)
+def test_pixels_come_from_their_own_patch(drawn, images):
+    """The bias of one pixel of the patch moves that pixel of every patch alone."""
+    before = logits(pixel_spec(), drawn, images)
+    assert before.shape == (6, 16, 16, 3)
     size, pixel = 4, 4 * 1 + 2  # row 1, column 2 of each patch, class 0
-    bias = params["pixels"]["bias"].at[3 * pixel].add(1.0)
-    moved = run((model, {**params, "pixels": {**params["pixels"], "bias": bias}}), images) - logits
+    bias = jnp.asarray(drawn["head"]["bias"]).at[3 * pixel].add(1.0)
+    moved = logits(pixel_spec(), {**drawn, "head": {**drawn["head"], "bias": bias}}, images) - before
     wanted = np.zeros((16, 16, 3))
     wanted[1::size, 2::size, 0] = 1
     np.testing.assert_allclose(moved, np.broadcast_to(wanted, moved.shape), atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "name, fill", [("tome", "nearest"), ("cait", "nearest"), ("prune", None), ("prune", "zero")]
-)
-def test_reduced_tokens_are_back_on_the_grid(network, images, name, fill):
-    schedule = Removed((4, 0, 3)) if name == "tome" else KeepRate(0.5, (0, 2), fused=False)
-    reduction = Reduction(METHODS[name], schedule)
-    found = run(network, images, reduction, fill)
+def test_masked_equals_compact_and_no_image_sees_its_batch(images):
+    """Per image: widths that differ by layer, hidden units, patches pruned and merged; narrow widths reach the head."""
+    spec = pixel_spec("prune_merge", SHORT)
+    params, chosen = drawn_params(spec), structures(pixel_spec("prune_merge", SHORT), 1)
+    outcome = masked(spec)(params, images, chosen)
+    assert outcome.logits.shape == (6, 16, 16, 3)
+    alone = compact(spec, params, images[4:5], chosen.image(4))
+    close(outcome.logits[4], alone.logits[0])
+    np.testing.assert_array_equal(outcome.tokens.owner[4], alone.tokens.owner[0])
+    assert (outcome.tokens.owner < 0).any() and (np.asarray(outcome.tokens.sizes) > 1).any()
+    pick = jax.tree.map(lambda leaf: leaf[ORDER], chosen)
+    close(masked(spec)(params, images[ORDER], pick).logits, outcome.logits[ORDER])
+
+
+def _ends(model, midway):
+    return model.finish(midway), model.glance(midway.tokens, midway.width)
+
+
+def test_what_is_inactive_does_not_reach_the_pixels(drawn, images):
+    """Dropped tokens, inactive channels, and the rows of the head behind a narrow width may hold 1e6."""
+    spec, chosen = pixel_spec(), structures(pixel_spec(), 5)
+
+    def last(model, images):
+        return model.advance(model.begin(images, chosen.groups[0]), chosen.groups[1], 1)
+
+    midway = quick_jit(lambda p, x: ViT(spec).apply({"params": p}, x, method=last))(drawn, images)
+    ends = quick_jit(lambda p, midway: ViT(spec).apply({"params": p}, midway, method=_ends))
+    noise = jnp.arange(midway.tokens.features.shape[2]) < midway.width[:, None, None]
+    noise = jnp.where(noise & midway.tokens.valid[:, :, None], midway.tokens.features, 1e6)
+    poisoned = midway._replace(tokens=midway.tokens._replace(features=noise))
+    jax.tree.map(np.testing.assert_array_equal, ends(drawn, poisoned), ends(drawn, midway))
+    narrow, beyond = midway._replace(width=jnp.full(6, 16), hidden=jnp.full(6, 16)), dict(drawn["head"])
+    beyond["kernel"] = jnp.asarray(beyond["kernel"]).at[16:].set(1e6)
+    wanted = ends(drawn, narrow)
+    jax.tree.map(np.testing.assert_array_equal, ends({**drawn, "head": beyond}, narrow), wanted)
+
+
+def test_what_is_said_of_tokens_in_numpy(drawn, images):
+    """Norm, the leading rows of the head, every pixel in its place, a dropped patch as its nearest one; the glance is the mean
+    over patch tokens of the softmax of each one's pixels' mean logits, as a logarithm."""
+    spec, width = pixel_spec(), 24
+    own = spec.space.uniform(width, 2, (0.5,))
+
+    def run(model, images):
+        midway = model.advance(model.begin(images, own.groups[0]), own.groups[1], 1)
+        fed = model.blocks[-1].feed(midway.tokens, midway.width, midway.hidden, midway.width)
+        return midway, fed.features, model.finish(midway)
+
+    midway, left, found = quick_jit(lambda p, x: ViT(spec).apply({"params": p}, x, method=run))(drawn, images)
+    norm, head = drawn["norm"], drawn["head"]
+
+    def said(x):
+        x = np.asarray(x, np.float64)
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + spec.norm_epsilon)
+        x = (x * norm["scale"][:width] + norm["bias"][:width]) @ head["kernel"][:width] + head["bias"]
+        return x.reshape(*x.shape[:2], 16, 3)
+
+    chances = np.exp(said(midway.tokens.features)[:, 1:].mean(2))
+    mean = (chances / chances.sum(-1, keepdims=True)).mean(1)
+    np.testing.assert_allclose(np.exp(midway.glance), mean, rtol=1e-3)
+    pixels, owner = said(left), np.asarray(midway.tokens.owner)
+    place = [divmod(patch, 4) for patch in range(16)]
+    for image in range(6):
+        carried = [patch for patch in range(16) if owner[image, patch] >= 0]
+        assert len(carried) == 7  # floor(0.5 x 17) tokens, one of them CLS
+        for row, column in place:
+            near = min(carried, key=lambda p: ((place[p][0] - row) ** 2 + (place[p][1] - column) ** 2, p))
+            drawn_here = found[image, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4].reshape(16, 3)
+            np.testing.assert_allclose(drawn_here, pixels[image, owner[image, near]], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["tome", "cait"])
+def test_reduced_tokens_are_back_on_the_grid(drawn, images, name):
+    schedule = Removed((4, 3)) if name == "tome" else KeepRate(0.5, (0, 1), fused=False)
+    spec, reduction = pixel_spec(), Reduction(METHODS[name], schedule)
+    run = quick_jit(lambda p, x, own: reduced(ViT(spec), p, x, spec.largest, own).logits, static_argnums=2)
+    found = run(drawn, images, reduction)
     assert found.shape == (6, 16, 16, 3) and np.isfinite(found).all()
-    order = np.array([3, 0, 5, 1, 4, 2])
-    np.testing.assert_allclose(
-        run(network, images[order], reduction, fill), found[order], rtol=1e-4, atol=1e-4
-    )
-    nothing = Reduction(METHODS[name], Removed(()))
-    np.testing.assert_allclose(
-        run(network, images, nothing, fill), run(network, images), rtol=1e-5, atol=1e-5
-    )
+    np.testing.assert_allclose(run(drawn, images[ORDER], reduction), found[ORDER], rtol=1e-4, atol=1e-4)
+    close(run(drawn, images, Reduction(METHODS[name], Removed(()))), logits(spec, drawn, images))
 
 
-def test_costs_are_what_runs(network):
-    model, params = network
+@pytest.mark.parametrize("fill", [None, "zero"])
+def test_what_stands_for_dropped_patches(drawn, images, fill):
+    """Patches that are left look the same whatever stands for the others."""
+    spec, reduction = pixel_spec(), Reduction(METHODS["prune"], KeepRate(0.5, (0, 1), fused=False))
+    model = ViT(spec)
+    found = quick_jit(lambda p, x: filled(model, p, x, reduction, fill))(drawn, images)
+    wanted = quick_jit(lambda p, x: reduced(model, p, x, spec.largest, reduction))(drawn, images)
+    left = np.asarray(wanted.tokens.owner).reshape(-1, 4, 4) >= 0
+    left = left.repeat(4, axis=1).repeat(4, axis=2)
+    close(np.asarray(found)[left], np.asarray(wanted.logits)[left])
+    assert np.abs(np.asarray(found)[~left] - np.asarray(wanted.logits)[~left]).max() > 1e-2
+
+
+def test_costs_by_hand():
+    """Pruning to floor(0.5 x 5) = 2 tokens; the head reads all 4 patches at width 8: 2 x 2 pixels of 3 classes."""
+    space = SearchSpace("two layers", 12, 2, 1, (8, 12), (2,), layers=(1, 1), head_dim=4)
+    sizes = dict(image_size=4, patch_size=2, num_classes=3, channels=1)
+    spec = ModelSpec(space, **sizes, pixels=True)
+    found, plain = (
+        macs(own, space.uniform(8, 2, (0.5,)), selector=7) for own in (spec, ModelSpec(space, **sizes))
+    )
+    assert found.classifier == 4 * 8 * (2 * 2 * 3) and plain.classifier == 8 * 3
+    assert found._replace(classifier=0) == plain._replace(classifier=0)
+    assert found.total == 4 * 4 * 8 + 2 * (5 * 8 * 12 + 2 * 5 * 5 * 4 + 5 * 4 * 8) + (5 + 2) * 2 * 8 * 16 + (
+        5 * 8 * 8 + 7 + 4 * 8 * 12
+    )
+    heads = [parameters(own, space.uniform(8, 2)) for own in (spec, ModelSpec(space, **sizes))]
+    assert heads[0] - heads[1] == 9 * (12 - 3)
+
+
+@pytest.mark.parametrize("what", ["structure", "reduction"])
+def test_every_product_is_counted(what, drawn):
+    """Beside a row of attention from CLS in each layer and, under a structure, a glance of the mean pixel of every token
+    after each group."""
+    spec = pixel_spec()
     image = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
-    spec, reduction = model.spec, Reduction(METHODS["prune"], KeepRate(0.5, (0, 2), fused=False))
-    for own in (None, reduction):
-        program = lambda p, x: model.apply({"params": p}, x, own)
-        found = product_flops(jax.make_jaxpr(program)(params, image).jaxpr)
-        counts = [spec.tokens] * 4 if own is None else [spec.tokens, *own.left(spec)[:-1]]
-        rows = spec.space.attention_width * sum(counts) + spec.num_classes * spec.space.widest
-        assert found == 2 * (segmenter_macs(spec, 3, own).total + rows)
+    if what == "structure":
+        own = structures(spec, 2).image(1)
+        program = lambda p, x: ViT(spec).apply({"params": p}, x, own)
+        counts, cost = token_counts(spec, own), macs(spec, own)
+        ends = [
+            counts.mlp[layer] * group.widths[-1] for layer, group in zip(spec.space.first_layers, own.groups)
+        ]
+        seen = sum(ends) * spec.num_classes
+    else:
+        own = Reduction(METHODS["prune"], KeepRate(0.5, (0, 1), fused=False))
+        program = lambda p, x: reduced(ViT(spec), p, x, spec.largest, own).logits
+        counts, cost, seen = own.counts(spec), reduced_macs(spec, spec.largest, own), 0
+    rows = spec.space.attention_width * sum(counts.attention)
+    assert product_flops(jax.make_jaxpr(program)(drawn, image).jaxpr) == 2 * (cost.total + rows + seen)
+
+
+def test_what_pixels_cannot_be_combined_with():
+    with pytest.raises(UserError, match="a distilled network has classifiers of its class tokens"):
+        make_spec(pixels=True, distilled=True)
 
 
 def test_masks_belong_to_their_images():
     source = load_digits_source(DigitsConfig(test_images=60, validation_images=40))
     masks = DigitMasks(source)
-    scenes, plain = masks.split("test", 50), source.split("test")
-    np.testing.assert_array_equal(scenes.images, plain.images[:50])
+    scenes, plain = masks.split("test"), source.split("test")
+    np.testing.assert_array_equal(scenes.images, plain.images)
     unit = source.to_unit(scenes.images)[..., 0]
-    for image, mask, label in zip(unit, scenes.masks, plain.labels):
+    for image, mask, label in zip(unit, scenes.labels, plain.labels):
         assert set(np.unique(mask)) == {0, 1 + label}
         assert (
             image[mask > 0].min() > 0.25 and 10 < (mask > 0).sum() < 200
         )  # the digit has ink wherever its mask is
-    drawn = masks.sample(source.tables, jax.random.key(0), 8)
+    drawn, labels = masks.sample(source.tables, jax.random.key(0), 8)
     again, _ = source.sample(source.tables, jax.random.key(0), 8)
-    np.testing.assert_array_equal(drawn.images, again)
+    np.testing.assert_array_equal(drawn, again)
+    assert labels.shape == drawn.shape[:3]
 
 
 def test_miou_by_hand():
