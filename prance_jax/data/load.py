@@ -22,8 +22,9 @@ from prance_jax.errors import UserError
 
 @dataclass(frozen=True)
 class DataConfig:
-    """name: 'digits', the embedded cluttered digits; 'digit_masks', the same labelled by pixel; 'folder', pictures in
-    folders or zips; 'tfds', a set of TensorFlow Datasets; 'noise', for measurements without data.
+    """name: 'digits', the embedded cluttered digits; 'digit_masks', the same labelled by pixel (the segment
+    command's); 'folder', pictures in folders or zips; 'tfds', a set of TensorFlow Datasets; 'noise', for measurements without
+    data.
 
     images, augment: how the pictures of 'folder' and 'tfds' become images, and what happens to training images; the digits are
     drawn afresh for every step.
