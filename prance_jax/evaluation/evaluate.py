@@ -62,6 +62,7 @@ def forward(
             structure, logits = outcome.structure, outcome.logits
             cost, left = macs(spec, structure, decision_cost), token_counts(spec, structure).mlp
         mean = sum(jnp.asarray(count, jnp.float32) for count in left) / len(left)
+        predicted = jnp.argmax(logits, axis=-1)
         figures = {
             "macs": cost.total,
             "tokens_left": jnp.asarray(left[-1], jnp.float32) / spec.tokens,
@@ -75,7 +76,7 @@ def forward(
             )
             for name, value in figures.items()
         }
-        return keep_whole(mesh, {"predicted": jnp.argmax(logits, axis=-1), **each})
+        return keep_whole(mesh, {"predicted": predicted, **each})
 
     return jax.jit(run)
 
