@@ -8,12 +8,14 @@ from small import PAIR, SHORT, compact, drawn_params, logits, make_spec, masked,
 from test_complexity import product_flops
 
 from prance_jax.complexity import macs, parameters, token_counts
+from prance_jax.config import PiTConfig, SegmentConfig
 from prance_jax.data.digit_masks import DigitMasks
 from prance_jax.data.digits import DigitsConfig, load_digits_source
 from prance_jax.errors import UserError
 from prance_jax.evaluation.miou import confusion_matrix, from_confusion
 from prance_jax.models.reduced import METHODS, Reduction, reduced, reduced_macs
 from prance_jax.models.segmenter import filled
+from prance_jax.models.selective import Selective, SelectiveViT
 from prance_jax.models.vit import ViT
 from prance_jax.space import SearchSpace
 from prance_jax.spec import ModelSpec
@@ -185,6 +187,16 @@ def test_every_product_is_counted(what, drawn):
 def test_what_pixels_cannot_be_combined_with():
     with pytest.raises(UserError, match="a distilled network has classifiers of its class tokens"):
         make_spec(pixels=True, distilled=True)
+    spec = make_spec(pixels=True)
+    with pytest.raises(UserError, match="with pixels=True use a token method"):
+        SelectiveViT(spec, Selective(True, (1,), (0.5,))).init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+
+
+@pytest.mark.parametrize("share", (0.0, 1.5))
+@pytest.mark.parametrize("config", (SegmentConfig, PiTConfig))
+def test_shares_outside_of_what_can_be_spent_are_refused(config, share):
+    with pytest.raises(UserError, match=f"share={share} must be a share of dense MACs"):
+        config(share=share)
 
 
 def test_masks_belong_to_their_images():
