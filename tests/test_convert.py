@@ -79,7 +79,12 @@ def test_released_files_convert_with_nothing_left_over(mode, golden, tmp_path):
         assert main(["convert", str(source), str(target), *words]) == 0
         found = read_tensors(target)
         if part == "model":
-            assert semantics(target) == {**semantics(source), "distilled": False, "residual_maps": True}
+            assert semantics(target) == {
+                **semantics(source),
+                "distilled": False,
+                "residual_maps": True,
+                "pixels": False,
+            }
             direct = by_name(official.meta_network(arrays, spec, load_weights(target, spec)))
         else:
             transposed = {name: value.T.astype("f4") for name, value in arrays.items()}
