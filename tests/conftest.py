@@ -7,12 +7,10 @@ import hypothesis
 import jax
 import numpy as np
 import pytest
+import quick_compile
 from small import make_spec, noisy_params
 
-# Programs of a test run a few times on a few small images: compiling them well would take far longer. In the environment
-# too, so that processes which a test starts compute the same to the last bit.
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-jax.config.update("jax_disable_most_optimizations", True)
+quick_compile.set_up(jax)
 
 hypothesis.settings.register_profile("house", database=None, deadline=None, max_examples=30, derandomize=True)
 hypothesis.settings.load_profile("house")

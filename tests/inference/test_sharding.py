@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from quick_compile import xla_flags
+
 SCRIPT = """
 import re
 import jax, numpy as np
@@ -32,7 +34,7 @@ def test_a_mesh_gives_the_same_without_traffic():
     tests = Path(__file__).parents[1]
     environment = {
         **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "XLA_FLAGS": xla_flags(devices=4),
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": f"{tests.parent}:{tests}",
     }

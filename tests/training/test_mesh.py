@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from quick_compile import xla_flags
 
 from prance_jax import config_io
 from prance_jax.config import Config
@@ -35,7 +36,7 @@ sys.exit(main(sys.argv[1:]))
 
 def start(devices, *words):
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
-    environment |= {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    environment |= {"XLA_FLAGS": xla_flags(devices)}
     command = [sys.executable, "-c", RUN, *words, "--config", str(CONFIG), "--quiet"]
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
