@@ -14,7 +14,8 @@ from prance_jax.mesh import leads
 
 
 class Workdir:
-    """One folder, one configuration: a run that finds another configuration in it refuses to start.
+    """One folder, one configuration: a run that finds another configuration in it refuses to start. Seeds may be added
+    behind those that are there, since no stage of one depends on another's.
 
     Attributes:
       path: the folder; made by `claim`.
@@ -61,12 +62,18 @@ class Workdir:
             is not readable, or the folder cannot be made.
         """
         if self.config_file.exists():
-            lines = config_io.differences(config, complete(self.config()))
+            found = complete(self.config())
+            more_seeds = _more_seeds(config, found)
+            lines = config_io.differences(
+                config, {**found, "seeds": config["seeds"]} if more_seeds else found
+            )
             if lines:
                 raise UserError(
                     f"workdir {self.path} belongs to another configuration ({'; '.join(lines)}); "
                     "choose another --workdir, or run with the same configuration to continue it"
                 )
+            if more_seeds:
+                self._write(config, command)
             return True
         try:
             with disk_errors(f"workdir {self.path}"):
@@ -75,9 +82,12 @@ class Workdir:
             raise UserError(f"workdir {self.path} is a file; choose another --workdir") from None
         except PermissionError:
             raise UserError(f"workdir {self.path} cannot be written; choose another --workdir") from None
+        self._write(config, command)
+        return False
+
+    def _write(self, config: Mapping[str, Any], command: str) -> None:
         text = json.dumps({"command": command, "config": config}, indent=2)
         write_atomic(self.config_file, text + "\n")
-        return False
 
     def config(self) -> dict[str, Any]:
         """The config that the folder was made with, as nested dicts.
@@ -97,6 +107,12 @@ class Workdir:
         if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
             raise UserError(f"{self.config_file} was not written by this program; choose another --workdir")
         return found["config"]
+
+
+def _more_seeds(config: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    """Whether the seeds are those of the folder's config and others behind them."""
+    ours, theirs = list(config.get("seeds", ())), list(found.get("seeds", ()))
+    return len(ours) > len(theirs) > 0 and ours[: len(theirs)] == theirs
 
 
 def write_atomic(path: str | Path, text: str) -> None:

@@ -35,6 +35,23 @@ def test_another_config_is_refused_with_the_differing_keys(tmp_path):
     assert (tmp_path / "config.json").read_bytes() == before
 
 
+def test_seeds_may_be_added_behind_those_that_are_there(tmp_path):
+    workdir = Workdir(tmp_path)
+    workdir.claim(CONFIG, "two")
+    more = {**CONFIG, "seeds": (0, 1, 5)}
+    assert workdir.claim(more, "three") is True
+    assert json.loads(workdir.config_file.read_text()) == {
+        "command": "three",
+        "config": {**CONFIG, "seeds": [0, 1, 5]},
+    }
+    for seeds in ([0], [0, 1], [1, 0, 5, 6], [0, 2, 5, 6]):
+        with pytest.raises(UserError, match=r"seeds: .* here, \[0, 1, 5\] in the workdir"):
+            workdir.claim({**CONFIG, "seeds": seeds}, "")
+    with pytest.raises(UserError, match="selector.updates"):
+        workdir.claim({"seeds": [0, 1, 5, 6], "selector": {"updates": 7}}, "")
+    assert workdir.config()["seeds"] == [0, 1, 5]
+
+
 @pytest.mark.parametrize("text, words", [("{", "not readable JSON"), ("[1]", "not written by this program")])
 def test_a_broken_config_file_is_named(tmp_path, text, words):
     (tmp_path / "config.json").write_text(text)
