@@ -19,12 +19,15 @@ def xla_flags(devices: int | None = None) -> str:
 
 def set_up(jax) -> None:
     """Before the first computation. In the environment too: processes that a test starts compute the same to the last bit."""
-    folder = tempfile.TemporaryDirectory(prefix="prance_tests_", ignore_cleanup_errors=True)
-    atexit.register(folder.cleanup)
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if "PYTEST_XDIST_WORKER" not in os.environ:  # workers share the folder of the process that started them
+        made = tempfile.TemporaryDirectory(prefix="prance_tests_", ignore_cleanup_errors=True)
+        atexit.register(made.cleanup)
+        folder = made.name
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags()}".strip()
     settings = {
         "jax_disable_most_optimizations": True,
-        "jax_compilation_cache_dir": folder.name,
+        "jax_compilation_cache_dir": folder,
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }

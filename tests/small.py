@@ -10,7 +10,7 @@ from prance_jax.models.vit import ViT
 from prance_jax.space import SearchSpace, Structure
 from prance_jax.spec import ModelSpec
 
-SPACE = SearchSpace("small test", 32, 3, 2, (16, 24, 28), (1, 2, 3), layers=(2, 2, 2, 2), head_dim=8)
+SPACE = SearchSpace("small test", 32, 3, 2, (16, 24, 28), (1, 2, 3), layers=(1, 2, 2, 1), head_dim=8)
 # Three groups: for programs with a branch per plan, whose compilation is what a test waits for.
 SHORT = SearchSpace("short test", 32, 3, 2, (16, 24, 28), (1, 2, 3), layers=(1, 2, 1), head_dim=8)
 # Two layers, one decision: where nothing depends on depth.

@@ -47,8 +47,8 @@ def test_tokens_by_hand():
     structure = SPACE.uniform(16, 1, (0.5,))
     last = structure.groups[3]._replace(keep=(0.3,))
     counts = token_counts(spec, structure._replace(groups=(*structure.groups[:3], last)))
-    assert counts.mlp == (17, 17, 8, 8, 4, 4, 2, 2)
-    assert counts.attention == (17, 17, 17, 8, 8, 4, 4, 2)
+    assert counts.mlp == (17, 8, 8, 4, 4, 2)
+    assert counts.attention == (17, 17, 8, 8, 4, 4)
 
 
 def test_one_layer_by_hand():

@@ -18,7 +18,7 @@ def changed(structure, group, **fields):
 
 BAD = [
     (dict(group=1, widths=(16, 20)), "group 1, layer 1: width 20 is not in the search space .* choose from"),
-    (dict(group=0, hidden=(16, 17)), "group 0, layer 1: 17 hidden units at width 16; choose from"),
+    (dict(group=2, hidden=(16, 17)), "group 2, layer 1: 17 hidden units at width 16; choose from"),
     (dict(group=2, keep=(0.0,)), "group 2: keep rate 0.0 is not a share"),
     (dict(group=2, keep=(float("nan"),)), "group 2: keep rate nan is not a share"),
     (dict(group=3, keep=(1.2,)), "group 3: keep rate 1.2"),
@@ -68,8 +68,8 @@ def test_a_space_that_does_not_fit_is_refused(change, words):
 
 
 def test_first_group_by_name():
-    assert SPACE.first_group("min") == GroupChoice((16, 16), (16, 16))
-    assert SPACE.first_group("24x2") == GroupChoice((24, 24), (48, 48))
+    assert SPACE.first_group("min") == GroupChoice((16,), (16,))
+    assert SPACE.first_group("24x2") == GroupChoice((24,), (48,))
     with pytest.raises(UserError, match="first group '20x2' .* choose from min, max, 16x1"):
         SPACE.first_group("20x2")
 
@@ -94,7 +94,8 @@ def test_ratio_of_three_and_a_half_counts_whole_units():
 
 
 def test_a_structure_prints_for_people():
-    assert str(SPACE.uniform(16, 2, (0.5,))) == "[16/32 16/32] " + " ".join(["[16/32 16/32 keep 0.5]"] * 3)
+    two, one = "[16/32 16/32 keep 0.5]", "[16/32 keep 0.5]"
+    assert str(SPACE.uniform(16, 2, (0.5,))) == f"[16/32] {two} {two} {one}"
 
 
 @pytest.mark.parametrize(

@@ -70,16 +70,17 @@ def test_one_decision_for_all_makes_one_plan_of_its_size():
     left = token_counts(spec, SPACE.uniform(24, 2, (0.55,))).mlp
     for group in range(1, SPACE.groups):
         smallest, covering = plans.groups[group - 1]
-        assert smallest == Plan((24, 24), (48, 48), (left[SPACE.first_layers[group]],))
-        assert covering == Plan((28, 28), (84, 84), (spec.tokens,))
+        layers = SPACE.layers[group]
+        assert smallest == Plan((24,) * layers, (48,) * layers, (left[SPACE.first_layers[group]],))
+        assert covering == Plan((28,) * layers, (84,) * layers, (spec.tokens,))
 
 
 def test_even_plans_go_from_the_smallest_choice_to_the_largest():
     spec = make_spec("merge")
     plans = even_plans(spec, FIRST, 4, 0.3)
-    for group in plans.groups:
-        assert group[0].widths == (16, 16) and group[0].hidden == (16, 16)
-        assert group[-1] == Plan((28, 28), (84, 84), (spec.tokens,))
+    for group, layers in zip(plans.groups, SPACE.layers[1:]):
+        assert group[0].widths == group[0].hidden == (16,) * layers
+        assert group[-1] == Plan((28,) * layers, (84,) * layers, (spec.tokens,))
     assert plans.groups[-1][0].tokens == (int(0.3 * spec.tokens),)
 
 

@@ -62,7 +62,7 @@ def test_macs_of_a_pruned_network_are_the_compilers(params):
     image = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
     program = lambda p, x: ViT(small).apply({"params": p}, x, small.largest)
     found = product_flops(jax.make_jaxpr(program)(kept, image).jaxpr)
-    rows = sum(spec.tokens * small.space.heads * small.head_dims(layer)[0] for layer in range(8))
+    rows = sum(spec.tokens * small.space.heads * small.head_dims(layer)[0] for layer in range(6))
     glances = spec.num_classes * sum(group.widths[-1] for group in small.largest.groups)
     assert found == 2 * (macs(small, small.largest).total + rows + glances)
     # The dense network's count by the published formula: N C (2 q + v) + N^2 (q + v) + N v C + 2 N C f.
@@ -92,7 +92,7 @@ def test_heads_keep_as_many_and_the_most_important(keep):
         gate, score = getattr(gates, name), np.asarray(getattr(scores, name))
         counts = gate.sum(2)
         assert (counts == counts[:, :1]).all() and (counts % 2 == 0).all() and counts.min() >= 2
-        for layer in range(8):
+        for layer in range(6):
             for head in range(2):
                 own, shut = (
                     score[layer, head][gate[layer, head] > 0],

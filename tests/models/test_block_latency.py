@@ -121,7 +121,7 @@ def test_written_and_read(tmp_path):
     file = tmp_path / "blocks.json"
     TABLE.save(file, lambda path, text: path.write_text(text))
     assert load_block_latency(file, SPEC) == TABLE
-    with pytest.raises(UserError, match="another network .*; this one: 8 layers of 28"):
+    with pytest.raises(UserError, match="another network .*; this one: 6 layers of 28"):
         load_block_latency(file, make_spec())
     with pytest.raises(UserError, match="none.json does not exist; write it with the profile command"):
         load_block_latency(tmp_path / "none.json", SPEC)

@@ -76,8 +76,8 @@ def test_files_in_half_precision_become_float32(params):
 @pytest.mark.parametrize(
     "change, words",
     [
-        (dict(drop="blocks.3.lln.bias"), r"missing block_3/residual_map/bias \(32,\)"),
-        (dict(add="blocks.0.lln.weight"), r"not used: block_0/residual_map/kernel \(32, 32\)"),
+        (dict(drop="blocks.2.lln.bias"), r"missing block_2/residual_map/bias \(32,\)"),
+        (dict(add="blocks.1.lln.weight"), r"not used: block_1/residual_map/kernel \(32, 32\)"),
         (dict(add="teacher.weight"), r"not used: teacher.weight \(32, 32\)"),
         (dict(replace="blocks.0.fc1.weight"), r"block_0/fc1/kernel: wanted \(32, 96\), found \(32, 32\)"),
     ],
