@@ -9,6 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/environment.sh
 source launch/environment.sh
 prepare_environment
+keep_freed_memory
 
 workdir="${WORKDIR:-runs/digits}"
 "$VENV_PYTHON" -m prance_jax train --config configs/digits.py --workdir "$workdir" "$@"

@@ -4,6 +4,8 @@
 # prepare_environment makes .venv, installs requirements.txt and this package into it, and sets VENV_PYTHON.
 # PYTHON chooses the interpreter that makes the environment (default python3). A stamp remembers which
 # requirements were installed, so a second run needs no network.
+#
+# keep_freed_memory doubles the speed of training on CPU cores under Linux.
 
 prepare_environment() {
     local python="${PYTHON:-python3}" root version wanted stamp
@@ -43,4 +45,20 @@ prepare_environment() {
         return 1
     fi
     printf '%s' "$wanted" >"$stamp"
+}
+
+# XLA's programs for CPUs ask the C library for their temporary memory at every call. glibc gives it back to the kernel
+# each time, which maps and clears it anew: half the time of a training step. jemalloc keeps it where it is installed;
+# else glibc does with one pool for all threads, which is for short runs: it had become slow after half an hour.
+keep_freed_memory() {
+    local found
+    if [[ -n "${LD_PRELOAD:-}${GLIBC_TUNABLES:-}${MALLOC_CONF:-}${MALLOC_ARENA_MAX:-}" ]]; then
+        return 0
+    fi
+    found="$(PATH="$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null | awk '/libjemalloc\.so\.2 / { print $NF; exit }')" || true
+    if [[ -n "$found" ]]; then
+        export LD_PRELOAD="$found" MALLOC_CONF="dirty_decay_ms:-1,muzzy_decay_ms:-1"
+    else
+        export MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_TOP_PAD_=67108864
+    fi
 }

@@ -12,7 +12,6 @@ from typing import Callable, Sequence
 
 from prance_jax import cli_measure, cli_weights
 from prance_jax.errors import UserError
-from prance_jax.host_memory import keep_freed_memory, on_cpu
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,8 +21,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args([word for word in arguments if not word.startswith("--config.")])
     options.overrides = overrides
     options.line = "python -m prance_jax " + shlex.join(arguments)
-    if on_cpu():
-        keep_freed_memory()
     try:
         return options.run(options)
     except UserError as error:

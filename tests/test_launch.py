@@ -57,6 +57,28 @@ def test_no_package_index_is_named():
         assert not re.search(r"index-url|https?://", path.read_text()), path
 
 
+@pytest.mark.parametrize(
+    "listed, given, wanted",
+    [
+        ("libjemalloc.so.2 (libc6,x86-64) => /lib/libjemalloc.so.2", {}, "/lib/libjemalloc.so.2||"),
+        ("libz.so.1 (libc6,x86-64) => /lib/libz.so.1", {}, "|1|0"),
+        ("libjemalloc.so.2 (libc6,x86-64) => /lib/libjemalloc.so.2", {"GLIBC_TUNABLES": "mine"}, "||"),
+    ],
+)
+def test_freed_memory_is_kept_by_what_is_there(listed, given, wanted, tmp_path):
+    """By jemalloc, else by glibc with one pool; a user's own setting stands."""
+    fake = tmp_path / "ldconfig"
+    fake.write_text(f'#!/bin/sh\necho "\t{listed}"\n')
+    fake.chmod(0o755)
+    script = (
+        "unset LD_PRELOAD MALLOC_CONF MALLOC_ARENA_MAX; source launch/environment.sh; keep_freed_memory; "
+        'found="$LD_PRELOAD"; unset LD_PRELOAD; echo "$found|${MALLOC_ARENA_MAX:-}|${MALLOC_MMAP_MAX_:-}"'
+    )
+    environment = {"GLIBC_TUNABLES": "", **given, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    told = shell("bash", "-c", script, **environment)
+    assert told.stdout.strip() == wanted, told
+
+
 @pytest.fixture
 def old_python(tmp_path):
     """An interpreter that says it is 3.9."""

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "prance_jax"
 # From the bottom up; names on one line may import each other.
 ORDER = (
-    ("errors", "losses", "inputs", "host_memory"),
+    ("errors", "losses", "inputs"),
     ("mesh",),
     ("exported",),
     ("space",),
