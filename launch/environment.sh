@@ -5,7 +5,7 @@
 # PYTHON chooses the interpreter that makes the environment (default python3). A stamp remembers which
 # requirements were installed, so a second run needs no network.
 #
-# keep_freed_memory doubles the speed of training on CPU cores under Linux.
+# keep_freed_memory makes training on CPU cores faster, where jemalloc is installed.
 
 prepare_environment() {
     local python="${PYTHON:-python3}" root version wanted stamp
@@ -48,17 +48,17 @@ prepare_environment() {
 }
 
 # XLA's programs for CPUs ask the C library for their temporary memory at every call. glibc gives it back to the kernel
-# each time, which maps and clears it anew: half the time of a training step. jemalloc keeps it where it is installed;
-# else glibc does with one pool for all threads, which is for short runs: it had become slow after half an hour.
+# each time, which maps and clears it anew: half the time of a training step. jemalloc keeps it. (So does glibc with
+# MALLOC_ARENA_MAX=1 and no mmap, but its one pool falls to pieces within minutes and is slow to search.)
 keep_freed_memory() {
     local found
-    if [[ -n "${LD_PRELOAD:-}${GLIBC_TUNABLES:-}${MALLOC_CONF:-}${MALLOC_ARENA_MAX:-}" ]]; then
+    if [[ -n "${LD_PRELOAD:-}" || "$(uname -s)" != Linux ]]; then
         return 0
     fi
     found="$(PATH="$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null | awk '/libjemalloc\.so\.2 / { print $NF; exit }')" || true
     if [[ -n "$found" ]]; then
-        export LD_PRELOAD="$found" MALLOC_CONF="dirty_decay_ms:-1,muzzy_decay_ms:-1"
+        export LD_PRELOAD="$found" MALLOC_CONF="${MALLOC_CONF:-dirty_decay_ms:-1,muzzy_decay_ms:-1}"
     else
-        export MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_TOP_PAD_=67108864
+        echo "On CPU cores this is about 1.8 times as fast with jemalloc (apt-get install libjemalloc2)."
     fi
 }
