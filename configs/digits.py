@@ -2,7 +2,7 @@
 
 Command:   bash launch/demo.sh
       or:  python -m prance_jax train --config configs/digits.py --workdir runs/digits
-Cost:      8 to 11 minutes on 2 quiet CPU cores, compilation included; 22 measured on a slow, shared machine.
+Cost:      8 to 12 minutes on 2 quiet CPU cores, compilation included; 22 measured on a slow, shared machine.
 Result:    see README.md; a table of every method at the end of the run, in results.json and results.md.
 
 Images are 28 x 28, patches 4 x 4: 49 patches and CLS. The dense network trains for as many steps as the meta-network
