@@ -10,7 +10,7 @@ import pytest
 import quick_compile
 from small import make_spec, noisy_params
 
-quick_compile.set_up(jax)
+quick_compile.set_up()
 
 hypothesis.settings.register_profile("house", database=None, deadline=None, max_examples=30, derandomize=True)
 hypothesis.settings.load_profile("house")

@@ -4,6 +4,7 @@ import atexit
 import os
 import tempfile
 
+import jax
 import jaxlib
 
 # XLA stops at a flag that it does not know; these are known to the versions that begin so.
@@ -17,7 +18,7 @@ def xla_flags(devices: int | None = None) -> str:
     return f"{flags} --xla_force_host_platform_device_count={devices}" if devices else flags
 
 
-def set_up(jax) -> None:
+def set_up() -> None:
     """Before the first computation. In the environment too: processes that a test starts compute the same to the last bit."""
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if "PYTEST_XDIST_WORKER" not in os.environ:  # workers share the folder of the process that started them

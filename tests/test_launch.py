@@ -54,7 +54,7 @@ def test_requirements_cover_the_package_and_its_tests():
 
 def test_no_package_index_is_named():
     for path in [*SCRIPTS, ROOT / "requirements.txt", ROOT / "pyproject.toml"]:
-        assert not re.search(r"index-url|https?://", path.read_text()), path
+        assert not re.search(r"index-|http", path.read_text()), path
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,8 @@ class Workdir:
         command: str,
         complete: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda found: found,
     ) -> bool:
-        """Makes the folder and writes ``config.json``, or finds the same config there (a run to continue).
+        """Makes the folder and writes ``config.json``, or finds the same config there (a run to continue), or the same with
+        fewer seeds: then ``config.json`` is written anew.
 
         Args:
           config: what `config_io.to_dict` made of the config.
