@@ -14,8 +14,9 @@ import pytest
 from show.browser import CHROMIUM, Page, seen
 
 import prance_jax
-from prance_jax import cli, config_io
+from prance_jax import config_io
 from prance_jax.cli import main
+from prance_jax.commands import train
 from prance_jax.config import Config
 from prance_jax.data.digits import load_digits_source
 from prance_jax.errors import UserError
@@ -163,7 +164,7 @@ def test_pictures_that_cannot_be_drawn_cost_no_run(monkeypatch):
         raise MemoryError("no room for a picture")
 
     monkeypatch.setattr("prance_jax.show.report.show", broken)
-    assert cli._drawn(None, everything=True) == "not drawn (MemoryError: no room for a picture)"
+    assert train.drawn(None, everything=True) == "not drawn (MemoryError: no room for a picture)"
 
 
 def test_the_report_is_one_page_that_loads_nothing(trained, tmp_path):
@@ -198,7 +199,7 @@ def test_the_notebook_runs_from_top_to_bottom(trained, tmp_path, capsys, monkeyp
     display.Markdown, display.display = str, shown.append
     display.Image = lambda filename: Path(filename).read_bytes()
     monkeypatch.setitem(sys.modules, "IPython.display", display)
-    monkeypatch.setattr(cli, "_drawn", lambda *_: "drawn when it was trained")
+    monkeypatch.setattr(train, "drawn", lambda *_: "drawn when it was trained")
     monkeypatch.chdir(root / "launch")
     mini = ModelSpec(SearchSpace("mini", 12, 2.0, 3, (6, 12), (1.0, 2.0), (1, 1), head_dim=4), 8, 4, 5)
     if not prance_jax.list_models("notebook_mini"):

@@ -18,14 +18,15 @@ ORDER = (
     ("models",),
     ("channels",),
     ("selector", "data"),
-    ("config", "config_io", "config_text"),
+    ("config", "config_field", "config_io", "config_stages", "config_text"),
     ("evaluation",),
     ("adaptive",),
     ("training",),
     ("inference",),
     ("report",),
     ("show",),
-    ("cli", "cli_measure", "cli_weights", "__main__"),
+    ("commands",),
+    ("cli", "__main__"),
 )
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 FILES = [path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__.py"]

@@ -20,6 +20,7 @@ from prance_jax.report.results import Results, Row, hardware
 from prance_jax.report.speed import throughput
 from prance_jax.selector.decide import Rule, SelectorRule, StaticRule
 from prance_jax.space import Structure
+from prance_jax.training.contenders import contenders
 from prance_jax.training.experiment import Contender, Experiment
 
 
@@ -27,7 +28,7 @@ def compare(
     experiment: Experiment,
     command: str,
     spent: Callable[[], float],
-    contenders: Callable[[Experiment, int], list[Contender]] = Experiment.contenders,
+    contenders: Callable[[Experiment, int], list[Contender]] = contenders,
 ) -> Iterator[Results]:
     """Evaluates all rows on the test images: yields the results after every seed, the last ones being complete.
 

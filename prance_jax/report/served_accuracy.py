@@ -6,6 +6,7 @@ import numpy as np
 
 from prance_jax.complexity import macs
 from prance_jax.inference.model import AdaptiveModel
+from prance_jax.training.contenders import reductions
 from prance_jax.training.experiment import Contender, Experiment
 
 
@@ -18,7 +19,7 @@ def accuracies(
     spec = experiment.spec(config.token_modes[0])
     rows = [
         Contender("dense", spec, experiment.largest, experiment.dense(seed), ()),
-        *experiment.reductions(seed, macs_kept * macs(spec, spec.largest).total),
+        *reductions(experiment, seed, macs_kept * macs(spec, spec.largest).total),
     ]
     found = {row.method: experiment.evaluate(row, "test").top1 for row in rows}
     predicted = []

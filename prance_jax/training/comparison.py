@@ -9,7 +9,7 @@ from typing import Any
 from prance_jax.channels.gates import keep_for
 from prance_jax.channels.materialize import materialize
 from prance_jax.complexity import macs
-from prance_jax.config import INSERTED
+from prance_jax.config_field import INSERTED
 from prance_jax.models.block_latency import OutOfReach, load_block_latency
 from prance_jax.models.reduced import METHODS, Reduction, at_macs
 from prance_jax.models.selective import Selective

@@ -7,36 +7,31 @@ Stages are named seedN/dense, seedN/meta, seedN/MODE/selector, seedN/MODE/finetu
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from typing import Any, Callable
 
 import jax
-import jax.numpy as jnp
 
 from prance_jax.adaptive.calibrate import calibrated_ladder, decisions
 from prance_jax.adaptive.latency import load_latency
 from prance_jax.adaptive.plans import Plans, choose_plans
 from prance_jax.adaptive.rounding import RoundedRule
-from prance_jax.complexity import macs
 from prance_jax.config import Config
 from prance_jax.data.feed import feed
 from prance_jax.data.load import load_source
 from prance_jax.errors import UserError
 from prance_jax.evaluation.evaluate import evaluate
-from prance_jax.evaluation.static_search import search
 from prance_jax.mesh import check_rows, local, make_mesh, place, replicate
 from prance_jax.models.from_dense import meta_from_dense, start_from
-from prance_jax.models.reduced import Reduction, at_macs
+from prance_jax.models.reduced import Reduction
 from prance_jax.models.selective import Selective
 from prance_jax.selector.decide import (
     AnyPriceRule,
     Priced,
-    RandomRule,
     Rule,
     StaticRule,
 )
-from prance_jax.space import GroupChoice, Structure
+from prance_jax.space import GroupChoice
 from prance_jax.spec import ModelSpec
 from prance_jax.training import finetune, pretrain, select
 from prance_jax.training.checkpoint import Checkpoints
@@ -44,7 +39,7 @@ from prance_jax.training.events import Events
 from prance_jax.training.loop import Stage, run_stage
 from prance_jax.training.metrics import MetricsWriter, Progress
 from prance_jax.training.select import Selector
-from prance_jax.training.workdir import Workdir, write_atomic
+from prance_jax.training.workdir import Workdir
 
 STAGES = ("dense", "meta", "selector", "finetune")
 # Every use of randomness has a stream of its own, so that leaving a stage out changes no other.
@@ -270,75 +265,6 @@ class Experiment:
             rows.append(dataclasses.replace(every, method=name, variables=variables))
         return rows
 
-    def best_static(self, seed: int, mode: str, budget: float) -> Contender:
-        """The best static structure at `budget` MACs; the search's result is kept in the workdir."""
-        spec, settings = self.spec(mode), self.config.baselines
-        file = self.workdir.path / f"static_seed{seed}_{mode}.json"
-        structure = _read_structure(file, budget)
-        if structure is None:
-            self.progress.note(
-                f"seed{seed}/{mode}: searching the best of {settings.candidates} static structures"
-            )
-            structure, loss = search(
-                spec,
-                self.selector(mode).lattice,
-                self.meta(seed),
-                self.source.split("validation"),
-                budget,
-                candidates=settings.candidates,
-                images=settings.images,
-                seed=seed,
-            )
-            write_atomic(file, json.dumps({"budget": budget, "loss": loss, "structure": structure}))
-        rule = StaticRule(structure)
-        params = self.meta(seed)
-        if settings.finetune:
-            params = self.finetuned(seed, mode, "finetune_static", rule, ())
-        return Contender(_name("best_static", mode, self.config), spec, rule, params, ())
-
-    def random_policy(self, seed: int, mode: str, share: float) -> Contender:
-        """Random decisions whose mean MACs are `share` of the full network's."""
-        spec = self.spec(mode)
-        rule = RandomRule(self.first_group(), self.selector(mode).lattice)
-        tilt = jnp.float32(rule.tilt_for(spec, share))
-        params = self.meta(seed)
-        if self.config.baselines.finetune:
-            params = self.finetuned(seed, mode, "finetune_random", rule, tilt)
-        return Contender(_name("random_policy", mode, self.config), spec, rule, params, tilt)
-
-    def reductions(self, seed: int, target: float, suffix: str = "") -> list[Contender]:
-        """Token reductions that need no training, on the dense network, at the MACs nearest to `target`."""
-        spec = self.spec(self.config.token_modes[0])
-        return [
-            Contender(name + suffix, spec, at_macs(spec, spec.largest, name, target), self.dense(seed), ())
-            for name in self.config.baselines.reductions
-        ]
-
-    def contenders(self, seed: int) -> list[Contender]:
-        """All rows of one seed; budgets of the baselines are what PRANCE really spends on the validation images."""
-        spec = self.spec(self.config.token_modes[0])
-        rows = [
-            Contender("dense", spec, self.largest, self.dense(seed), ()),
-            Contender("meta_largest", spec, self.largest, self.meta(seed), ()),
-        ]
-        for mode in self.config.token_modes:
-            if self.config.budgets:
-                rows.extend(self.at_budgets(seed, mode))
-                if mode == self.config.token_modes[0]:
-                    full = macs(spec, spec.largest).total
-                    for budget in self.config.budgets:
-                        rows.extend(self.reductions(seed, budget * full, percent(budget)))
-                continue
-            prance = self.prance(seed, mode)
-            spent = self.evaluate(prance, "validation").macs.mean()
-            full = macs(spec, spec.largest).total
-            rows.append(self.best_static(seed, mode, float(spent)))
-            rows.append(self.random_policy(seed, mode, float(spent) / full))
-            if mode == self.config.token_modes[0]:
-                rows.extend(self.reductions(seed, float(spent)))
-            rows.append(prance)
-        return rows
-
     def evaluate(self, row: Contender, split: str):
         """An `Evaluation` of a row on 'validation' or 'test'."""
         return evaluate(
@@ -402,20 +328,3 @@ class Experiment:
 
 def percent(budget: float | None) -> str:
     return "" if budget is None else f"_{round(100 * budget)}"
-
-
-def _name(method: str, mode: str, config: Config) -> str:
-    """The first mode's baselines carry the plain name."""
-    return method if mode == config.token_modes[0] else f"{method}_{mode}"
-
-
-def _read_structure(file, budget: float) -> Structure | None:
-    """The structure that an earlier search for the same budget found."""
-    try:
-        found = json.loads(file.read_text())
-        if found["budget"] != budget:
-            return None
-        (groups,) = found["structure"]
-        return Structure(tuple(GroupChoice(*(tuple(field) for field in group)) for group in groups))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from prance_jax import losses
 from prance_jax.complexity import macs
-from prance_jax.config import FinetuneConfig
+from prance_jax.config_stages import FinetuneConfig
 from prance_jax.mesh import jit_step, keep_rows
 from prance_jax.models.vit import ViT
 from prance_jax.models.walk import walk

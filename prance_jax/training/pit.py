@@ -11,7 +11,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from prance_jax import losses
-from prance_jax.config import FinetuneConfig, SelectiveConfig
+from prance_jax.config_field import SelectiveConfig
+from prance_jax.config_stages import FinetuneConfig
 from prance_jax.data.source import Split
 from prance_jax.mesh import jit_step, keep_rows
 from prance_jax.models.pit import PiT, PiTSpec

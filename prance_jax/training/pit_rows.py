@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from prance_jax.config import FinetuneConfig
+from prance_jax.config_stages import FinetuneConfig
 from prance_jax.mesh import check_rows
 from prance_jax.models.pit import PiTSpec, pit_at_share, pit_macs
 from prance_jax.training.experiment import Experiment, percent

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from prance_jax import losses
-from prance_jax.config import DenseConfig, MetaConfig
+from prance_jax.config_stages import DenseConfig, MetaConfig
 from prance_jax.mesh import jit_step, keep_rows
 from prance_jax.models import walk
 from prance_jax.models.vit import ViT

@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 
 from prance_jax import losses
 from prance_jax.channels.gates import Gates, all_open, choose, gated
-from prance_jax.config import FinetuneConfig, PruneConfig
+from prance_jax.config_field import PruneConfig
+from prance_jax.config_stages import FinetuneConfig
 from prance_jax.mesh import jit_step, keep_rows
 from prance_jax.models.reduced import Reduction, reduced
 from prance_jax.models.vit import ViT

@@ -10,7 +10,8 @@ import dataclasses
 from dataclasses import dataclass
 
 from prance_jax.complexity import macs
-from prance_jax.config import Config, DenseConfig
+from prance_jax.config import Config
+from prance_jax.config_stages import DenseConfig
 from prance_jax.errors import UserError
 from prance_jax.evaluation.miou import confusion_matrix, from_confusion
 from prance_jax.models.reduced import at_macs

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from prance_jax.adaptive.latency import LatencyTable
-from prance_jax.config import SelectorConfig
+from prance_jax.config_stages import SelectorConfig
 from prance_jax.data.feed import feed
 from prance_jax.data.source import Source
 from prance_jax.mesh import jit_step, local, replicate

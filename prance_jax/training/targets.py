@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prance_jax.complexity import macs
-from prance_jax.config import INSERTED, CompareConfig
+from prance_jax.config_field import INSERTED, CompareConfig
 from prance_jax.models.block_latency import BlockLatency
 from prance_jax.models.reduced import METHODS, Reduction, at_macs, at_milliseconds
 from prance_jax.models.selective import Selective, at_latency, at_share

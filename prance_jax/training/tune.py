@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from prance_jax import losses
-from prance_jax.config import FinetuneConfig, SelectiveConfig
+from prance_jax.config_field import SelectiveConfig
+from prance_jax.config_stages import FinetuneConfig
 from prance_jax.mesh import jit_step, keep_rows
 from prance_jax.models.reduced import Reduction, reduced
 from prance_jax.models.selective import Selective, SelectiveViT

@@ -10,7 +10,7 @@ from prance_jax.adaptive.budget import Ladder
 from prance_jax.adaptive.calibrate import decisions
 from prance_jax.adaptive.plans import choose_plans
 from prance_jax.complexity import macs
-from prance_jax.config import SelectorConfig
+from prance_jax.config_stages import SelectorConfig
 from prance_jax.errors import UserError
 from prance_jax.inference.model import AdaptiveModel, _run
 from prance_jax.models.vit import ViT

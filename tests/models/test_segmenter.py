@@ -8,7 +8,7 @@ from small import PAIR, SHORT, compact, drawn_params, logits, make_spec, masked,
 from test_complexity import product_flops
 
 from prance_jax.complexity import macs, parameters, token_counts
-from prance_jax.config import PiTConfig, SegmentConfig
+from prance_jax.config_field import PiTConfig, SegmentConfig
 from prance_jax.data.digit_masks import DigitMasks
 from prance_jax.data.digits import DigitsConfig, load_digits_source
 from prance_jax.errors import UserError

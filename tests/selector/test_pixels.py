@@ -8,7 +8,7 @@ from small import KEEP, PAIR, drawn_params, make_spec, quick_jit
 
 from prance_jax import losses
 from prance_jax.complexity import macs
-from prance_jax.config import SelectorConfig
+from prance_jax.config_stages import SelectorConfig
 from prance_jax.models import walk
 from prance_jax.models.vit import ViT
 from prance_jax.selector.process import Context

@@ -9,7 +9,7 @@ import pytest
 from small import KEEP, SPACE, make_spec
 
 from prance_jax.complexity import macs
-from prance_jax.config import SelectorConfig
+from prance_jax.config_stages import SelectorConfig
 from prance_jax.errors import UserError
 from prance_jax.models import walk
 from prance_jax.models.vit import ViT

@@ -15,6 +15,7 @@ from prance_jax.models.vit import ViT
 from prance_jax.models.weights import by_name
 from prance_jax.report.compare import compare
 from prance_jax.training import loop
+from prance_jax.training.contenders import contenders
 from prance_jax.training.experiment import Experiment
 from prance_jax.training.metrics import Progress, read
 from prance_jax.training.workdir import Workdir
@@ -51,7 +52,7 @@ def experiment(path, progress=None, *overrides):
 def whole(tmp_path_factory):
     """A run that nothing interrupted."""
     run = experiment(tmp_path_factory.mktemp("whole"))
-    return run, run.contenders(0)
+    return run, contenders(run, 0)
 
 
 def without_time(path):
@@ -64,11 +65,11 @@ def test_killed_and_continued_is_bit_identical(stage, whole, tmp_path, monkeypat
         loop, "_SAVE_SHARE", 1e9
     )  # a checkpoint at every step, so that there is something to continue
     with pytest.raises(Killed):
-        experiment(
-            tmp_path, KillingProgress(f"seed0/{stage}", 3), "--config.checkpoint_seconds=0"
-        ).contenders(0)
+        contenders(
+            experiment(tmp_path, KillingProgress(f"seed0/{stage}", 3), "--config.checkpoint_seconds=0"), 0
+        )
     again = experiment(tmp_path, None, "--config.checkpoint_seconds=0")
-    rows = again.contenders(0)
+    rows = contenders(again, 0)
     for row, wanted in zip(rows, whole[1]):
         assert row.method == wanted.method
         chex.assert_trees_all_equal((row.params, row.variables), (wanted.params, wanted.variables))
@@ -141,7 +142,7 @@ def test_rows_at_budgets(tmp_path):
     )
     notes = []
     run.progress.note = notes.append
-    rows = run.contenders(0)
+    rows = contenders(run, 0)
     names = ["single_prune_1", "prance_prune_1", "single_prune_100", "prance_prune_100"]
     names += ["tome_1", "tome_100"]
     assert [row.method for row in rows] == ["dense", "meta_largest", *names]

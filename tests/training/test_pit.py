@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prance_jax.config import FinetuneConfig, OptimizerConfig, SelectiveConfig
+from prance_jax.config_field import SelectiveConfig
+from prance_jax.config_stages import FinetuneConfig, OptimizerConfig
 from prance_jax.data.source import Split
 from prance_jax.models.pit import PiTSpec
 from prance_jax.training.pit import init, pit_step, predict, top1

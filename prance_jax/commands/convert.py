@@ -1,4 +1,4 @@
-"""The commands that move weights: `convert`, and `export` to a .safetensors file."""
+"""The command `convert`: weights in and out under the names that others use."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+from prance_jax.commands.opened import Command
 from prance_jax.errors import UserError
 
 _OF_ONE_FILE = ("format", "names", "network", "search_space", "timm")
 
 
-def arguments(commands: argparse._SubParsersAction) -> None:
-    """Adds the `convert` command."""
-    sub = commands.add_parser(
-        "convert", help="weights between this package, timm, big_vision and the released PRANCE files"
+def arguments(command: Command) -> None:
+    """Adds `convert`."""
+    sub = command(
+        "convert",
+        convert,
+        "weights between this package, timm, big_vision and the released PRANCE files",
+        config=False,
+        workdir=False,
     )
-    sub.set_defaults(run=convert)
     sub.add_argument("source", help=".safetensors, .npz or .pth; whose names it has is found out")
     sub.add_argument("target", help="the .safetensors file to write")
     which = sub.add_mutually_exclusive_group(required=True)

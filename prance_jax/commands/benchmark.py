@@ -1,113 +1,37 @@
-"""The commands that measure: `profile` and `benchmark` of `prance_jax.cli`."""
+"""The command `benchmark`: speeds, and what else is measured on a trained workdir."""
 
 from __future__ import annotations
 
 import argparse
 import json
 
+from prance_jax.commands.opened import Command
 from prance_jax.errors import UserError
 
 
-def profile(options: argparse.Namespace) -> int:
-    """Times every plan, or one layer by its tokens, on this device and writes the table."""
-    if (options.workdir is None) == (options.config is None):
-        raise UserError("profile: give a trained --workdir, or a --config for an even spread of plans")
-    return (_profile_blocks if options.what == "blocks" else _profile_plans)(options)
-
-
-def _profile_plans(options: argparse.Namespace) -> int:
-    import jax
-
-    from prance_jax import config_io
-    from prance_jax.config import Config
-    from prance_jax.data.load import stand_in
-    from prance_jax.inference.load import load
-    from prance_jax.models import walk
-    from prance_jax.models.vit import ViT
-    from prance_jax.report.profile import measure
-    from prance_jax.report.results import hardware
-    from prance_jax.report.serving_speed import random_weights_plans
-    from prance_jax.training.workdir import write_atomic
-
-    if options.workdir is not None:
-        model = load(options.workdir)
-        plans, params = model.plans, model.params
-    else:
-        config = config_io.load(options.config, Config, options.overrides)
-        spec = config.spec(stand_in(config.data), config.token_modes[0])
-        plans = random_weights_plans(spec, spec.space.first_group(config.model.first_group))
-        params = walk.init(ViT(spec), jax.random.key(1))
-    table = measure(plans, params, hardware(), options.batch, options.repeats)
-    table.save(options.out, write_atomic)
-    print(f"dense {table.dense:.3f} ms an image; group 0 {table.first:.3f} ms")
-    for group, (own, times) in enumerate(zip(plans.groups, table.groups), start=1):
-        for plan, row in zip(own, times):
-            spans = ", ".join(f"{time:.3f}" for time in row)
-            print(
-                f"group {group}: widths {plan.widths}, hidden {plan.hidden}, tokens {plan.tokens}: {spans} ms"
-            )
-    print(f"{options.out}: times per image in batches of {options.batch}, one per plan of the group before")
-    return 0
-
-
-def _profile_blocks(options: argparse.Namespace) -> int:
-    import jax
-
-    from prance_jax import config_io
-    from prance_jax.config import Config
-    from prance_jax.data.load import stand_in
-    from prance_jax.models import walk
-    from prance_jax.models.vit import ViT
-    from prance_jax.report.block_profile import measure
-    from prance_jax.report.results import hardware
-    from prance_jax.training.targets import measurable
-    from prance_jax.training.workdir import Workdir, write_atomic
-
-    if options.workdir is not None:
-        config = config_io.from_dict(Config, Workdir(options.workdir).config())
-    else:
-        config = config_io.load(options.config, Config, options.overrides)
-    spec = config.spec(stand_in(config.data), config.token_modes[0])
-    params = walk.init(ViT(spec), jax.random.key(1))  # weights do not change how fast a program is
-    methods = measurable(spec, config.compare)
-    table = measure(spec, params, methods, hardware(), options.batch, options.repeats)
-    table.save(options.out, write_atomic)
-    print(f"dense {table.dense:.4f} ms an image, {table.outside:.4f} of it outside of the layers")
-    names = [name for name, _ in table.methods]
-    print(" ".join(f"{head:>14}" for head in ("tokens", "attention", "MLP", *names)))
-    for count, *times in zip(table.tokens, table.attend, table.feed, *(own for _, own in table.methods)):
-        print(" ".join([f"{count:14}", *(f"{time:14.4f}" for time in times)]))
-    print(
-        f"{options.out}: milliseconds of one layer and one reduction, an image, in batches of {options.batch}"
+def arguments(command: Command) -> None:
+    """Adds `benchmark`."""
+    sub = command("benchmark", benchmark, "measures speed on this machine", workdir=False)
+    sub.add_argument(
+        "--measure",
+        choices=("serving", "dense", "rollout", "contract", "input", "meta"),
+        default="serving",
+        help="serving: dense, masked and adaptive execution, ToMe and EViT, on random weights; dense: the dense network "
+        "against PyTorch's timm; rollout: stage two against a plain loop; contract: how often a trained workdir's is broken; "
+        "input: reading pictures against the decoding library alone; meta: accuracy of stage one's largest, smallest and random "
+        "structures in a workdir",
     )
-    return 0
-
-
-def compile_for(options: argparse.Namespace) -> int:
-    """Compiles every stage's step for a TPU topology and prints whether it fits."""
-    from prance_jax import config_io
-    from prance_jax.config import Config
-    from prance_jax.report.pod import STAGES, check
-
-    if options.config is None:
-        raise UserError("compile needs a --config, such as configs/imagenet_small.py")
-    config, status = config_io.load(options.config, Config, options.overrides), 0
-    print(f"{'stage':9} {'GiB':>7} {'of':>5} {'fits':>5} {'TFLOP':>8}  collectives (bytes on a device)")
-    stages = STAGES if options.stage == "all" else (options.stage,)
-    for own in check(config, options.topology, stages):
-        moved = ", ".join(f"{count} {kind} {_size(size)}" for kind, (count, size) in own.collectives.items())
-        fits = {True: "yes", False: "NO", None: "?"}[own.fits]
-        status |= own.fits is False
-        print(
-            f"{own.stage:9} {own.memory:7.2f} {own.limit or '?':>5} {fits:>5} {own.flops / 1e12:8.3f}  "
-            f"{moved or 'none'}; forward: {own.gathers_forward} all-gather; compiled in {own.seconds:.0f} s",
-            flush=True,
-        )
-    return status
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**20:.2f} MiB" if count >= 2**16 else f"{count} B"
+    sub.add_argument("--batches", default="1,8,64,256", help="batch sizes")
+    sub.add_argument("--dtypes", default="float32,bfloat16", help="types of serving's computation")
+    sub.add_argument("--out", default="runs/benchmark", help="folder of serving's benchmark.json and .csv")
+    sub.add_argument("--repeats", type=int, default=7)
+    sub.add_argument(
+        "--workdir",
+        help="a trained workdir: of serving, to measure it instead of random weights; of contract, one with selector.prices",
+    )
+    sub.add_argument("--budget", type=float, help="of serving with a workdir of every budget: which one")
+    sub.add_argument("--eps", type=float, default=0.01, help="of contract: largest share of disagreements")
+    sub.add_argument("--delta", type=float, default=0.1, help="of contract: how often it may be broken")
 
 
 def benchmark(options: argparse.Namespace) -> int:
