@@ -20,6 +20,7 @@ from prance_jax.models.vit import ViT
 from prance_jax.spec import ModelSpec
 from prance_jax.training import optimizer
 from prance_jax.training.pretrain import Sample
+from prance_jax.training.tune import PROGRAMS
 
 Tree = Any
 
@@ -31,7 +32,7 @@ def init(spec: ModelSpec, params: Tree, config: FinetuneConfig) -> Tree:
     return {**state, "gates": gates, "scores": jax.tree.map(jnp.zeros_like, gates)}
 
 
-@functools.lru_cache(maxsize=None)
+@functools.lru_cache(maxsize=PROGRAMS)
 def prune_step(
     spec: ModelSpec,
     config: FinetuneConfig,

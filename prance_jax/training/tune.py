@@ -27,6 +27,10 @@ from prance_jax.training.pretrain import Sample
 
 Tree = Any
 
+PROGRAMS = 2
+"""Compiled steps that are kept. One takes some 1,500 memory mappings of the process, of which Linux allows 65,530, and a
+comparison compiles one for every method and share: all of them together end it by a segmentation fault."""
+
 
 def init(
     spec: ModelSpec, what: Reduction | Selective | None, params: Tree, config: FinetuneConfig, key: jax.Array
@@ -48,7 +52,7 @@ def _fresh(spec: ModelSpec, what: Selective) -> Callable[[jax.Array], Tree]:
     return jax.jit(lambda key: SelectiveViT(spec, what).init(key, image)["params"])
 
 
-@functools.lru_cache(maxsize=None)
+@functools.lru_cache(maxsize=PROGRAMS)
 def tune_step(
     spec: ModelSpec,
     config: FinetuneConfig,
