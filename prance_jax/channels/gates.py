@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from prance_jax.complexity import macs
-from prance_jax.models.reduced import Reduction
+from prance_jax.models.reduced import Reduction, reduced_macs
 from prance_jax.spec import Channels, ModelSpec
 from prance_jax.tokens.tokenset import descending
 
@@ -61,29 +62,51 @@ def _through(weights: jax.Array, gate: jax.Array) -> jax.Array:
     return weights * gate + (weights - jax.lax.stop_gradient(weights)) * closed
 
 
-def choose(scores: Gates, keep: jax.Array | float, multiple: tuple[int, int] = (1, 1)) -> Gates:
-    """Opens the most important share `keep` of the gates of each kind, over all layers.
+def choose(
+    scores: Gates, keep: jax.Array | float, multiple: tuple[int, int] = (1, 1), costs: Gates | None = None
+) -> Gates:
+    """Opens the most important gates of each kind, over all layers, so many that they cost `keep` of what all gates cost.
 
+    costs: of `gate_costs`; without them all gates of a kind cost the same, and it is the share `keep` of them that opens.
     Every head of a layer keeps as many: the number comes from the scores sorted within each head, averaged over heads,
     against one threshold for all layers; it is rounded to `multiple` (of a head's channels; of hidden units), at
-    least one. Which ones may differ from head to head.
+    least one. Which ones may differ from head to head. With costs the threshold is the one of 256 whose rounded numbers
+    cost nearest to `keep`.
     """
+    by_head = scores._replace(hidden=scores.hidden[:, None])
+    rounding = Gates(multiple[0], multiple[0], multiple[1])
+    profiles = Gates(*(jnp.sort(score, axis=2)[:, :, ::-1].mean(axis=1) for score in by_head))
 
-    def kind(score: jax.Array, multiple: int) -> jax.Array:
+    def numbers(share: jax.Array | float) -> Gates:
+        """int32 [L] of each kind: the gates of a head that open."""
+
+        def kind(profile: jax.Array, multiple: int) -> jax.Array:
+            number = jnp.clip(jnp.round(share * profile.size).astype(jnp.int32), 1, profile.size)
+            threshold = jnp.sort(profile.reshape(-1))[::-1][number - 1]
+            count = jnp.sum(profile >= threshold, axis=1)
+            return jnp.clip(jnp.round(count / multiple) * multiple, multiple, profile.shape[1]).astype(
+                jnp.int32
+            )
+
+        return Gates(*(kind(profile, own) for profile, own in zip(profiles, rounding)))
+
+    if costs is None:
+        found = numbers(keep)
+    else:
+        shares = jnp.linspace(0.0, 1.0, 256)
+        tried = jax.vmap(numbers)(shares)
+        relative = [jnp.asarray(own / _whole(costs, scores), jnp.float32) for own in costs]
+        spent = sum(count @ cost for count, cost in zip(tried, relative))
+        best = jnp.argmin(jnp.abs(spent - keep))
+        found = Gates(*(count[best] for count in tried))
+
+    def opened(score: jax.Array, count: jax.Array) -> jax.Array:
         layers, heads, channels = score.shape
-        profile = jnp.sort(score, axis=2)[:, :, ::-1].mean(axis=1)
-        number = jnp.clip(jnp.round(keep * profile.size).astype(jnp.int32), 1, profile.size)
-        threshold = jnp.sort(profile.reshape(-1))[::-1][number - 1]
-        count = jnp.sum(profile >= threshold, axis=1)
-        count = jnp.clip(jnp.round(count / multiple) * multiple, multiple, channels)
         ranks = descending(score.reshape(layers * heads, channels)).reshape(score.shape)
         return (ranks < count[:, None, None]).astype(jnp.float32)
 
-    return Gates(
-        kind(scores.qk, multiple[0]),
-        kind(scores.vo, multiple[0]),
-        kind(scores.hidden[:, None], multiple[1])[:, 0],
-    )
+    gates = Gates(*(opened(score, count) for score, count in zip(by_head, found)))
+    return gates._replace(hidden=gates.hidden[:, 0])
 
 
 def channels_left(gates: Gates) -> Channels:
@@ -92,21 +115,38 @@ def channels_left(gates: Gates) -> Channels:
     return Channels(count(gates.qk), count(gates.vo), count(gates.hidden))
 
 
+def gate_costs(spec: ModelSpec, reduction: Reduction | None = None) -> Gates:
+    """Multiply-accumulates of a gate, int64 [L] of each kind, those of a head's channel being of all heads together; under a
+    token reduction the later layers have fewer tokens, so their gates cost less."""
+    space = spec.space
+    ones = [[1] * space.depth for _ in Gates._fields]
+
+    def cost(kind: int, layer: int) -> int:
+        more = [list(own) for own in ones]
+        more[kind][layer] += 1
+        return _total(spec, more, reduction) - _total(spec, ones, reduction)
+
+    return Gates(*(np.array([cost(kind, layer) for layer in range(space.depth)]) for kind in range(3)))
+
+
 def keep_for(spec: ModelSpec, share: float, reduction: Reduction | None = None) -> float:
-    """The share of channels at which the pruned network, tokens reduced or not, costs `share` of the full one's
-    multiply-accumulates, if all layers keep as many."""
-    full = macs(spec, spec.largest).total
-    counts = None if reduction is None else reduction.counts(spec)
-    space, lowest, highest = spec.space, 0.0, 1.0
+    """The share of the gates' cost that is left, in 0 to 1, where the pruned network, tokens reduced or not, costs `share` of the
+    full one's multiply-accumulates."""
+    space = spec.space
+    everything = [[own] * space.depth for own in (space.head_dim, space.head_dim, space.most_hidden)]
+    gates = _whole(gate_costs(spec, reduction), all_open(spec))
+    fixed = _total(spec, everything, reduction) - gates
+    # Costs are linear in the numbers.
+    return float(np.clip((share * macs(spec, spec.largest).total - fixed) / gates, 0.0, 1.0))
 
-    def cost(keep: float) -> float:
-        # Linear in the numbers, so fractions of channels do no harm here.
-        heads = (keep * space.head_dim,) * space.depth
-        left = Channels(heads, heads, (keep * space.most_hidden,) * space.depth)
-        pruned = dataclasses.replace(spec, channels_left=left)
-        return macs(pruned, pruned.largest, counts=counts).total / full
 
-    for _ in range(40):
-        middle = (lowest + highest) / 2
-        lowest, highest = (middle, highest) if cost(middle) < share else (lowest, middle)
-    return highest
+def _whole(costs: Gates, gates: Gates) -> int:
+    """What all gates cost; of `gates` only the shapes matter."""
+    return sum(int(own.sum()) * gate.shape[-1] for own, gate in zip(costs, gates))
+
+
+def _total(spec: ModelSpec, left: list[list[int]], reduction: Reduction | None) -> int:
+    pruned = dataclasses.replace(spec, channels_left=Channels(*(tuple(own) for own in left)))
+    if reduction is None:
+        return macs(pruned, pruned.largest).total
+    return reduced_macs(pruned, pruned.largest, reduction).total

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from prance_jax import losses
-from prance_jax.channels.gates import Gates, all_open, choose, gated
+from prance_jax.channels.gates import Gates, all_open, choose, gate_costs, gated
 from prance_jax.config_field import PruneConfig
 from prance_jax.config_stages import FinetuneConfig
 from prance_jax.mesh import jit_step, keep_rows
@@ -44,12 +44,13 @@ def prune_step(
 ) -> Callable:
     """Compiled (state, step, key, tables, teacher) -> (state, metrics).
 
-    keep: share of the channels that is left in the end. The importance of a gate is the moving average of |dL/dgate|, for
+    keep: share of the channels' multiply-accumulates that is left in the end (`channels.gates.keep_for`). The importance of a gate is the moving average of |dL/dgate|, for
     closed ones too. Which are open is chosen anew every `prune.every` steps, the share falling from 1 as a cube, until
     `prune.freeze` of the steps; the rest tunes what is left.
     """
     model, transform = ViT(spec), optimizer.make(config.optimizer, config.steps)
     last = int(prune.freeze * config.steps)
+    costs = gate_costs(spec, reduction)
 
     def step(state, index, key, tables, teacher):
         images, labels = keep_rows(mesh, sample(tables, jax.random.fold_in(key, index), config.batch))
@@ -73,7 +74,9 @@ def prune_step(
         done = jnp.clip((index + 1) / max(last, 1), 0.0, 1.0)
         share = keep + (1 - keep) * (1 - done) ** 3
         due = ((index + 1) % prune.every == 0) & (index + 1 < last) | (index + 1 == last)
-        gates = jax.lax.cond(due, lambda: choose(scores, share, prune.multiple), lambda: state["gates"])
+        gates = jax.lax.cond(
+            due, lambda: choose(scores, share, prune.multiple, costs), lambda: state["gates"]
+        )
         open_share = jnp.mean(jnp.concatenate([gate.reshape(-1) for gate in gates]))
         metrics = {"loss": value, "accuracy": accuracy, "open": open_share}
         metrics["grad_norm"] = optax.global_norm(gradients)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small import make_spec, quick_jit
 
-from prance_jax.channels.gates import Gates, all_open, channels_left, choose, gated, keep_for
+from prance_jax.channels.gates import Gates, all_open, channels_left, choose, gate_costs, gated, keep_for
 from prance_jax.channels.materialize import materialize
 from prance_jax.complexity import macs, parameters
 from prance_jax.errors import UserError
@@ -121,13 +121,32 @@ def test_a_closed_gate_can_open_again(params, images):
     np.testing.assert_allclose(moves.hidden[0, gate], by_hand, rtol=0.05, atol=1e-3)
 
 
-def test_channels_for_given_macs():
+@pytest.mark.parametrize("share", [0.45, 0.6, 0.8])
+@pytest.mark.parametrize("sites", [None, (1, 3)])
+def test_channels_for_given_macs(share, sites):
+    """However importance lies over the layers, and where tokens leave late ones cheap, the pruned network costs what was asked."""
     spec = make_spec()
     full = macs(spec, spec.largest).total
-    keep = keep_for(spec, 0.6)
-    heads, hidden = (keep * 8,) * 8, (keep * spec.space.most_hidden,) * 8
-    left = dataclasses.replace(spec, channels_left=Channels(heads, heads, hidden))
-    assert macs(left, left.largest).total / full == pytest.approx(0.6, abs=0.001)
+    cait = None if sites is None else Reduction(METHODS["cait"], KeepRate(0.85, sites, fused=False))
+    keep, costs = keep_for(spec, share, cait), gate_costs(spec, cait)
+    rng = np.random.default_rng(0)
+    for seed in range(4):
+        # At seed 3 some layers are far more important than others.
+        tilt = np.exp(rng.normal(size=6) * seed)
+        drawn = (rng.exponential(size=own.shape).T * tilt for own in all_open(spec))
+        scores = Gates(*(jnp.asarray(own.T, jnp.float32) for own in drawn))
+        left = channels_left(jax.tree.map(np.asarray, choose(scores, keep, (1, 1), costs)))
+        small = dataclasses.replace(spec, channels_left=left)
+        spent = macs(small, small.largest) if cait is None else reduced_macs(small, small.largest, cait)
+        assert spent.total / full == pytest.approx(share, abs=0.015), (seed, left)
+
+
+def test_the_cost_of_a_gate_by_hand():
+    """One channel of q and k, of v, one hidden unit: N tokens, 2 heads, width 28."""
+    costs, n, c, heads = gate_costs(make_spec()), 17, 28, 2
+    assert costs.qk[3] == heads * (2 * n * c + n * n)
+    assert costs.vo[3] == heads * (n * c + n * n + n * c)
+    assert costs.hidden[3] == 2 * n * c
 
 
 def test_gates_that_are_not_consistent(params):
