@@ -76,6 +76,8 @@ def get_config() -> ConfigDict:
             # After the demo: python -m prance_jax compare --workdir runs/digits, and the same with segment and with pit.
             "compare": {
                 "shares": (0.35,),
+                # So that the shares that selectors learn to keep are those of evaluation, in so few steps.
+                "selective": {"ratio": 20.0},
                 "finetune": {
                     "steps": 300,
                     "batch": 32,
