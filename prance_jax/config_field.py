@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 from prance_jax.config_stages import FinetuneConfig, MetaConfig, SelectorConfig
 from prance_jax.errors import UserError
-from prance_jax.models.pit import PiTSpec
+from prance_jax.models.pit import PiTSizes, PiTSpec
 from prance_jax.models.reduced import METHODS
 from prance_jax.selector.reward import RewardConfig
 from prance_jax.tokens import get_method
@@ -134,20 +135,14 @@ class SegmentConfig:
 
 
 @dataclass(frozen=True)
-class PiTConfig:
+class PiTConfig(PiTSizes):
     """The pit command: a pooling-based ViT trained, then tuned with SPViT's selectors in each of its stages.
 
-    patch_size ... mlp_ratio: see `models.pit.PiTSpec`. share: of the dense network's MACs; sites, powers: where selectors stand
-    and how the stages share it, see `models.pit.pit_at_share`. train: of the dense network. tune: from it, with it as
-    the teacher, once with selectors and once as it is; steps 0 leaves both out.
+    share: of the dense network's MACs; sites, powers: where selectors stand and how the stages share it, see
+    `models.pit.pit_at_share`. train: of the dense network. tune: from it, with it as the teacher, once with selectors and
+    once as it is; steps 0 leaves both out.
     """
 
-    patch_size: int = 16
-    stride: int = 8
-    dims: tuple[int, ...] = (144, 288, 576)
-    heads: tuple[int, ...] = (3, 6, 12)
-    depths: tuple[int, ...] = (2, 6, 4)
-    mlp_ratio: float = 4.0
     share: float = 0.6
     sites: tuple[int, ...] | None = None
     powers: tuple[float, ...] | None = None
@@ -161,6 +156,5 @@ class PiTConfig:
 
     def spec(self, source) -> PiTSpec:
         """The plain network for a data source."""
-        names = ("patch_size", "stride", "dims", "heads", "depths", "mlp_ratio")
-        sizes = {name: getattr(self, name) for name in names}
+        sizes = {size.name: getattr(self, size.name) for size in dataclasses.fields(PiTSizes)}
         return PiTSpec(source.image_size, source.num_classes, channels=source.channels, **sizes)

@@ -25,9 +25,22 @@ from prance_jax.tokens import METHODS, AttentionSignals, TokenSet, initial_token
 from prance_jax.tokens.unmerge import remember, unmerge
 
 
+@dataclass(frozen=True, kw_only=True)
+class PiTSizes:
+    """Sizes of a PiT, those of `pit_s` by default. patch_size, stride: of the first convolution, pixels. heads, depths: of each
+    stage; dims: its channels."""
+
+    patch_size: int = 16
+    stride: int = 8
+    dims: tuple[int, ...] = (144, 288, 576)
+    heads: tuple[int, ...] = (3, 6, 12)
+    depths: tuple[int, ...] = (2, 6, 4)
+    mlp_ratio: float = 4.0
+
+
 @dataclass(frozen=True)
-class PiTSpec:
-    """A PiT. patch_size, stride: of the first convolution, pixels. heads, depths: of each stage; dims: its channels.
+class PiTSpec(PiTSizes):
+    """A PiT of given sizes for images [image_size, image_size, channels].
 
     sites: for each stage the block, from 0, before which its selector stands; empty: a plain PiT. kept: share of the stage's
     patches that stay, per stage.
@@ -35,12 +48,6 @@ class PiTSpec:
 
     image_size: int
     num_classes: int
-    patch_size: int = 16
-    stride: int = 8
-    dims: tuple[int, ...] = (144, 288, 576)
-    heads: tuple[int, ...] = (3, 6, 12)
-    depths: tuple[int, ...] = (2, 6, 4)
-    mlp_ratio: float = 4.0
     channels: int = 3
     norm_epsilon: float = 1e-6
     sites: tuple[int, ...] = ()

@@ -117,7 +117,7 @@ def test_costs_are_what_runs(sites, kept):
 @pytest.mark.parametrize("sites, powers", [(None, (1, 1, 1)), ((1, 1, 0), None), ((1, 0, 0), (1, 1.5, 2))])
 def test_no_rate_comes_nearer_to_a_share(sites, powers):
     """Against every rate in a finer grid, in shares of the plain network's cost."""
-    spec = PiTSpec(28, 10, 4, 3, (32, 64, 128), (2, 4, 8), (2, 4, 2))
+    spec = PiTSpec(28, 10, patch_size=4, stride=3, dims=(32, 64, 128), heads=(2, 4, 8), depths=(2, 4, 2))
     cost = lambda own: pit_macs(own) / pit_macs(spec)
     found = pit_at_share(spec, 0.75, sites, powers)
     patches, sites = (81, 25, 9), sites or (1, 2, 1)

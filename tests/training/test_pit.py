@@ -11,7 +11,8 @@ from prance_jax.data.source import Split
 from prance_jax.models.pit import PiTSpec
 from prance_jax.training.pit import init, pit_step, predict, top1
 
-SPEC = PiTSpec(12, 3, 4, 4, (8,), (2,), (1,), 2.0, channels=1, sites=(0,), kept=(2 / 9,))
+SIZES = {"patch_size": 4, "stride": 4, "dims": (8,), "heads": (2,), "depths": (1,), "mlp_ratio": 2.0}
+SPEC = PiTSpec(12, 3, channels=1, sites=(0,), kept=(2 / 9,), **SIZES)
 
 
 def sample(tables, key, batch):
