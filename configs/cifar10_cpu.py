@@ -6,6 +6,17 @@ Cost:      80 minutes on 2 CPU cores that had other work for a part of them; exp
 Result:    README.md, "CIFAR-10 (JPEG)": dense 73.1 %, PRANCE 69.3 to 70.6 % at 43 to 52 % of the MACs. The network sees the
            training set seven times: its accuracy is far from what CIFAR-10 allows, and only differences between rows mean
            something.
+
+The log's last line of each stage of that run (times are of its last session):
+
+    seed0/dense                 5000/5000  done in 20:18  loss 0.7234  accuracy 0.7492
+    seed0/meta                  3800/3800  done in 7:21   loss 1.859   accuracy 0.7203  accuracy_random 0.6422
+    seed0/prune/selector         120/120   done in 1:16   reward -0.05497  correct 0.6848  macs_kept 0.4433
+    seed0/prune/finetune        1200/1200  done in 5:39   loss 0.4417  accuracy 0.7     macs_kept 0.4345
+    seed0/merge/selector         120/120   done in 2:12   reward -0.04748  correct 0.6904  macs_kept 0.5001
+    seed0/merge/finetune        1200/1200  done in 7:11   loss 0.419   accuracy 0.718   macs_kept 0.5131
+    seed0/prune_merge/selector   120/120   done in 2:15   reward -0.04135  correct 0.6867  macs_kept 0.4963
+    seed0/prune_merge/finetune  1200/1200  done in 5:45   loss 0.433   accuracy 0.7141  macs_kept 0.4988
 """
 
 import runpy
