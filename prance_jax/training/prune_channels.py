@@ -44,9 +44,9 @@ def prune_step(
 ) -> Callable:
     """Compiled (state, step, key, tables, teacher) -> (state, metrics).
 
-    keep: share of the channels' multiply-accumulates that is left in the end (`channels.gates.keep_for`). The importance of a gate is the moving average of |dL/dgate|, for
-    closed ones too. Which are open is chosen anew every `prune.every` steps, the share falling from 1 as a cube, until
-    `prune.freeze` of the steps; the rest tunes what is left.
+    keep: share of the channels' multiply-accumulates that is left in the end (`channels.gates.keep_for`). The importance of a
+    gate is the moving average of |dL/dgate|, for closed ones too. Which are open is chosen anew every `prune.every` steps,
+    the share falling from 1 as a cube, until `prune.freeze` of the steps; the rest tunes what is left.
     """
     model, transform = ViT(spec), optimizer.make(config.optimizer, config.steps)
     last = int(prune.freeze * config.steps)
