@@ -2,7 +2,7 @@
 
 Command:   python -m prance_jax train --config configs/cifar10_cpu.py --config.data.folder.path=DIR --workdir runs/cifar10
            DIR as in configs/cifar10.py.
-Cost:      80 minutes on 2 CPU cores that had other work for a part of them; expected: an hour alone, with jemalloc (README.md).
+Cost:      90 minutes on 2 CPU cores that had other work for a part of them; expected: an hour alone, with jemalloc (README.md).
 Result:    README.md, "CIFAR-10 (JPEG)": dense 73.1 %, PRANCE 69.3 to 70.6 % at 43 to 52 % of the MACs. The network sees the
            training set seven times: its accuracy is far from what CIFAR-10 allows, and only differences between rows mean
            something.

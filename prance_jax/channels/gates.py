@@ -62,43 +62,34 @@ def _through(weights: jax.Array, gate: jax.Array) -> jax.Array:
     return weights * gate + (weights - jax.lax.stop_gradient(weights)) * closed
 
 
-def choose(
-    scores: Gates, keep: jax.Array | float, multiple: tuple[int, int] = (1, 1), costs: Gates | None = None
-) -> Gates:
-    """Opens the most important gates of each kind, over all layers, so many that they cost `keep` of what all gates cost.
+def choose(scores: Gates, keep: jax.Array | float, costs: Gates, multiple: tuple[int, int] = (1, 1)) -> Gates:
+    """Opens the most important gates, over all layers, so many that they cost `keep` of what all gates cost.
 
-    costs: of `gate_costs`; without them all gates of a kind cost the same, and it is the share `keep` of them that opens.
-    Every head of a layer keeps as many: the number comes from the scores sorted within each head, averaged over heads,
-    against one threshold for all layers; it is rounded to `multiple` (of a head's channels; of hidden units), at
-    least one. Which ones may differ from head to head. With costs the threshold is the one of 256 whose rounded numbers
-    cost nearest to `keep`.
+    costs: of `gate_costs`. The same share of the gates of each kind opens: of 256 shares the one whose numbers, rounded,
+    cost nearest to `keep`. Every head of a layer keeps as many: the number comes from the scores sorted within each head,
+    averaged over heads, against one threshold for all layers; it is rounded to `multiple` (of a head's channels; of hidden
+    units), at least one. Which ones may differ from head to head.
     """
     by_head = scores._replace(hidden=scores.hidden[:, None])
     rounding = Gates(multiple[0], multiple[0], multiple[1])
     profiles = Gates(*(jnp.sort(score, axis=2)[:, :, ::-1].mean(axis=1) for score in by_head))
 
-    def numbers(share: jax.Array | float) -> Gates:
+    def numbers(share: jax.Array) -> Gates:
         """int32 [L] of each kind: the gates of a head that open."""
 
         def kind(profile: jax.Array, multiple: int) -> jax.Array:
             number = jnp.clip(jnp.round(share * profile.size).astype(jnp.int32), 1, profile.size)
             threshold = jnp.sort(profile.reshape(-1))[::-1][number - 1]
-            count = jnp.sum(profile >= threshold, axis=1)
-            return jnp.clip(jnp.round(count / multiple) * multiple, multiple, profile.shape[1]).astype(
-                jnp.int32
-            )
+            count = jnp.round(jnp.sum(profile >= threshold, axis=1) / multiple) * multiple
+            return jnp.clip(count, multiple, profile.shape[1]).astype(jnp.int32)
 
         return Gates(*(kind(profile, own) for profile, own in zip(profiles, rounding)))
 
-    if costs is None:
-        found = numbers(keep)
-    else:
-        shares = jnp.linspace(0.0, 1.0, 256)
-        tried = jax.vmap(numbers)(shares)
-        relative = [jnp.asarray(own / _whole(costs, scores), jnp.float32) for own in costs]
-        spent = sum(count @ cost for count, cost in zip(tried, relative))
-        best = jnp.argmin(jnp.abs(spent - keep))
-        found = Gates(*(count[best] for count in tried))
+    tried = jax.vmap(numbers)(jnp.linspace(0.0, 1.0, 256))
+    relative = [jnp.asarray(own / _whole(costs, scores), jnp.float32) for own in costs]
+    spent = sum(count @ cost for count, cost in zip(tried, relative))
+    nearest = jnp.argmin(jnp.abs(spent - keep))
+    found = Gates(*(count[nearest] for count in tried))
 
     def opened(score: jax.Array, count: jax.Array) -> jax.Array:
         layers, heads, channels = score.shape

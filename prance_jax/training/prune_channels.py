@@ -75,7 +75,7 @@ def prune_step(
         share = keep + (1 - keep) * (1 - done) ** 3
         due = ((index + 1) % prune.every == 0) & (index + 1 < last) | (index + 1 == last)
         gates = jax.lax.cond(
-            due, lambda: choose(scores, share, prune.multiple, costs), lambda: state["gates"]
+            due, lambda: choose(scores, share, costs, prune.multiple), lambda: state["gates"]
         )
         open_share = jnp.mean(jnp.concatenate([gate.reshape(-1) for gate in gates]))
         metrics = {"loss": value, "accuracy": accuracy, "open": open_share}

@@ -21,7 +21,7 @@ from prance_jax.tokens.schedules import KeepRate
 def random_gates(spec, keep=0.6, multiple=(2, 4), seed=0):
     keys = jax.random.split(jax.random.key(seed), 3)
     scores = (jax.random.exponential(key, gate.shape) for key, gate in zip(keys, all_open(spec)))
-    return choose(Gates(*scores), keep, multiple)
+    return choose(Gates(*scores), keep, gate_costs(spec), multiple)
 
 
 def test_the_removed_network_is_the_masked_one(params, images):
@@ -87,7 +87,7 @@ def test_heads_keep_as_many_and_the_most_important(keep):
     spec = make_spec()
     rng = np.random.default_rng(0)
     scores = Gates(*[jnp.asarray(rng.exponential(size=gate.shape), jnp.float32) for gate in all_open(spec)])
-    gates = jax.tree.map(np.asarray, choose(scores, keep, (2, 4)))
+    gates = jax.tree.map(np.asarray, choose(scores, keep, gate_costs(spec), (2, 4)))
     for name in ("qk", "vo"):
         gate, score = getattr(gates, name), np.asarray(getattr(scores, name))
         counts = gate.sum(2)
@@ -135,7 +135,7 @@ def test_channels_for_given_macs(share, sites):
         tilt = np.exp(rng.normal(size=6) * seed)
         drawn = (rng.exponential(size=own.shape).T * tilt for own in all_open(spec))
         scores = Gates(*(jnp.asarray(own.T, jnp.float32) for own in drawn))
-        left = channels_left(jax.tree.map(np.asarray, choose(scores, keep, (1, 1), costs)))
+        left = channels_left(jax.tree.map(np.asarray, choose(scores, keep, costs)))
         small = dataclasses.replace(spec, channels_left=left)
         spent = macs(small, small.largest) if cait is None else reduced_macs(small, small.largest, cait)
         assert spent.total / full == pytest.approx(share, abs=0.015), (seed, left)
