@@ -14,10 +14,8 @@ import pytest
 from show.browser import CHROMIUM, Page, seen
 
 import prance_jax
-from prance_jax import config_io
 from prance_jax.cli import main
 from prance_jax.commands import train
-from prance_jax.config import Config
 from prance_jax.data.digits import load_digits_source
 from prance_jax.errors import UserError
 from prance_jax.models.files import read_card
@@ -146,9 +144,7 @@ def test_pit_continues_what_is_there(tmp_path, capsys):
 def test_a_trained_workdir_is_a_function_of_images(trained):
     """Served by the executor, the test images are classified as the table says."""
     model = prance_jax.load(trained)
-    split = load_digits_source(config_io.from_dict(Config, Workdir(trained).config()).data.digits).split(
-        "test"
-    )
+    split = load_digits_source(Workdir(trained).config().data.digits).split("test")
     rows = {row["method"]: row for row in json.loads((trained / "results.json").read_text())["rows"]}
     told = model.explain(split.images)
     right = [one.predicted == label for one, label in zip(told, split.labels)]
@@ -381,7 +377,7 @@ def test_weights_of_a_workdir_with_their_card(trained, tmp_path, capsys):
     out = str(tmp_path / "out.safetensors")
     words = ["export", "--workdir", str(trained), "--out", out, "--licence", "apache-2.0"]
     assert run(capsys, *words, "--weights", "dense")[0] == 0
-    config = config_io.from_dict(Config, Workdir(trained).config())
+    config = Workdir(trained).config()
     experiment = Experiment(config, Workdir(trained), Progress(quiet=True), train=False)
     chex.assert_trees_all_equal(load_weights(out, experiment.spec("prune")), experiment.dense(0))
     card = read_card(out)

@@ -101,8 +101,6 @@ def _rollout_speed(options: argparse.Namespace, config, source, spec, params) ->
 def _contract(options: argparse.Namespace) -> int:
     import numpy as np
 
-    from prance_jax import config_io
-    from prance_jax.config import Config
     from prance_jax.data.load import load_source
     from prance_jax.data.source import Split
     from prance_jax.inference.load import load
@@ -111,7 +109,7 @@ def _contract(options: argparse.Namespace) -> int:
 
     if options.workdir is None:
         raise UserError("benchmark --measure contract needs a --workdir trained with selector.prices")
-    source = load_source(config_io.from_dict(Config, Workdir(options.workdir).config()).data)
+    source = load_source(Workdir(options.workdir).config().data)
     parts = [source.split(name) for name in ("validation", "test")]
     images, labels = (
         np.concatenate([getattr(part, name)[:] for part in parts]) for name in ("images", "labels")
@@ -122,8 +120,6 @@ def _contract(options: argparse.Namespace) -> int:
 
 
 def _stage_one(options: argparse.Namespace) -> int:
-    from prance_jax import config_io
-    from prance_jax.config import Config
     from prance_jax.report.stage_one import accuracies
     from prance_jax.training.experiment import Experiment
     from prance_jax.training.metrics import Progress
@@ -132,7 +128,7 @@ def _stage_one(options: argparse.Namespace) -> int:
     if options.workdir is None:
         raise UserError("benchmark --measure meta needs a --workdir in which stage one is trained")
     workdir = Workdir(options.workdir)
-    config = config_io.from_dict(Config, workdir.config())
+    config = workdir.config()
     experiment = Experiment(config, workdir, Progress(quiet=True), train=False)
     found = {f"seed{seed}": accuracies(experiment, seed) for seed in config.seeds}
     print(json.dumps({"top1": found, "steps": config.meta.steps, "command": options.line}, indent=1))
@@ -162,8 +158,6 @@ def _trained_speed(options: argparse.Namespace) -> int:
     import dataclasses
     from pathlib import Path
 
-    from prance_jax import config_io
-    from prance_jax.config import Config
     from prance_jax.inference.load import load
     from prance_jax.report import serving_speed
     from prance_jax.report.plot import plot_speed
@@ -173,9 +167,7 @@ def _trained_speed(options: argparse.Namespace) -> int:
     from prance_jax.training.workdir import Workdir
 
     workdir, model = Workdir(options.workdir), load(options.workdir)
-    experiment = Experiment(
-        config_io.from_dict(Config, workdir.config()), workdir, Progress(quiet=True), train=False
-    )
+    experiment = Experiment(workdir.config(), workdir, Progress(quiet=True), train=False)
     images, budget = experiment.source.split("test").images, options.budget
     if model.ladder is not None and budget is None:
         budget = sum(model.ladder.range) / 2

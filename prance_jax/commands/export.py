@@ -32,13 +32,11 @@ def arguments(command: Command) -> None:
 
 def export_run(options: argparse.Namespace) -> int:
     """Writes options.out: .safetensors are weights, anything else is a program."""
-    from prance_jax import config_io
-    from prance_jax.config import Config
     from prance_jax.inference.export import export
     from prance_jax.inference.load import load
     from prance_jax.training.workdir import Workdir
 
-    config = config_io.from_dict(Config, Workdir(options.workdir).config())
+    config = Workdir(options.workdir).config()
     seed = config.seeds[0] if options.seed is None else options.seed
     if Path(options.out).suffix == ".safetensors":
         return _export_weights(options, config, seed)

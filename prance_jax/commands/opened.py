@@ -29,7 +29,7 @@ def claimed(options: argparse.Namespace):
 
     workdir = Workdir(options.workdir)
     if not options.config:
-        return config_io.from_dict(Config, workdir.config()), workdir
+        return workdir.config(), workdir
     config = config_io.load(options.config, Config, options.overrides)
     claim(workdir, config, options.line)
     return config, workdir

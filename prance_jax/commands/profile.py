@@ -85,7 +85,7 @@ def _profile_blocks(options: argparse.Namespace) -> int:
     from prance_jax.training.workdir import Workdir, write_atomic
 
     if options.workdir is not None:
-        config = config_io.from_dict(Config, Workdir(options.workdir).config())
+        config = Workdir(options.workdir).config()
     else:
         config = config_io.load(options.config, Config, options.overrides)
     spec = config.spec(stand_in(config.data), config.token_modes[0])

@@ -67,13 +67,13 @@ def evaluate(options: argparse.Namespace) -> int:
     workdir = Workdir(options.workdir)
     if options.config:
         config = config_io.load(options.config, Config, options.overrides)
-        lines = config_io.differences(config, config_io.from_dict(Config, workdir.config()))
+        lines = config_io.differences(config, workdir.config())
         if lines:
             raise UserError(
                 f"workdir {workdir.path} belongs to another configuration ({'; '.join(lines)}); leave --config out"
             )
     else:
-        config = config_io.from_dict(Config, workdir.config())
+        config = workdir.config()
     return _report(options, config, workdir, train=False)
 
 
@@ -119,13 +119,11 @@ def _where(workdir, report: str) -> str:
 
 def draw(options: argparse.Namespace) -> int:
     """Draws the pictures and the report of a trained workdir."""
-    from prance_jax import config_io
-    from prance_jax.config import Config
     from prance_jax.show.report import show
     from prance_jax.training.workdir import Workdir
 
     workdir = Workdir(options.workdir)
-    config = config_io.from_dict(Config, workdir.config())
+    config = workdir.config()
     experiment = opened(options, config, workdir, train=False)
     path = show(
         experiment,

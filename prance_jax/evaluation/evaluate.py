@@ -43,7 +43,8 @@ def forward(
 ) -> Callable:
     """Compiled (params, variables, images, key) -> dict of [B] arrays: prediction and cost of every image.
 
-    A `Reduction` or `Selective` runs on the largest structure. mesh: images are divided over its devices, the figures whole on each.
+    A `Reduction` or `Selective` runs on the largest structure. mesh: images are divided over its devices, the figures
+    whole on each.
     """
     model = ViT(spec)
 

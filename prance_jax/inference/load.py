@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prance_jax import config_io
 from prance_jax.adaptive.calibrate import calibrated_ladder, decisions
 from prance_jax.adaptive.plans import choose_plans
 from prance_jax.adaptive.rounding import RoundedRule
-from prance_jax.config import Config
 from prance_jax.errors import UserError
 from prance_jax.inference.model import AdaptiveModel
 from prance_jax.training.experiment import Contender, Experiment
@@ -22,7 +20,7 @@ def load(workdir: str | Path, *, seed: int | None = None, token_mode: str | None
     seed, token_mode: of those in its configuration; the first ones by default.
     Raises UserError where there is no such workdir, stage, seed or mode.
     """
-    config = config_io.from_dict(Config, Workdir(workdir).config())
+    config = Workdir(workdir).config()
     seed = config.seeds[0] if seed is None else seed
     mode = token_mode or config.token_modes[0]
     if seed not in config.seeds or mode not in config.token_modes:

@@ -2,8 +2,8 @@
 
 Both number the modules of a layer, each in its own way: LayerNorm_0, MultiHeadDotProductAttention_0, LayerNorm_1, MlpBlock_0 in
 the first, LayerNorm_0, MultiHeadDotProductAttention_1, LayerNorm_2, MlpBlock_3 in the second. Heads are an axis of their own:
-query, key, value [C, heads, D], out [heads, D, C]. Positions have the class token's in the second and not in the first. Their GELU is the approximation by tanh, here it is the exact one, as in timm:
-activations differ by at most 5e-4.
+query, key, value [C, heads, D], out [heads, D, C]. Positions have the class token's in the second and not in the first.
+Their GELU is the approximation by tanh, here it is the exact one, as in timm: activations differ by at most 5e-4.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """A structure cut out of a meta-network: a plain, smaller ViT with weights of its own, which any ViT code can hold.
 
-Exact, never an approximation. What can be folded is folded: MLPs of different sizes are filled up with silent units, the bias of a
-residual map goes into the bias of the MLP before it, the width scaling of official deployment into the scales of the norms. What a
-plain ViT cannot express is refused: a width that changes, dropped tokens, and a residual map that mixes channels. The last cannot
-be folded anywhere: what follows it is a LayerNorm, whose statistics any change of basis but a reordering would alter, and the MLP
-beside it reads normalised tokens only, which no longer know how long they were.
+Exact, never an approximation. What can be folded is folded: MLPs of different sizes are filled up with silent units, the
+bias of a residual map goes into the bias of the MLP before it, the width scaling of official deployment into the scales
+of the norms. What a plain ViT cannot express is refused: a width that changes, dropped tokens, and a residual map that
+mixes channels. The last cannot be folded anywhere: what follows it is a LayerNorm, whose statistics any change of basis
+but a reordering would alter, and the MLP beside it reads normalised tokens only, which no longer know how long they were.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """A meta-network that starts from a dense one: compression begins at pretrained weights.
 
 A narrow structure is the leading slice of a wide one, so the channels and hidden units of the dense network are put in order of
-importance first (as once-for-all networks sort theirs, Cai et al. 2020, arXiv 1908.09791). The order of the residual stream is one
-for the whole network, in every tensor that reads or writes it; every MLP has an order of its own. Residual maps that the dense
-network has not start as the identity.
+importance first (as once-for-all networks sort theirs, Cai et al. 2020, arXiv 1908.09791). The order of the residual
+stream is one for the whole network, in every tensor that reads or writes it; every MLP has an order of its own. Residual
+maps that the dense network has not start as the identity.
 
 Stored weights beyond the dense network: what would write into the residual stream is zero, so that nothing changes; what reads
-keeps its fresh value, so that it can learn. A structure as wide as the dense network is that network. A wider one is not exactly:
-LayerNorm runs over its additional channels too.
+keeps its fresh value, so that it can learn. A structure as wide as the dense network is that network. A wider one is not
+exactly: LayerNorm runs over its additional channels too.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ _AXES = {
 def meta_from_dense(dense: Tree, source: ModelSpec, spec: ModelSpec, fresh: Tree) -> Tree:
     """Parameters of `ViT(spec)` whose structure `same_structure(source, spec)` computes what the dense network computes.
 
-    dense: parameters of `ViT(source)`, of which the largest structure is meant. fresh: parameters of `ViT(spec)` as initialised.
-    A classifier for another number of classes stays fresh. Raises UserError that lists everything in which the dense network does
-    not fit into the search space.
+    dense: parameters of `ViT(source)`, of which the largest structure is meant. fresh: parameters of `ViT(spec)` as
+    initialised. A classifier for another number of classes stays fresh. Raises UserError that lists everything in which
+    the dense network does not fit into the search space.
     """
     same_structure(source, spec)
     flat, found = dict(paths(dense)), {}

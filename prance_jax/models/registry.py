@@ -37,8 +37,8 @@ def create_model(name: str, *, weights: str | Path | None = None, **changes: Any
     network, and with a structure of its search space for any other. `model.init(key, images)` makes fresh parameters.
 
     weights: a file, see `models.weights.load_weights`; what its card tells of the network's semantics holds, and a released
-    PRANCE file means official deployment (`ModelSpec.official`), unless `changes` say otherwise. changes: fields of `ModelSpec`, say num_classes=10, image_size=384,
-    token_optimization='merge', dtype='bfloat16'.
+    PRANCE file means official deployment (`ModelSpec.official`), unless `changes` say otherwise. changes: fields of
+    `ModelSpec`, say num_classes=10, image_size=384, token_optimization='merge', dtype='bfloat16'.
 
     Raises UserError for a name or a field that is not known (with the nearest ones), and for weights of another model.
     """

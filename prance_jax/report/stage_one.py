@@ -10,8 +10,8 @@ from prance_jax.training.experiment import Experiment
 
 
 def accuracies(experiment: Experiment, seed: int) -> dict[str, float]:
-    """Shares of right answers: 'largest', 'smallest' (at the keep rate it was trained at) and 'random', a structure drawn for every
-    image and layer from what the selector can choose, behind the fixed first group."""
+    """Shares of right answers: 'largest', 'smallest' (at the keep rate it was trained at) and 'random', a structure drawn
+    for every image and layer from what the selector can choose, behind the fixed first group."""
     spec, settings = experiment.meta_spec, experiment.config.meta
     lattice = experiment.selector(experiment.config.token_modes[0]).lattice
     rules = {

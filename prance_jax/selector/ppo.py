@@ -265,7 +265,8 @@ class PPO:
     def train(
         self, state: PPOState, process: Process, context: Tree, key: jax.Array, updates: int
     ) -> tuple[PPOState, Metrics]:
-        """`updates` updates as one scan; metrics [updates]. Update i uses fold_in(key, i), i counted from the start of training."""
+        """`updates` updates as one scan; metrics [updates]. Update i uses fold_in(key, i), i counted from the start of
+        training."""
 
         def body(state, _):
             state, metrics, _ = self.update(state, process, context, jax.random.fold_in(key, state.updates))

@@ -22,9 +22,9 @@ class Observer:
 
     kind 'keys' is the paper's state: keys of the last block averaged over heads and channels, one number per token in
     current order, zero-padded to the original token count. 'lean' is what tells most about an image in few numbers: how
-    sure the classifier would be of the class token as it is now (for pixels see `ViT.glance`), how sharp attention from CLS is, the shares
-    of tokens and width that are left, and which decision this is. 'rich' is both, with the normalised class token and
-    attention from CLS to every token.
+    sure the classifier would be of the class token as it is now (for pixels see `ViT.glance`), how sharp attention from
+    CLS is, the shares of tokens and width that are left, and which decision this is. 'rich' is both, with the normalised
+    class token and attention from CLS to every token.
 
     priced: the price of compute is seen as well (its level, last), so that one selector serves every budget.
     """

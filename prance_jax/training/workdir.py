@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prance_jax import config_io
+from prance_jax.config import Config
 from prance_jax.errors import UserError
 from prance_jax.mesh import leads
 
@@ -63,7 +64,7 @@ class Workdir:
             is not readable, or the folder cannot be made.
         """
         if self.config_file.exists():
-            found = complete(self.config())
+            found = complete(self.record())
             more_seeds = _more_seeds(config, found)
             lines = config_io.differences(
                 config, {**found, "seeds": config["seeds"]} if more_seeds else found
@@ -90,7 +91,15 @@ class Workdir:
         text = json.dumps({"command": command, "config": config}, indent=2)
         write_atomic(self.config_file, text + "\n")
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
+        """The config that the folder was made with.
+
+        Raises:
+          UserError: as `record`, or a key or value of it is not known here.
+        """
+        return config_io.from_dict(Config, self.record())
+
+    def record(self) -> dict[str, Any]:
         """The config that the folder was made with, as nested dicts.
 
         Raises:

@@ -20,7 +20,7 @@ def test_claim_makes_the_folder_and_the_same_config_continues(tmp_path):
     written = json.loads(workdir.config_file.read_text())
     assert written == {"command": "python -m prance_jax train", "config": CONFIG}
     assert Workdir(workdir.path).claim(CONFIG, "another command line") is True
-    assert workdir.config() == CONFIG
+    assert workdir.record() == CONFIG
     assert [path.name for path in workdir.path.iterdir()] == ["config.json"]
 
 
@@ -49,7 +49,7 @@ def test_seeds_may_be_added_behind_those_that_are_there(tmp_path):
             workdir.claim({**CONFIG, "seeds": seeds}, "")
     with pytest.raises(UserError, match="selector.updates"):
         workdir.claim({"seeds": [0, 1, 5, 6], "selector": {"updates": 7}}, "")
-    assert workdir.config()["seeds"] == [0, 1, 5]
+    assert workdir.record()["seeds"] == [0, 1, 5]
 
 
 @pytest.mark.parametrize("text, words", [("{", "not readable JSON"), ("[1]", "not written by this program")])
@@ -65,7 +65,7 @@ def test_a_file_in_the_way_is_named(tmp_path):
         with pytest.raises(UserError, match="is a file"):
             Workdir(path).claim(CONFIG, "")
     with pytest.raises(UserError, match="holds no config.json"):
-        Workdir(tmp_path).config()
+        Workdir(tmp_path).record()
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
