@@ -37,10 +37,20 @@ def get_config() -> ConfigDict:
         layers=(1, 2, 2, 1),
     )  # fmt: skip
     config.dense.update(steps=5000, batch=64, label_smoothing=0.0, optimizer=muon)
-    config.meta.update(steps=3800, batch=64, random_batch=32, label_smoothing=0.0, optimizer=muon)
-    config.selector.update(updates=120, batch=256, pool=16384, hidden=(64, 64))
+    # Seven passes are few for a network that shares its steps with smaller ones: stage one starts at the dense network.
+    config.meta.update(
+        init_from="dense", steps=2400, batch=64, random_batch=64, largest_alone=0.0, reduce_from=0.1,
+        label_smoothing=0.0, optimizer=muon,
+    )  # fmt: skip
+    config.selector.update(updates=150, batch=256, pool=16384, hidden=(64, 64))
+    config.selector.reward.price = 0.2  # where the dual ascent of a run from 0.1 was after 120 updates
     config.finetune.update(
         steps=1200, batch=64, label_smoothing=0.0, optimizer={**muon, "learning_rate": 5e-3, "warmup": 50}
     )
+    config.compare = {
+        "methods": ("tome", "evit", "mctf", "dynamicvit"),
+        "shares": (0.45,),
+        "finetune": {**config.finetune.to_dict(), "steps": 2400},
+    }
     config.evaluation.batch = 250
     return config
