@@ -16,6 +16,7 @@ from prance_jax.complexity import macs
 from prance_jax.evaluation.evaluate import forward
 from prance_jax.models.reduced import Reduction
 from prance_jax.models.selective import Selective
+from prance_jax.report.paired import won_and_lost
 from prance_jax.report.results import Results, Row, hardware
 from prance_jax.report.speed import throughput
 from prance_jax.selector.decide import Rule, SelectorRule, StaticRule
@@ -50,6 +51,7 @@ def compare(
         for row in found_rows:
             found = evaluations[row.method]
             kept = float(found.macs.mean()) / full
+            won, lost = won_and_lost(found.correct, dense.correct)
             speed = speeds.get(row.method)
             speedup = speed / speeds["dense"] if speed else None
             rows.append(
@@ -66,6 +68,8 @@ def compare(
                     images_per_s=speed,
                     speedup=speedup,
                     realised_share=speedup * kept if speedup else None,
+                    won=won,
+                    lost=lost,
                 )
             )
         yield Results(tuple(rows), images, hardware(), command, spent())

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prance_jax.errors import UserError
+from prance_jax.report.paired import paired_remarks
 from prance_jax.training.workdir import write_atomic
 
 
@@ -35,6 +36,7 @@ class Row:
       images_per_s: measured throughput.
       speedup: images_per_s over that of the dense network.
       realised_share: measured speed-up over the one that the MACs promise, ``speedup * macs_kept``.
+      won, lost: images that are right here and wrong in the dense network, and the other way round.
     """
 
     method: str
@@ -49,6 +51,8 @@ class Row:
     images_per_s: float | None = None
     speedup: float | None = None
     realised_share: float | None = None
+    won: int | None = None
+    lost: int | None = None
 
 
 @dataclass(frozen=True)
@@ -212,6 +216,7 @@ def remarks(results: Results) -> list[str]:
         "change: points against dense; tok: tokens left, in the last group and averaged over layers; "
         "real.: speed-up / MACs ratio",
         *_margins(results.rows),
+        *paired_remarks(results.rows),
     ]
 
 
@@ -221,7 +226,7 @@ def _margins(rows: tuple[Row, ...]) -> list[str]:
     lines = []
     for method in dict.fromkeys(row.method for row in rows if row.method.startswith("prance_")):
         parts = []
-        for baseline in ("best_static", "random_policy"):
+        for baseline in ("best_static", "random_policy", "dense_tuned"):
             name = f"{baseline}{method.removeprefix('prance')}"
             name = name if any(row.method == name for row in rows) else baseline
             points = [

@@ -4,14 +4,16 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 
 from prance_jax.errors import UserError
 from prance_jax.report import results as results_module
+from prance_jax.report.paired import p_value, won_and_lost
 from prance_jax.report.results import Results, Row, hardware, load, markdown, table
 
 COLUMNS = """method seed top1 top1_change gmacs macs_kept tokens_left tokens_mean active_params
-images_per_s speedup realised_share""".split()
+images_per_s speedup realised_share won lost""".split()
 
 
 def row(method, seed, top1, **others):
@@ -97,6 +99,27 @@ def test_margins_are_taken_seed_by_seed():
     text = markdown(make(*rows))
     assert "prance_prune: +2.00 ±1.00 points on random_policy, seed by seed" in text
     assert "prance_merge: -5.00 points on random_policy_merge, seed by seed" in text
+
+
+def test_pairs_are_told_for_every_seed():
+    """p by hand: 2 (1 + 12 + 66 + 220) / 2^12 = 0.146; as many won as lost says nothing; 2 / 2^8 = 0.0078."""
+    rows = [row("dense", seed, 0.9, won=0, lost=0) for seed in range(3)]
+    rows += [
+        row("prance_prune", seed, 0.9, won=w, lost=n) for seed, (w, n) in enumerate([(3, 9), (5, 5), (8, 0)])
+    ]
+    text = markdown(make(*rows))
+    assert (
+        "prance_prune, image by image against dense: won 3, 5, 8; lost 9, 5, 0; McNemar's exact p 0.15, 1, 0.0078"
+        in text
+    )
+    assert "image by image" not in markdown(ONE)
+
+
+def test_images_won_and_lost():
+    correct, reference = np.array([1, 1, 1, 0, 0, 1], bool), np.array([1, 0, 0, 1, 0, 1], bool)
+    assert won_and_lost(correct, reference) == (2, 1)
+    assert won_and_lost(reference, reference) == (0, 0) and p_value(0, 0) == 1.0
+    assert p_value(3, 9) == p_value(9, 3) == pytest.approx(598 / 4096)
 
 
 def test_a_figure_that_some_seeds_lack_is_averaged_over_the_others():

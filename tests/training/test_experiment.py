@@ -93,6 +93,7 @@ def test_every_row_of_the_table(whole):
     assert rows["prance_prune"].tokens_left < 1 or rows["prance_prune"].macs_kept < 1
     for row in rows.values():
         assert 0 <= row.top1 <= 1 and 0 < row.tokens_left <= 1 and row.active_params > 0
+        assert row.top1_change == pytest.approx((row.won - row.lost) / 50)
     assert rows["dense"].images_per_s > 0 and rows["prance_prune"].images_per_s > 0
     assert rows["random_policy"].images_per_s is None
 
