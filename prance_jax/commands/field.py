@@ -25,7 +25,7 @@ def compare_methods(options: argparse.Namespace) -> int:
     """Every method beside PRANCE: comparison.json, .md and .png."""
     from prance_jax.mesh import join, leads
     from prance_jax.report.compare import compare
-    from prance_jax.report.plot import plot
+    from prance_jax.report.field_plot import plot_field
     from prance_jax.report.results import table
     from prance_jax.training.comparison import comparison
 
@@ -35,7 +35,7 @@ def compare_methods(options: argparse.Namespace) -> int:
     for results in compare(experiment, options.line, clock(workdir), comparison):
         results.save(workdir.path, "comparison")
     if leads():
-        plot(results, workdir.path / "comparison.png")
+        plot_field(results, workdir.path / "comparison.png")
         print(table(results))
         print(f"results: {workdir.path}/comparison.json, comparison.md and comparison.png")
     return 0

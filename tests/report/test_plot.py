@@ -3,6 +3,7 @@
 import matplotlib
 import pytest
 
+from prance_jax.report.field_plot import curves, plot_field
 from prance_jax.report.plot import _families, _point, plot
 from prance_jax.report.results import Results, Row
 
@@ -35,3 +36,31 @@ def test_the_picture(tmp_path):
     # Colours of PRANCE, dense and the random policy are all there.
     for colour in ((0xD5, 0x5E, 0x00), (0, 0, 0), (0xE6, 0x9F, 0x00)):
         assert (abs(pixels[:, :, :3] * 255 - colour).max(axis=2) < 1).any()
+
+
+FIELD = (
+    row("dense", top1=0.97, kept=1.0),
+    row("dense_tuned", top1=0.98, kept=1.0),
+    row("tome_50", 0, 0.90, 0.50),
+    row("tome_50", 1, 0.94, 0.48),
+    row("tome_35", 0, 0.80, 0.35),
+    row("tome_tuned_50", 0, 1.00, 0.50),
+    row("spvit_free_35", 0, 0.95, 0.31, speed=None),
+    row("prance_prune_35", 0, 0.97, 0.35),
+)
+
+
+def test_a_curve_for_every_method():
+    plain, tuned = curves(FIELD, False), curves(FIELD, True)
+    assert list(plain) == ["tome"] and list(tuned) == ["tome", "spvit_free", "prance_prune"]
+    assert plain["tome"] == [pytest.approx((35, 80, 0, 100)), pytest.approx((49, 92, 2 * 2**0.5, 100))]
+    assert tuned["spvit_free"][0].speed is None
+
+
+def test_the_picture_of_the_field(tmp_path):
+    """Of many methods too; an accuracy of 100 % and a missing speed are no hindrance."""
+    many = (*FIELD, *(row(f"method{i}_tuned_50", top1=0.9 + i / 300) for i in range(15)))
+    plot_field(Results(many, 50, "a machine", "a command", 1.0), tmp_path / "comparison.png")
+    pixels = matplotlib.image.imread(tmp_path / "comparison.png")
+    assert pixels.shape[0] > 500 and pixels.shape[1] > 1500
+    assert (abs(pixels[:, :, :3] * 255 - (0xD5, 0x5E, 0x00)).max(axis=2) < 1).any()
