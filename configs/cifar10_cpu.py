@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
         steps=1200, batch=64, label_smoothing=0.0, optimizer={**muon, "learning_rate": 5e-3, "warmup": 50}
     )
     config.compare = {
-        "methods": ("tome", "evit", "mctf", "dynamicvit"),
+        "methods": ("mctf", "tome", "dynamicvit"),
         "shares": (0.45,),
         "finetune": {**config.finetune.to_dict(), "steps": 2400},
     }
