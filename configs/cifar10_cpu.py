@@ -1,22 +1,24 @@
-"""CIFAR-10 (JPEG), reduced to what two CPU cores do in about an hour: a small network, few epochs, one seed.
+"""CIFAR-10 (JPEG), reduced to what two CPU cores do in little more than an hour: a small network, few epochs, one seed.
 
 Command:   python -m prance_jax train --config configs/cifar10_cpu.py --config.data.folder.path=DIR --workdir runs/cifar10
+           python -m prance_jax compare --workdir runs/cifar10      # the dense network and three methods, tuned as long
            DIR as in configs/cifar10.py.
-Cost:      90 minutes on 2 CPU cores that had other work for a part of them; expected: an hour alone, with jemalloc (README.md).
-Result:    README.md, "CIFAR-10 (JPEG)": dense 73.1 %, PRANCE 69.3 to 70.6 % at 43 to 52 % of the MACs. The network sees the
-           training set seven times: its accuracy is far from what CIFAR-10 allows, and only differences between rows mean
-           something.
+Cost:      100 minutes on 2 CPU cores, other work taking most of both for 80 of them; expected: 70 minutes alone, with
+           jemalloc (README.md); the comparison about 45 more.
+Result:    README.md, "CIFAR-10 (JPEG)": dense 73.1 %, PRANCE 72.7 to 73.7 % at 45 to 49 % of the MACs. The network sees
+           the training set seven times: its accuracy is far from what CIFAR-10 allows, and only differences between
+           rows mean something.
 
-The log's last line of each stage of that run (times are of its last session):
+The log's last line of each stage of that run:
 
     seed0/dense                 5000/5000  done in 20:18  loss 0.7234  accuracy 0.7492
-    seed0/meta                  3800/3800  done in 7:21   loss 1.859   accuracy 0.7203  accuracy_random 0.6422
-    seed0/prune/selector         120/120   done in 1:16   reward -0.05497  correct 0.6848  macs_kept 0.4433
-    seed0/prune/finetune        1200/1200  done in 5:39   loss 0.4417  accuracy 0.7     macs_kept 0.4345
-    seed0/merge/selector         120/120   done in 2:12   reward -0.04748  correct 0.6904  macs_kept 0.5001
-    seed0/merge/finetune        1200/1200  done in 7:11   loss 0.419   accuracy 0.718   macs_kept 0.5131
-    seed0/prune_merge/selector   120/120   done in 2:15   reward -0.04135  correct 0.6867  macs_kept 0.4963
-    seed0/prune_merge/finetune  1200/1200  done in 5:45   loss 0.433   accuracy 0.7141  macs_kept 0.4988
+    seed0/meta                  2400/2400  done in 25:50  loss 1.675   accuracy 0.7406  accuracy_random 0.7023
+    seed0/prune/selector         150/150   done in 2:14   reward -0.04257  correct 0.7266  macs_kept 0.463
+    seed0/prune/finetune        1200/1200  done in 10:01  loss 0.3823  accuracy 0.7445  macs_kept 0.4488
+    seed0/merge/selector         150/150   done in 2:31   reward -0.02668  correct 0.7375  macs_kept 0.4521
+    seed0/merge/finetune        1200/1200  done in 8:01   loss 0.3765  accuracy 0.7562  macs_kept 0.4516
+    seed0/prune_merge/selector   150/150   done in 2:38   reward -0.03013  correct 0.7336  macs_kept 0.472
+    seed0/prune_merge/finetune  1200/1200  done in 8:20   loss 0.3824  accuracy 0.7656  macs_kept 0.4829
 """
 
 import runpy
@@ -37,11 +39,7 @@ def get_config() -> ConfigDict:
         layers=(1, 2, 2, 1),
     )  # fmt: skip
     config.dense.update(steps=5000, batch=64, label_smoothing=0.0, optimizer=muon)
-    # Seven passes are few for a network that shares its steps with smaller ones: stage one starts at the dense network.
-    config.meta.update(
-        init_from="dense", steps=2400, batch=64, random_batch=64, largest_alone=0.0, reduce_from=0.1,
-        label_smoothing=0.0, optimizer=muon,
-    )  # fmt: skip
+    config.meta.update(steps=2400, batch=64, random_batch=64, label_smoothing=0.0, optimizer=muon)
     config.selector.update(updates=150, batch=256, pool=16384, hidden=(64, 64))
     config.selector.reward.price = 0.2  # where the dual ascent of a run from 0.1 was after 120 updates
     config.finetune.update(
