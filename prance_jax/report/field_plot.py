@@ -1,12 +1,13 @@
-"""The compare command's picture: a curve for every method, as it is and tuned, against MACs and against measured speed."""
+"""The compare command's picture: a curve for every method, as it is and tuned, by MACs and by measured speed."""
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from prance_jax.report.results import Results, Row
 
@@ -15,8 +16,8 @@ _TICKS = (10, 20, 30, 40, 50, 60, 70, 80, 85, 90, 92, 94, 95, 96, 97, 98, 98.5, 
 
 
 class Point(NamedTuple):
-    """Means over seeds. macs: % of the dense network's; top1: %, with its sample standard deviation over seeds; speed: images
-    per second, None where it was not measured."""
+    """Means over seeds. macs: % of the dense network's; top1: %, with its sample standard deviation over seeds; speed:
+    images per second, None where it was not measured."""
 
     macs: float
     top1: float
@@ -25,8 +26,8 @@ class Point(NamedTuple):
 
 
 def curves(rows: Sequence[Row], tuned: bool) -> dict[str, list[Point]]:
-    """Method -> its points, the cheapest first: without training for it, or after training. What has learned (`_free` rows, PRANCE)
-    stands among the trained; the dense network has no curve."""
+    """Method -> its points, the cheapest first: without training for it, or after training. What has learned (`_free` rows,
+    PRANCE) stands among the trained; the dense network has no curve."""
     found: dict[str, list[Point]] = {}
     for name in dict.fromkeys(row.method for row in rows):
         label = re.sub(r"_\d+(_time)?$", "", name)
@@ -38,31 +39,30 @@ def curves(rows: Sequence[Row], tuned: bool) -> dict[str, list[Point]]:
 
 
 def plot_field(results: Results, path: str | Path) -> None:
-    """Writes a PNG: methods as they are, tuned, and tuned against speed; bars are one standard deviation over seeds. The axis of
-    accuracy is logarithmic in errors, so that one method that fails does not press the others together."""
+    """Writes a PNG: methods as they are, tuned, and tuned against speed; bars are one standard deviation over seeds. The
+    axis of accuracy is logarithmic in errors, so that one method that fails does not press the others together."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     plain, tuned = (curves(results.rows, kind) for kind in (False, True))
-    colours = pyplot.get_cmap("tab20").colors
-    rank = {label: place for place, label in enumerate(dict.fromkeys([*plain, *tuned]))}
-    ours = {label for label in rank if label.startswith("prance")}
-
-    def style(label: str) -> dict:
-        place = rank[label]
-        colour = "#d55e00" if label in ours else colours[(2 * place + place // 10) % 20]
-        return {"color": colour, "marker": _MARKERS[place % len(_MARKERS)]}
-
+    labels = list(dict.fromkeys([*plain, *tuned]))
+    styles = {label: _style(place, label) for place, label in enumerate(labels)}
+    trained = "dense_tuned" if any(row.method == "dense_tuned" for row in results.rows) else "dense"
     figure, panels = pyplot.subplots(1, 3, figsize=(15, 5.4), layout="constrained")
-    drawn = {}
+    drawn: dict[str, Any] = {}
     for panel, title, across, found, reference in (
         (panels[0], "as it is, on the dense network", "multiply-accumulates, % of dense", plain, "dense"),
-        (panels[1], "after training", "multiply-accumulates, % of dense", tuned, "dense_tuned"),
-        (panels[2], "after training", "images per second, measured", tuned, "dense_tuned"),
+        (panels[1], "after training", "multiply-accumulates, % of dense", tuned, trained),
+        (panels[2], "after training", "images per second, measured", tuned, trained),
     ):
         timed = panel is panels[2]
+        level = _point([row for row in results.rows if row.method == reference])
+        dash = {"color": "black", "linestyle": "--" if reference == "dense" else ":", "linewidth": 1}
+        drawn[reference] = panel.axhline(_error(level.top1, results), **dash)
+        if timed and level.speed:
+            panel.axvline(level.speed, **dash)
         for label, points in found.items():
             points = [point for point in points if not timed or point.speed]
             if points:
@@ -70,30 +70,18 @@ def plot_field(results: Results, path: str | Path) -> None:
                     [point.speed if timed else point.macs for point in points],
                     [_error(point.top1, results) for point in points],
                     yerr=list(zip(*(_bars(point, results) for point in points))),
-                    markersize=8 if label in ours else 6,
-                    linewidth=2.4 if label in ours else 1.1,
                     elinewidth=0.6,
-                    zorder=3 if label in ours else 2,
-                    **style(label),
+                    **styles[label],
                 )
-        base = [row for row in results.rows if row.method == reference]
-        if base:
-            level = _point(base)
-            drawn[reference] = panel.axhline(
-                _error(level.top1, results),
-                color="black",
-                linestyle="--" if reference == "dense" else ":",
-                linewidth=1,
-            )
-            if timed and level.speed:
-                panel.axvline(level.speed, color="black", linestyle=":", linewidth=1)
         _accuracy_axis(panel)
         panel.set_title(title, fontsize=10)
         panel.set_xlabel(across)
         panel.grid(alpha=0.25)
     panels[0].set_ylabel("top-1 accuracy, %")
-    best = lambda label: -(tuned.get(label) or plain.get(label) or [Point(0, 101, 0, None)])[0].top1
-    names = sorted(drawn, key=best)
+    # The legend from the best to the worst at the least compute, below the dense network.
+    labels = [label for label in labels if label in drawn]
+    labels.sort(key=lambda label: -(tuned.get(label) or plain[label])[0].top1)
+    names = [name for name in drawn if name.startswith("dense")] + labels
     figure.legend([drawn[name] for name in names], names, loc="outside right center", frameon=False)
     seeds = len({row.seed for row in results.rows})
     figure.suptitle(
@@ -101,6 +89,17 @@ def plot_field(results: Results, path: str | Path) -> None:
     )
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
+
+
+def _style(place: int, label: str) -> dict[str, Any]:
+    """Colour and marker of the method at `place`; PRANCE stands out."""
+    from matplotlib import pyplot
+
+    marker = _MARKERS[place % len(_MARKERS)]
+    if label.startswith("prance"):
+        return {"color": "#d55e00", "marker": marker, "markersize": 8, "linewidth": 2.4, "zorder": 3}
+    colour = pyplot.get_cmap("tab20").colors[(2 * place + place // 10) % 20]
+    return {"color": colour, "marker": marker, "markersize": 6, "linewidth": 1.1, "zorder": 2}
 
 
 def _point(rows: list[Row]) -> Point:
@@ -130,6 +129,18 @@ def _accuracy_axis(panel) -> None:
 
     panel.set_yscale("log")
     panel.invert_yaxis()
-    panel.yaxis.set_major_locator(ticker.FixedLocator([100 - tick for tick in _TICKS]))
+    worst, best = (100 - error for error in panel.get_ylim())
+    panel.yaxis.set_major_locator(ticker.FixedLocator([100 - tick for tick in ticks(worst, best)]))
     panel.yaxis.set_major_formatter(ticker.FuncFormatter(lambda error, _: f"{100 - error:g}"))
     panel.yaxis.set_minor_locator(ticker.NullLocator())
+
+
+def ticks(worst: float, best: float) -> list[float]:
+    """Round accuracies from worst to best, %, at which an axis of errors is marked: four at least, where the two are a
+    tenth of a point apart or more."""
+    inside = [tick for tick in _TICKS if worst <= tick <= best]
+    for step in (5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02):
+        if len(inside) >= 4:
+            break
+        inside = [round(step * n, 2) for n in range(math.ceil(worst / step), math.floor(best / step) + 1)]
+    return inside

@@ -1,8 +1,8 @@
 """Two networks on the same images: is the difference more than chance?
 
-What both get right or both get wrong says nothing about which is better. Of the other images, were neither better, each would
-be as likely to be won as lost (McNemar 1947, "Note on the sampling error of the difference between correlated
-proportions", in its exact form: a binomial test with 1/2).
+What both get right or both get wrong says nothing about which is better. Of the other images, were neither better, each
+would be as likely to be won as lost (McNemar 1947, "Note on the sampling error of the difference between correlated
+proportions or percentages", Psychometrika 12; in its exact form: a binomial test with 1/2).
 """
 
 from __future__ import annotations

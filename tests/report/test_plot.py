@@ -3,7 +3,7 @@
 import matplotlib
 import pytest
 
-from prance_jax.report.field_plot import curves, plot_field
+from prance_jax.report.field_plot import curves, plot_field, ticks
 from prance_jax.report.plot import _families, _point, plot
 from prance_jax.report.results import Results, Row
 
@@ -57,9 +57,18 @@ def test_a_curve_for_every_method():
     assert tuned["spvit_free"][0].speed is None
 
 
+def test_marks_of_an_axis_of_errors():
+    assert ticks(58, 97.6) == [60, 70, 80, 85, 90, 92, 94, 95, 96, 97]
+    assert ticks(69.4, 75.2) == [70, 71, 72, 73, 74, 75]
+    assert ticks(94.9, 98.1) == [95, 96, 97, 98]
+    assert ticks(97.31, 97.42) == [97.32, 97.34, 97.36, 97.38, 97.4, 97.42]
+
+
 def test_the_picture_of_the_field(tmp_path):
-    """Of many methods too; an accuracy of 100 % and a missing speed are no hindrance."""
+    """Of many methods too; an accuracy of 100 %, a missing speed and nothing tuned are no hindrance."""
     many = (*FIELD, *(row(f"method{i}_tuned_50", top1=0.9 + i / 300) for i in range(15)))
+    untuned = tuple(own for own in FIELD if "tuned" not in own.method)
+    plot_field(Results(untuned, 50, "a machine", "a command", 1.0), tmp_path / "comparison.png")
     plot_field(Results(many, 50, "a machine", "a command", 1.0), tmp_path / "comparison.png")
     pixels = matplotlib.image.imread(tmp_path / "comparison.png")
     assert pixels.shape[0] > 500 and pixels.shape[1] > 1500
