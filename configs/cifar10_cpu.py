@@ -3,7 +3,7 @@
 Command:   python -m prance_jax train --config configs/cifar10_cpu.py --config.data.folder.path=DIR --workdir runs/cifar10
            python -m prance_jax compare --workdir runs/cifar10      # the dense network and three methods, tuned as long
            DIR as in configs/cifar10.py.
-Cost:      100 minutes on 2 CPU cores, other work taking most of both for 80 of them; expected: 70 minutes alone, with
+Cost:      100 minutes on 2 CPU cores, other work taking half of both for 80 of them; expected: 70 minutes alone, with
            jemalloc (README.md); the comparison about 45 more.
 Result:    README.md, "CIFAR-10 (JPEG)": dense 73.1 %, PRANCE 72.7 to 73.7 % at 45 to 49 % of the MACs. The network sees
            the training set seven times: its accuracy is far from what CIFAR-10 allows, and only differences between
