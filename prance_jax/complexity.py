@@ -14,6 +14,8 @@ import jax.numpy as jnp
 
 from prance_jax.space import Size, Structure, number
 from prance_jax.spec import ModelSpec
+from prance_jax.tokens.counts import if_any_goes
+from prance_jax.tokens.regroup import pooled_macs, regroup_macs
 
 Amount = int | jax.Array
 
@@ -35,10 +37,14 @@ class Macs(NamedTuple):
 
 
 class TokenCounts(NamedTuple):
-    """Tokens (CLS counted) that the attention and the MLP of each layer see; ints or int32 [B]."""
+    """Tokens (CLS counted) that the attention and the MLP of each layer see; ints or int32 [B].
+
+    values: tokens whose values are mixed and whose result is projected, where a method is one step ahead; None: those that
+    the attention sees."""
 
     attention: tuple[Size, ...]
     mlp: tuple[Size, ...]
+    values: tuple[Size, ...] | None = None
 
 
 def token_counts(spec: ModelSpec, structure: Structure) -> TokenCounts:
@@ -50,7 +56,7 @@ def token_counts(spec: ModelSpec, structure: Structure) -> TokenCounts:
             if layer == 0:
                 count = number((count, *spec.left(count, group.keep))[-1])
             mlp.append(count)
-    return TokenCounts(tuple(attention), tuple(mlp))
+    return TokenCounts(tuple(attention), tuple(mlp), None if spec.method.ahead is None else tuple(mlp))
 
 
 def macs(spec: ModelSpec, structure: Structure, selector: int = 0, counts: TokenCounts | None = None) -> Macs:
@@ -64,6 +70,7 @@ def macs(spec: ModelSpec, structure: Structure, selector: int = 0, counts: Token
     counts = counts or token_counts(spec, structure)
     widths, hidden = _numbers(structure, structure.widths), _numbers(structure, structure.hidden)
     before, after = _numbers(structure, counts.attention), _numbers(structure, counts.mlp)
+    mixed = before if counts.values is None else _numbers(structure, counts.values)
     attention = mlp = residual_maps = 0
     for layer in range(space.depth):
         qk, vo = (space.heads * channels for channels in spec.head_dims(layer))
@@ -74,7 +81,7 @@ def macs(spec: ModelSpec, structure: Structure, selector: int = 0, counts: Token
             writes = widths[layer]
         else:
             writes = space.widest if spec.enter_at_widest and last_of_group else widths[layer + 1]
-        attention += before[layer] * (reads * (2 * qk + vo) + vo * widths[layer])
+        attention += before[layer] * reads * 2 * qk + mixed[layer] * vo * (reads + widths[layer])
         attention += before[layer] * before[layer] * (qk + vo)
         mlp += after[layer] * hidden[layer] * (widths[layer] + writes)
         if last_of_group and spec.residual_maps:
@@ -146,6 +153,11 @@ def _reducing(spec: ModelSpec, structure: Structure) -> Amount:
         total += method.macs(count, tuple(left), widths[first], space.head_dim)
         if method.received:
             total += (count + aside) ** 2 * space.attention_width
+        if method.ahead is not None:
+            # Its groups are of all tokens, and what the queries gather is averaged, too.
+            every = count + aside, left[-1] + aside
+            own = pooled_macs(*every, space.attention_width) + regroup_macs(*every, widths[first])
+            total += if_any_goes(count, left[-1], own - regroup_macs(count, left[-1], widths[first]))
     return total
 
 

@@ -12,7 +12,8 @@ from prance_jax.models.reduced import METHODS
 from prance_jax.selector.reward import RewardConfig
 from prance_jax.tokens import get_method
 
-LEARNED = ("spvit", "dynamicvit", "cdcp", "cait_cdcp")
+CONSISTENT = "mctf_consistent"
+LEARNED = ("spvit", "dynamicvit", "cdcp", "cait_cdcp", CONSISTENT)
 INSERTED = "spvit_inserted"
 
 
@@ -27,6 +28,25 @@ class SelectiveConfig:
     ratio: float = 2.0
     tokens: float = 0.5
     heads: int | None = None
+
+
+@dataclass(frozen=True)
+class ConsistencyConfig:
+    """MCTF's training, see `training.consistency`. weight: of the distance of class tokens. most: of what a schedule removes,
+    the largest share that the milder one removes. confidence: the class tokens of images count whose label is given more
+    than this probability. The published setting: weight 3, up to 8 of 16 tokens a layer, 0.4.
+    """
+
+    weight: float = 3.0
+    most: float = 0.5
+    confidence: float = 0.4
+
+    def __post_init__(self):
+        if self.weight < 0 or not 0 <= self.most <= 1 or not 0 <= self.confidence < 1:
+            raise UserError(
+                f"compare.consistency: weight={self.weight} must be 0 or more, most={self.most} and "
+                f"confidence={self.confidence} from 0 to 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -68,26 +88,31 @@ class CompareConfig:
     """The compare command: every method at the same shares of dense MACs, on the dense network of the run.
 
     methods: of `models.reduced`, and the learned 'spvit', 'dynamicvit', 'cdcp' (channels) and 'cait_cdcp' (channels, and
-    tokens by 'cait'); not among the defaults, since it is many trainings in a row: 'spvit_inserted', SPViT with its
-    selectors where progressive insertion puts them. shares: of dense MACs. latency_table: file of `profile --what blocks`;
-    then `shares` are of the dense network's measured time in place of its MACs, and methods that prune channels, of
-    which the table knows nothing, have no row. finetune: what every
-    method is tuned with, the dense network too; steps 0 leaves it out, then learned ones have no row.
+    tokens by 'cait'), and 'mctf_consistent', MCTF tuned as published (`consistency`; two networks a step). Not among the
+    defaults, since it is many trainings in a row: 'spvit_inserted', SPViT with its selectors where progressive insertion puts
+    them. shares: of dense MACs. latency_table: file of `profile --what blocks`; then `shares` are of the dense network's
+    measured time in place of its MACs, and methods that prune channels, of which the table knows nothing, have no row.
+    finetune: what every method is tuned with, the dense network too; steps 0 leaves it out, then learned ones have no row.
+    token_modes: of PRANCE; by default those of the run, () for none.
     """
 
     methods: tuple[str, ...] = tuple(METHODS) + LEARNED
     shares: tuple[float, ...] = (0.5, 0.35)
+    token_modes: tuple[str, ...] | None = None
     latency_table: str | None = None
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     insertion: InsertionConfig = field(default_factory=InsertionConfig)
     selective: SelectiveConfig = field(default_factory=SelectiveConfig)
     prune: PruneConfig = field(default_factory=PruneConfig)
+    consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
 
     def __post_init__(self):
         for name in self.methods:
             if name not in METHODS and name not in (*LEARNED, INSERTED):
                 known = ", ".join((*METHODS, *LEARNED, INSERTED))
                 raise UserError(f"compare.methods: {name!r} is not known; choose from {known}")
+        for mode in self.token_modes or ():
+            get_method(mode)
         if not all(0 < share <= 1 for share in self.shares):
             raise UserError(
                 f"compare.shares={self.shares} must be shares of the dense network, above 0 and up to 1"

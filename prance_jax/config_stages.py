@@ -113,15 +113,23 @@ class FinetuneConfig:
     """Stage three: the meta-network under the decisions of the frozen selector.
 
     every_budget_steps: of a network that is to serve every budget, where they differ from `steps`.
-    distillation: weight of the divergence from the predictions of stage one's full network. on_plans: decisions are
-      rounded up to the plans that will serve them, in training and ever after (`adaptive.rounding`): an image uses all
-      the compute that it pays for.
+    distillation: weight of the divergence from the predictions of the teacher. teacher, of stage three: stage one's full
+      network ('meta'), the dense network ('dense'), or that one tuned by `compare.finetune` ('dense_tuned').
+    on_plans: decisions are rounded up to the plans that will serve them, in training and ever after (`adaptive.rounding`): an
+      image uses all the compute that it pays for.
     """
 
     steps: int = 500
     batch: int = 64
     distillation: float = 0.5
+    teacher: str = "meta"
     label_smoothing: float = 0.0
     on_plans: bool = False
     every_budget_steps: int | None = None
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=3e-4, warmup=50))
+
+    def __post_init__(self):
+        if self.teacher not in ("meta", "dense", "dense_tuned"):
+            raise UserError(
+                f"finetune.teacher {self.teacher!r} is not known; say 'meta', 'dense' or 'dense_tuned'"
+            )

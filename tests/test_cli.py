@@ -99,6 +99,7 @@ def test_compare_adds_the_field_to_a_trained_workdir(trained, tmp_path, capsys):
         "spvit_tuned_70",
         "spvit_free_70",
         "cait_cdcp_tuned_70",
+        "mctf_consistent_tuned_70",
         "prance_prune",
     ]
     trained_rows = {row["method"]: row for row in json.loads(before)["rows"]}

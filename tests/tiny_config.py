@@ -44,7 +44,7 @@ def get_config() -> ConfigDict:
             },
             "finetune": {"steps": 6, "batch": 8, "optimizer": optimizer},
             "compare": {
-                "methods": ("cait", "spvit", "cait_cdcp"),
+                "methods": ("cait", "spvit", "cait_cdcp", "mctf_consistent"),
                 "shares": (0.7,),
                 "finetune": {"steps": 2, "batch": 8, "optimizer": optimizer},
                 "prune": {"every": 1, "multiple": (2, 2)},

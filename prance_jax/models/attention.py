@@ -44,18 +44,18 @@ def attend(
 
 
 def signals(
-    q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None, received: bool = False
+    q: jax.Array, k: jax.Array, v: jax.Array | None, bias: jax.Array | None, received: bool = False
 ) -> AttentionSignals:
     """CLS attention, mean keys and value norms. One query row of its own, so that `attend` may be any fused kernel.
 
-    received: also the attention that each token receives, which takes the whole map. bias is over keys [B, N]; queries of
-    invalid tokens, whose bias is -inf, do not count."""
-    q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
+    v: None where there are no values yet. received: also the attention that each token receives, which takes the whole map.
+    bias is over keys [B, N]; queries of invalid tokens, whose bias is -inf, do not count."""
+    q, k = (x.astype(jnp.float32) for x in (q, k))
     logits = jnp.einsum("bhd,bhmd->bhm", q[:, :, 0] * q.shape[-1] ** -0.5, k)
     if bias is not None:
         logits = logits + bias[:, None, :]
     cls_attention = jax.nn.softmax(logits, axis=-1).mean(axis=1)
-    values = jnp.sqrt(jnp.sum(v * v, axis=(1, 3)))
+    values = None if v is None else jnp.sqrt(jnp.sum(jnp.square(v.astype(jnp.float32)), axis=(1, 3)))
     return AttentionSignals(
         cls_attention, k.mean(axis=1), values, _received(q, k, bias) if received else None
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Callable
 
 import flax.linen as nn
 import jax
@@ -13,6 +14,7 @@ from prance_jax.models.elastic import dense, fit, layer_norm, spread
 from prance_jax.space import Size
 from prance_jax.spec import ModelSpec
 from prance_jax.tokens import AttentionSignals, TokenSet
+from prance_jax.tokens.regroup import Grouping, pooled, regroup
 
 
 def identity_init(key: jax.Array, shape: tuple[int, int], dtype=jnp.float32) -> jax.Array:
@@ -112,12 +114,56 @@ class Block(nn.Module):
             parts = jnp.split(qkv, ends, axis=-1)
             q, k, v = (part.reshape(batch, slots, space.heads, -1).swapaxes(1, 2) for part in parts)
         bias = attention.key_bias(tokens)
+        mixed = self._mix(q, k, v, bias, policy)
+        return self._project(tokens, mixed, reads, width), attention.signals(q, k, v, bias, received)
+
+    def attend_ahead(
+        self,
+        tokens: TokenSet,
+        reads: Size,
+        width: Size,
+        group: Callable[[TokenSet, AttentionSignals], Grouping],
+    ) -> tuple[TokenSet, AttentionSignals]:
+        """`attend`, with tokens that become groups before it, by what its own map tells of them; the map is used again
+        for the groups (one-step-ahead attention: MCTF, Lee et al. 2024, arXiv 2403.10030, section 3.3).
+
+        The map of the groups is that of their members, added up over keys and averaged over queries by the weights of the
+        grouping. Both are linear, so instead every key carries the value of its group, and what the queries gather is
+        averaged: the map itself is never regrouped. Signals are of the tokens that arrive; values are not among them.
+        """
+        space, (qk, vo) = self.spec.space, self.spec.head_dims(self.layer)
+        split, inner = 2 * space.heads * qk, space.heads * vo
+        kernel, offset = self.qkv()
+
+        def heads(tokens: TokenSet, weights: tuple[jax.Array, jax.Array], channels: int) -> jax.Array:
+            x = norm(self.spec, self.norm1, tokens.features, reads, width)
+            x = dense(x, *weights, reads, weights[1].size, weights[1].size)
+            return x.reshape(*x.shape[:2], -1, space.heads, channels).transpose(2, 0, 3, 1, 4)
+
+        q, k = heads(tokens, (kernel[:, :split], offset[:split]), qk)
+        bias = attention.key_bias(tokens)
+        signals = attention.signals(q, k, None, bias, received=True)
+        grouping = group(tokens, signals)
+        merged = regroup(tokens, *grouping)
+        (v,) = heads(merged, (kernel[:, split:], offset[split:]), vo)
+        v = jnp.take_along_axis(v, jnp.maximum(grouping.place, 0)[:, None, :, None], axis=2)
+        v = jnp.where((grouping.place >= 0)[:, None, :, None], v, 0)
+        mixed = pooled(self._mix(q, k, v, bias), *grouping)
+        return self._project(merged, mixed, reads, width), signals
+
+    def _mix(self, q, k, v, bias, policy=None) -> jax.Array:
+        """What the heads gather, side by side: [B, N, heads x channels]."""
         attend = jax.checkpoint(attention.attend) if self.spec.remat else attention.attend
-        mixed = attend(q, k, v, bias, policy).swapaxes(1, 2).reshape(batch, slots, inner)
-        x = fit(tokens.features, reads, width, space.widest) + dense(
-            mixed, *self.proj(), inner, width, space.widest
+        mixed = attend(q, k, v, bias, policy).swapaxes(1, 2)
+        return mixed.reshape(*mixed.shape[:2], -1)
+
+    def _project(self, tokens: TokenSet, mixed: jax.Array, reads: Size, width: Size) -> TokenSet:
+        """Projection and residual of attention."""
+        space = self.spec.space
+        residual = fit(tokens.features, reads, width, space.widest)
+        return tokens._replace(
+            features=residual + dense(mixed, *self.proj(), mixed.shape[-1], width, space.widest)
         )
-        return tokens._replace(features=x), attention.signals(q, k, v, bias, received)
 
     def feed(self, tokens: TokenSet, width: Size, hidden: Size, target: Size) -> TokenSet:
         """MLP and its residual, from `width` to `target` channels through `hidden` units."""

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
 from prance_jax.complexity import Macs, TokenCounts, macs
 from prance_jax.models.block_latency import BlockLatency, OutOfReach, first_within
-from prance_jax.models.vit import Between, ViT, apply_method
+from prance_jax.models.vit import Reduced, Reducing, ViT
 from prance_jax.space import Structure
 from prance_jax.spec import ModelSpec
 from prance_jax.tokens import METHODS as ALL
-from prance_jax.tokens import AttentionSignals, TokenMethod, TokenSet
-from prance_jax.tokens.schedules import Constant, KeepRate, Schedule, Sites
+from prance_jax.tokens import TokenMethod
+from prance_jax.tokens.schedules import Constant, KeepRate, Removed, Schedule, Sites
 
 # Under a schedule; methods of two rates need a decision for each.
 METHODS: dict[str, TokenMethod] = {name: method for name, method in ALL.items() if method.rates == 1}
@@ -40,12 +40,15 @@ class Reduction:
             counts.append(count)
         return tuple(counts)
 
+    def reducing(self, spec: ModelSpec) -> Reducing:
+        """What a network does by it."""
+        return Reducing(self.method, self.left(spec), self.proportional)
+
     def counts(self, spec: ModelSpec) -> TokenCounts:
         """Tokens in the attention and in the MLP of each layer; in the last MLP only class tokens, for pixels all."""
         left = self.left(spec)
-        return TokenCounts(
-            (spec.tokens, *left[:-1]), left if spec.pixels else (*left[:-1], spec.class_tokens)
-        )
+        fed = left if spec.pixels else (*left[:-1], spec.class_tokens)
+        return TokenCounts((spec.tokens, *left[:-1]), fed, None if self.method.ahead is None else left)
 
     def milliseconds(self, spec: ModelSpec, table: BlockLatency) -> float:
         """Of one image on the largest structure, by a measured table; what the reductions themselves take is counted."""
@@ -55,14 +58,6 @@ class Reduction:
         return table.milliseconds(self.counts(spec), self.method.name, arriving)
 
 
-class Reduced(NamedTuple):
-    """logits: float32 [B, num_classes], for pixels [B, S, S, num_classes]. tokens: of the last layer, with sizes and
-    owners."""
-
-    logits: jax.Array
-    tokens: TokenSet
-
-
 def reduced(
     model: ViT, params: Any, images: jax.Array, structure: Structure, reduction: Reduction
 ) -> Reduced:
@@ -70,23 +65,8 @@ def reduced(
 
     Where the schedule removes nothing this is the network itself, without the last MLP on tokens that nobody reads.
     """
-    between = follow(model.spec, reduction)
-    received = reduction.method.received
-    return Reduced(*model.apply({"params": params}, images, structure, between, received, method="reduced"))
-
-
-def follow(spec: ModelSpec, reduction: Reduction) -> Between:
-    """What stands between attention and MLP of every layer."""
-    left, proportional = reduction.left(spec), reduction.proportional
-
-    def between(layer: int, tokens: TokenSet, signals: AttentionSignals) -> TokenSet:
-        if left[layer] < tokens.features.shape[1]:
-            tokens = apply_method(spec, reduction.method, tokens, signals, (left[layer],))
-            if proportional is not None:
-                tokens = tokens._replace(size=tokens.members if proportional else None)
-        return tokens
-
-    return between
+    reducing = reduction.reducing(model.spec)
+    return model.apply({"params": params}, images, structure, reducing, method="reduced")
 
 
 def at_macs(spec: ModelSpec, structure: Structure, name: str, target: float) -> Reduction:
@@ -105,8 +85,8 @@ def at_milliseconds(spec: ModelSpec, name: str, target: float, table: BlockLaten
 
 def reductions(spec: ModelSpec, name: str) -> list[Reduction]:
     """What a method is usually run at, from little to much: methods that merge pairs and DiffRate with a constant number
-    of tokens in every layer, PPT with a number at each of three sites, the others at a keep rate there in steps of
-    0.01. Sites lie after a quarter, half and three quarters of the layers."""
+    of tokens in every layer (MCTF in all but the first), PPT with a number at each of three sites, the others at a keep rate
+    there in steps of 0.01. Sites lie after a quarter, half and three quarters of the layers."""
     depth, method = spec.space.depth, METHODS[name]
     sites = tuple(sorted({depth // 4, depth // 2, 3 * depth // 4}))
     if name in ("prune", "evit", "package", "cait"):
@@ -114,6 +94,9 @@ def reductions(spec: ModelSpec, name: str) -> list[Reduction]:
         schedules = [KeepRate(percent / 100, sites, fused) for percent in range(100, 0, -1)]
     elif name == "ppt":
         schedules = [Sites(amount, sites) for amount in range(spec.tokens)]
+    elif method.ahead is not None:
+        # Before the first attention nothing is known of a token but its pixels.
+        schedules = [Removed((0, *[amount] * (depth - 1))) for amount in range(spec.tokens)]
     else:
         schedules = [Constant(amount) for amount in range(spec.tokens)]
     return [Reduction(method, schedule) for schedule in schedules]

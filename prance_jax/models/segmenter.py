@@ -9,10 +9,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from prance_jax.models.reduced import Reduction, follow
+from prance_jax.models.reduced import Reduction
 from prance_jax.models.vit import ViT
 from prance_jax.models.walk import Params
-from prance_jax.tokens import AttentionSignals, TokenSet
+from prance_jax.tokens import TokenSet
 from prance_jax.tokens.unmerge import Fill, remember, unmerge
 
 
@@ -24,18 +24,16 @@ def filled(
     Tokens are put back on the grid behind the last layer; merged ones stand for all their patches. fill: what stands for a
     dropped patch, the 'nearest' one that is left or 'zero'; None: what it was when it was dropped.
     """
-    spec, held, inner = model.spec, [], follow(model.spec, reduction)
+    spec, held = model.spec, []
 
-    def between(layer: int, tokens: TokenSet, signals: AttentionSignals) -> TokenSet:
-        following = inner(layer, tokens, signals)
-        if fill is None and following is not tokens:
-            before = held[-1] if held else jnp.zeros_like(tokens.features[:, 1:])
-            before = jnp.pad(before, ((0, 0), (0, spec.patches - before.shape[1]), (0, 0)))
-            held.append(remember(before, tokens, following))
-        return following
+    def remembered(tokens: TokenSet, following: TokenSet) -> None:
+        before = held[-1] if held else jnp.zeros_like(tokens.features[:, 1:])
+        before = jnp.pad(before, ((0, 0), (0, spec.patches - before.shape[1]), (0, 0)))
+        held.append(remember(before, tokens, following))
 
     def run(model: ViT) -> jax.Array:
-        _, tokens = model.reduced(images, spec.largest, between, reduction.method.received)
+        watch = remembered if fill is None else None
+        tokens = model.reduced(images, spec.largest, reduction.reducing(spec), watch).tokens
         grid = unmerge(tokens, fill or "nearest", held[-1] if held else None)
         return model.pixel_logits(grid, spec.largest.widths[-1])
 

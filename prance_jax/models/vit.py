@@ -23,12 +23,23 @@ from prance_jax.models.elastic import active, dense
 from prance_jax.space import GroupChoice, Size, Structure
 from prance_jax.spec import ModelSpec
 from prance_jax.tokens import AttentionSignals, TokenMethod, TokenSet, initial_tokens
-from prance_jax.tokens.aside import put_back, without
-from prance_jax.tokens.counts import shifted
+from prance_jax.tokens.aside import alone, put_back, without
+from prance_jax.tokens.counts import nothing_goes, shifted
+from prance_jax.tokens.regroup import Grouping
 from prance_jax.tokens.unmerge import unmerge
 
-# (layer from 0, tokens after its attention, what the attention tells) -> tokens for its MLP.
-Between = Callable[[int, TokenSet, AttentionSignals], TokenSet]
+
+class Reducing(NamedTuple):
+    """A token method in every layer of a network.
+
+    left: tokens after it in each layer, ints (compact) or int32 [B] (masked), all class tokens counted; where no fewer are
+    left than arrive, nothing happens. proportional: whether attention weighs tokens by their sizes; None: as the method
+    does.
+    """
+
+    method: TokenMethod
+    left: tuple[Size, ...]
+    proportional: bool | None = None
 
 
 def apply_method(
@@ -41,6 +52,26 @@ def apply_method(
     rest, told = without(tokens, signals, aside)
     found = method.reduce(rest, told, *(shifted(count, -aside) for count in left), **options)
     return put_back(found, tokens, aside)
+
+
+def group_method(
+    spec: ModelSpec, method: TokenMethod, tokens: TokenSet, signals: AttentionSignals, left: tuple
+) -> Grouping:
+    """The same of a method that is one step ahead."""
+    aside = spec.class_tokens - 1
+    if not aside:
+        return method.ahead(tokens, signals, *left)
+    rest, told = without(tokens, signals, aside)
+    return alone(method.ahead(rest, told, *(shifted(count, -aside) for count in left)), aside)
+
+
+class Reduced(NamedTuple):
+    """logits: float32 [B, num_classes], for pixels [B, S, S, num_classes]. tokens: of the last layer, with sizes and
+    owners. class_token: [B, C], what the classifier reads, after the final norm."""
+
+    logits: jax.Array
+    tokens: TokenSet
+    class_token: jax.Array
 
 
 class Midway(NamedTuple):
@@ -99,25 +130,52 @@ class ViT(nn.Module):
         self,
         images: jax.Array,
         structure: Structure,
-        between: Between,
-        received: bool = False,
-    ) -> tuple[jax.Array, TokenSet]:
-        """Logits and the last layer's tokens under a static structure, its keep rates not used: `between` stands between
-        attention and MLP of every layer and may remove tokens, as the training-free methods do. In the last layer only
-        class tokens go through the MLP: the classifier reads nothing else; for pixels all do. received: what `between` is
-        told holds the attention that each token receives."""
+        reducing: Reducing,
+        watch: Callable[[TokenSet, TokenSet], None] | None = None,
+    ) -> Reduced:
+        """A static structure, its keep rates not used, with a token method in its layers, as the training-free ones are
+        meant. In the last layer only class tokens go through the MLP: the classifier reads nothing else; for pixels all do.
+        watch: is called with the tokens before and after every reduction."""
+        method, proportional = reducing.method, reducing.proportional
         widths, hidden = structure.widths, structure.hidden
         tokens = initial_tokens(self.embed(images, widths[0]), self.spec.class_tokens)
         for layer, block in enumerate(self.blocks):
-            tokens, signals = block.attend(tokens, widths[layer], widths[layer], received)
-            tokens = between(layer, tokens, signals)
+            width, left = widths[layer], reducing.left[layer]
+            if nothing_goes(tokens, left):
+                tokens, _ = block.attend(tokens, width, width)
+            else:
+                arriving, tokens, _ = self.attend_reduced(layer, tokens, width, width, method, lambda _: (left,))
+                if proportional is not None:
+                    tokens = tokens._replace(size=tokens.members if proportional else None)
+                if watch is not None:
+                    watch(arriving, tokens)
             last = layer + 1 == len(widths)
-            alone = last and not self.spec.pixels
+            unread = last and not self.spec.pixels
             read = tokens.features[:, : self.spec.class_tokens]
-            part = tokens._replace(features=read) if alone else tokens
-            fed = block.feed(part, widths[layer], hidden[layer], widths[layer if last else layer + 1])
-            tokens = tokens if alone else fed
-        return self.verdict(fed, widths[-1]), tokens
+            part = tokens._replace(features=read) if unread else tokens
+            fed = block.feed(part, width, hidden[layer], widths[layer if last else layer + 1])
+            tokens = tokens if unread else fed
+        class_token = norm(self.spec, self.norm, fed.features[:, :1], widths[-1], widths[-1])[:, 0]
+        return Reduced(self.verdict(fed, widths[-1]), tokens, class_token)
+
+    def attend_reduced(
+        self,
+        layer: int,
+        tokens: TokenSet,
+        reads: Size,
+        width: Size,
+        method: TokenMethod,
+        left: Callable[[Size], tuple[Size, ...]],
+        **options,
+    ) -> tuple[TokenSet, TokenSet, AttentionSignals]:
+        """Attention of a layer and a token method, after it or one step ahead: tokens just before the method, tokens for the
+        layer's MLP, and what the attention tells. left: tokens that arrive -> tokens after each step of the method."""
+        block, wanted = self.blocks[layer], left(tokens.count)
+        if method.ahead is not None and not nothing_goes(tokens, wanted[-1]):
+            group = lambda tokens, signals: group_method(self.spec, method, tokens, signals, wanted)
+            return tokens, *block.attend_ahead(tokens, reads, width, group)
+        tokens, signals = block.attend(tokens, reads, width, method.received)
+        return tokens, apply_method(self.spec, method, tokens, signals, wanted, **options), signals
 
     def begin(self, images: jax.Array, choice: GroupChoice) -> Midway:
         """Embeds images [B, S, S, channels] and runs group 0; `choice` has no keep rates."""
@@ -131,8 +189,11 @@ class ViT(nn.Module):
         width = choice.widths[0]
         reads = self.spec.space.widest if self.spec.enter_at_widest else width
         tokens = self.blocks[layer - 1].feed(midway.tokens, midway.width, midway.hidden, reads)
-        tokens, signals = self.blocks[layer].attend(tokens, reads, width, self.spec.method.received)
-        tokens = self.reduce(tokens, signals, choice.keep)
+        method, options = self.spec.method, {}
+        if self.spec.weighted_merge and method.weighted:
+            options["weighted"] = True
+        left = lambda count: self.spec.left(count, choice.keep)
+        _, tokens, signals = self.attend_reduced(layer, tokens, reads, width, method, left, **options)
         return self._rest_of_group(tokens, signals, choice, group)
 
     def finish(self, midway: Midway) -> jax.Array:
@@ -152,13 +213,6 @@ class ViT(nn.Module):
         first = [jnp.broadcast_to(token[:channels].astype(x.dtype), (batch, 1, channels)) for token in own]
         x = jnp.concatenate([*first, x], axis=1) + self.pos_embed[:, :channels].astype(x.dtype)
         return active(x, width)
-
-    def reduce(self, tokens: TokenSet, signals: AttentionSignals, rates: tuple) -> TokenSet:
-        """Token optimization at a decision point."""
-        spec, options = self.spec, {}
-        if spec.weighted_merge and spec.method.weighted:
-            options["weighted"] = True
-        return apply_method(spec, spec.method, tokens, signals, spec.left(tokens.count, rates), **options)
 
     def classify(self, features: jax.Array, width: Size, head: Affine | None = None) -> jax.Array:
         """Final norm and head on any tokens: [B, N, C] -> [B, N, outputs], float32."""

@@ -11,7 +11,7 @@ import numpy as np
 from prance_jax.models.block_latency import BlockLatency, network_name
 from prance_jax.models.reduced import METHODS
 from prance_jax.models.selective import Selective, TokenSelector, remove
-from prance_jax.models.vit import ViT, apply_method
+from prance_jax.models.vit import ViT
 from prance_jax.report.speed import interleaved
 from prance_jax.spec import ModelSpec
 from prance_jax.tokens import TokenMethod, TokenSet, initial_tokens
@@ -152,8 +152,8 @@ def _reducing(method: TokenMethod, left: int) -> Callable:
     def run(model: ViT, tokens: TokenSet, layers: range) -> tuple[jax.Array, jax.Array]:
         width, found = model.spec.space.widest, jnp.float32(0)
         for layer in layers:
-            tokens, signals = model.blocks[layer].attend(tokens, width, width, method.received)
-            found += _read(apply_method(model.spec, method, tokens, signals, (left,)))
+            tokens, fewer, _ = model.attend_reduced(layer, tokens, width, width, method, lambda _: (left,))
+            found += _read(fewer)
         return tokens.features, found
 
     return run

@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from prance_jax.tokens.counts import shifted
+from prance_jax.tokens.regroup import Grouping
 from prance_jax.tokens.tokenset import AttentionSignals, TokenSet
 
 
@@ -31,3 +33,14 @@ def put_back(reduced: TokenSet, tokens: TokenSet, aside: int) -> TokenSet:
     owner = jnp.where(reduced.owner < 0, -1, reduced.owner + aside)
     features, size = join(reduced.features, tokens.features), join(reduced.size, tokens.size)
     return TokenSet(features, size, join(reduced.valid, tokens.valid), owner, reduced.package)
+
+
+def alone(grouping: Grouping, aside: int) -> Grouping:
+    """Of the tokens without them a grouping; with them, each alone at its place behind CLS."""
+    batch = len(grouping.place)
+    own = jnp.broadcast_to(jnp.arange(1, 1 + aside, dtype=grouping.place.dtype), (batch, aside))
+    rest = jnp.where(grouping.place[:, 1:] < 0, -1, grouping.place[:, 1:] + aside)
+    place = jnp.concatenate([grouping.place[:, :1], own, rest], axis=1)
+    ones = jnp.ones((batch, aside), grouping.weights.dtype)
+    weights = jnp.concatenate([grouping.weights[:, :1], ones, grouping.weights[:, 1:]], axis=1)
+    return Grouping(place, shifted(grouping.left, aside), weights)

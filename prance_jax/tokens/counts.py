@@ -45,6 +45,13 @@ def nothing_goes(tokens: TokenSet, left: Size) -> bool:
     return isinstance(left, int) and tokens.valid is None and left >= tokens.features.shape[1]
 
 
+def if_any_goes(count: int | jax.Array, left: int | jax.Array, amount: int | jax.Array) -> int | jax.Array:
+    """An amount that is due where fewer tokens are left than arrive, else 0."""
+    if isinstance(count, int) and isinstance(left, int):
+        return amount if left < count else 0
+    return jnp.where(left < count, amount, 0)
+
+
 def shifted(size: Size, by: int) -> Size:
     """So many more; the bound moves along."""
     return Within(size.value + by, size.bound + by) if isinstance(size, Within) else size + by

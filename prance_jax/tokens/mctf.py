@@ -7,26 +7,33 @@ import jax.numpy as jnp
 
 from prance_jax.space import Size, number
 from prance_jax.tokens.counts import column, halving, nothing_goes
-from prance_jax.tokens.regroup import regroup
+from prance_jax.tokens.regroup import Grouping, regroup
 from prance_jax.tokens.tokenset import AttentionSignals, TokenSet, descending
 
 INFORMATION, SIZE = 1 / 20, 1 / 40  # powers of the criteria beside similarity
 
 
 def mctf(tokens: TokenSet, signals: AttentionSignals, left: Size) -> TokenSet:
-    """Merges tokens that are similar, uninformative and small, in both directions of a matching; `left` remain.
+    """Merges tokens into the groups of `mctf_groups`; `left` remain: int or int32 [B], at most half of the tokens go."""
+    left = halving(tokens.count, left)
+    if nothing_goes(tokens, left):
+        return tokens
+    return regroup(tokens, *mctf_groups(tokens, signals, left))
+
+
+def mctf_groups(tokens: TokenSet, signals: AttentionSignals, left: Size) -> Grouping:
+    """Groups of tokens that are similar, uninformative and small, in both directions of a matching.
 
     The score of a pair is similarity x information^(1/20) x size^(1/40): (1 + cosine of the features) / 2, and products
     over the two of the inverse of what a token receives of attention and of its size, each by its largest. Half of what
     goes (rounded up) are tokens at even places that merge into odd ones, the other half odd ones, with what they have
     received, that merge into the even ones that stay. CLS takes no part. A group becomes its mean weighted by attention
-    x size. Order: even ones, then odd ones. left: int or int32 [B]; at most half of the tokens go.
+    x size. Order: even ones, then odd ones. No gradient flows through the matching and its weights.
 
-    Reads the attention of its own layer; the paper's one-step-ahead attention (the next layer's) is not built.
+    The attention is that of the layer to come, which runs on the groups (one step ahead, section 3.3; see
+    `models.block.Block.attend_ahead`).
     """
     left = halving(tokens.count, left)
-    if nothing_goes(tokens, left):
-        return tokens
     batch, slots, _ = tokens.features.shape
     valid = jnp.ones((batch, slots), bool) if tokens.valid is None else tokens.valid
     score = jax.lax.stop_gradient(_scores(tokens, signals, valid))
@@ -52,7 +59,7 @@ def mctf(tokens: TokenSet, signals: AttentionSignals, left: Size) -> TokenSet:
     place = jnp.where(removed > 0, place, jnp.arange(slots))
     # A token that nobody attends to still weighs something: alone at its place it must stay what it is.
     weights = jnp.maximum(signals.received, 1e-9) * tokens.sizes
-    return regroup(tokens, place, left, weights)
+    return Grouping(jnp.where(valid, place, -1), left, jax.lax.stop_gradient(weights))
 
 
 def _scores(tokens: TokenSet, signals: AttentionSignals, valid: jax.Array) -> jax.Array:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Callable
 
 import jax
-import jax.numpy as jnp
 
 from prance_jax.errors import UserError
 from prance_jax.space import Rate, Size, number
@@ -15,13 +14,13 @@ from prance_jax.tokens.cait import cait
 from prance_jax.tokens.diffrate import diffrate
 from prance_jax.tokens.evit import evit
 from prance_jax.tokens.grid import rectangles, side_of
-from prance_jax.tokens.mctf import mctf
+from prance_jax.tokens.mctf import mctf, mctf_groups
 from prance_jax.tokens.merge import merge
 from prance_jax.tokens.package import package
 from prance_jax.tokens.ppt import ppt
 from prance_jax.tokens.prune import prune
 from prance_jax.tokens.prune_merge import prune_merge
-from prance_jax.tokens.regroup import regroup_macs
+from prance_jax.tokens.regroup import Grouping, regroup_macs
 from prance_jax.tokens.tokenset import TokenSet, kept_count
 from prance_jax.tokens.tome import matching_macs, tome
 
@@ -34,13 +33,15 @@ Cost = Callable[[Amount, tuple[Amount, ...], Amount, int], Amount]
 
 @dataclass(frozen=True)
 class TokenMethod:
-    """A way to reduce tokens: after the attention of a layer, before its MLP.
+    """A way to reduce tokens: after the attention of a layer, before its MLP, or one step ahead.
 
     reduce: (TokenSet, AttentionSignals, *left) -> TokenSet; pure, static shapes; `left`, one number per rate, are ints
       (compact execution) or int32 [B] (masked), as `possible` gives them.
     possible: how many tokens it can leave. macs: what its products cost.
     rates: keep rates that it takes. sized: sizes are tracked, so attention is proportional to them.
     received: it reads the attention that each token receives. weighted: it has the option of that name.
+    ahead: (TokenSet, AttentionSignals, *left) -> Grouping, of methods that come before the attention whose map they read, see
+      `models.block.Block.attend_ahead`; `reduce` is the same after it. None: after it.
     """
 
     name: str
@@ -51,6 +52,7 @@ class TokenMethod:
     sized: bool = True
     received: bool = False
     weighted: bool = False
+    ahead: Callable[..., Grouping] | None = None
 
     def left(
         self, count: Size, rates: tuple[Rate, ...], floor: int, patches: int, aside: int = 0
@@ -82,12 +84,6 @@ def _rectangle(count: Size, left: Size, patches: int) -> Size:
     return rectangles(count, left, side_of(patches))
 
 
-def _if_any_goes(count: Amount, left: Amount, amount: Amount) -> Amount:
-    if isinstance(count, int) and isinstance(left, int):
-        return amount if left < count else 0
-    return jnp.where(left < count, amount, 0)
-
-
 def _free(count: Amount, left: tuple[Amount, ...], width: Amount, keys: int) -> Amount:
     return 0
 
@@ -108,15 +104,15 @@ def _diffrate_macs(count: Amount, left: tuple[Amount, ...], width: Amount, keys:
 
 def _gather_macs(count: Amount, left: tuple[Amount, ...], width: Amount, keys: int) -> Amount:
     """A sum needs no total and has no sizes; the package has a total."""
-    return _if_any_goes(count, left[0], regroup_macs(count, left[0], width) - 2 * count * left[0])
+    return counts.if_any_goes(count, left[0], regroup_macs(count, left[0], width) - 2 * count * left[0])
 
 
 def _package_macs(count: Amount, left: tuple[Amount, ...], width: Amount, keys: int) -> Amount:
-    return _if_any_goes(count, left[0], regroup_macs(count, left[0], width) - count * left[0])
+    return counts.if_any_goes(count, left[0], regroup_macs(count, left[0], width) - count * left[0])
 
 
 def _match_macs(count: Amount, left: tuple[Amount, ...], width: Amount, keys: int) -> Amount:
-    return _if_any_goes(count, left[0], matching_macs(count, keys) + regroup_macs(count, left[0], width))
+    return counts.if_any_goes(count, left[0], matching_macs(count, keys) + regroup_macs(count, left[0], width))
 
 
 def _mctf_macs(count: Amount, left: tuple[Amount, ...], width: Amount, keys: int) -> Amount:
@@ -124,7 +120,7 @@ def _mctf_macs(count: Amount, left: tuple[Amount, ...], width: Amount, keys: int
 
 
 def _regroup_macs(count: Amount, left: tuple[Amount, ...], width: Amount, keys: int) -> Amount:
-    return _if_any_goes(count, left[0], regroup_macs(count, left[0], width))
+    return counts.if_any_goes(count, left[0], regroup_macs(count, left[0], width))
 
 
 METHODS = {
@@ -138,7 +134,7 @@ METHODS = {
         TokenMethod("package", package, _gathering, _package_macs, sized=False),
         TokenMethod("ppt", ppt, _halving, _match_macs),
         TokenMethod("diffrate", diffrate, _any, _diffrate_macs),
-        TokenMethod("mctf", mctf, _halving, _mctf_macs, received=True),
+        TokenMethod("mctf", mctf, _halving, _mctf_macs, received=True, ahead=mctf_groups),
         TokenMethod("cait", cait, _rectangle, _regroup_macs),
     )
 }

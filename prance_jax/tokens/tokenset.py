@@ -60,14 +60,14 @@ class AttentionSignals(NamedTuple):
 
     cls_attention: [B, N] float32, attention from CLS to each token, mean over heads; 0 for invalid tokens.
     keys: [B, N, D] float32, mean over heads.
-    values: [B, N] float32, L2 norm of the values, heads concatenated.
+    values: [B, N] float32, L2 norm of the values, heads concatenated; None where they do not exist yet (one step ahead).
     received: [B, N] float32, attention that each token receives, mean over heads and queries; None where no method asks
       for it, since it takes the whole attention map.
     """
 
     cls_attention: jax.Array
     keys: jax.Array
-    values: jax.Array
+    values: jax.Array | None
     received: jax.Array | None = None
 
 

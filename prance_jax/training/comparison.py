@@ -9,36 +9,15 @@ from typing import Any
 from prance_jax.channels.gates import keep_for
 from prance_jax.channels.materialize import materialize
 from prance_jax.complexity import macs
-from prance_jax.config_field import INSERTED
+from prance_jax.config_field import CONSISTENT, INSERTED
 from prance_jax.models.block_latency import OutOfReach, load_block_latency
 from prance_jax.models.reduced import METHODS, Reduction, at_macs
 from prance_jax.models.selective import Selective
 from prance_jax.selector.decide import StaticRule
-from prance_jax.training import prune_channels, tune
+from prance_jax.training import prune_channels
 from prance_jax.training.experiment import Contender, Experiment, percent
 from prance_jax.training.insertion import Insertion
 from prance_jax.training.targets import Target, heads_of
-
-
-def tuned(experiment: Experiment, seed: int, name: str, what: Reduction | Selective | None) -> Any:
-    """Parameters of the dense network tuned under a method; None: as it is."""
-    spec, config, teacher = (
-        experiment.spec(experiment.config.token_modes[0]),
-        experiment.config.compare,
-        experiment.dense(seed),
-    )
-    key = experiment.key(seed, "tune")
-    return experiment.train_stage(
-        f"seed{seed}/compare/{name}",
-        config.finetune.steps,
-        lambda: tune.init(spec, what, teacher, config.finetune, key),
-        tune.tune_step(
-            spec, config.finetune, config.selective, what, experiment.source.sample, experiment.mesh
-        ),
-        config.finetune.batch,
-        (key, teacher),
-        ("loss", "accuracy"),
-    )["ema"]
 
 
 def pruned(experiment: Experiment, seed: int, name: str, share: float) -> Contender:
@@ -99,19 +78,23 @@ def rows_of(
         what = target.reduction(name)
         rows = [Contender(name + label, spec, what, experiment.dense(seed), ())]
         if tunes:
-            params = tuned(experiment, seed, name + label, what)
+            params = experiment.tuned(seed, name + label, what)
             rows.append(Contender(f"{name}_tuned{label}", spec, what, params, ()))
         return rows
     if not tunes:
         return []
     if name == INSERTED:
         return inserted(experiment, target, insertion)
+    if name == CONSISTENT:
+        what = target.reduction("mctf")
+        params = experiment.tuned(seed, name + label, what, consistent=True)
+        return [Contender(f"{name}_tuned{label}", spec, what, params, ())]
     if name in ("cdcp", "cait_cdcp"):
         if target.table is not None:
             raise OutOfReach("tables of block latencies know nothing of pruned channels")
         return [pruned(experiment, seed, name, target.share)]
     what = target.selective(name == "spvit", heads_of(spec, name, config))
-    return both(name, target, what, tuned(experiment, seed, name + label, what))
+    return both(name, target, what, experiment.tuned(seed, name + label, what))
 
 
 def comparison(experiment: Experiment, seed: int) -> list[Contender]:
@@ -123,7 +106,7 @@ def comparison(experiment: Experiment, seed: int) -> list[Contender]:
     rows = [Contender("dense", spec, experiment.largest, experiment.dense(seed), ())]
     if tunes:
         rows.append(
-            Contender("dense_tuned", spec, experiment.largest, tuned(experiment, seed, "dense", None), ())
+            Contender("dense_tuned", spec, experiment.largest, experiment.tuned(seed, "dense", None), ())
         )
     insertion = Insertion(experiment, seed) if tunes and INSERTED in config.methods else None
     for target in (Target(spec, share, table) for share in config.shares):
@@ -132,7 +115,7 @@ def comparison(experiment: Experiment, seed: int) -> list[Contender]:
                 rows.extend(rows_of(experiment, seed, name, target, insertion))
             except OutOfReach as error:
                 experiment.progress.note(f"{name}{target.label}: no row, {error}")
-    for mode in experiment.config.token_modes:
+    for mode in experiment.config.token_modes if config.token_modes is None else config.token_modes:
         rows.extend(
             experiment.at_budgets(seed, mode)
             if experiment.config.budgets

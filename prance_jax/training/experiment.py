@@ -33,7 +33,7 @@ from prance_jax.selector.decide import (
 )
 from prance_jax.space import GroupChoice
 from prance_jax.spec import ModelSpec
-from prance_jax.training import finetune, pretrain, select
+from prance_jax.training import finetune, pretrain, select, tune
 from prance_jax.training.checkpoint import Checkpoints
 from prance_jax.training.events import Events
 from prance_jax.training.loop import Stage, run_stage
@@ -133,6 +133,26 @@ class Experiment:
         )
         return state["ema"]
 
+    def tuned(
+        self, seed: int, name: str, what: Reduction | Selective | None, consistent: bool = False
+    ) -> Any:
+        """Parameters of the dense network tuned under another method, with itself as the teacher, by `compare.finetune`; None:
+        as it is. name: of the stage. consistent: with MCTF's consistency."""
+        spec, config = self.spec(self.config.token_modes[0]), self.config.compare
+        teacher, key = self.dense(seed), self.key(seed, "tune")
+        consistency = config.consistency if consistent else None
+        return self.train_stage(
+            f"seed{seed}/compare/{name}",
+            config.finetune.steps,
+            lambda: tune.init(spec, what, teacher, config.finetune, key),
+            tune.tune_step(
+                spec, config.finetune, config.selective, what, self.source.sample, self.mesh, consistency
+            ),
+            config.finetune.batch,
+            (key, teacher),
+            ("loss", "accuracy"),
+        )["ema"]
+
     def meta(self, seed: int) -> Any:
         """Parameters of the meta-network after stage one."""
         spec, config = self.meta_spec, self.config.meta
@@ -194,18 +214,27 @@ class Experiment:
     ) -> Any:
         """Parameters after stage three under a rule. kind: 'finetune', 'finetune_random' or 'finetune_static'; budget:
         as in `prance`."""
-        teacher, config, spec = self.meta(seed), self.config.finetune, self.spec(mode)
+        start, config, spec = self.meta(seed), self.config.finetune, self.spec(mode)
         if isinstance(rule, AnyPriceRule) and config.every_budget_steps is not None:
             config = dataclasses.replace(config, steps=config.every_budget_steps)
         return self.train_stage(
             f"seed{seed}/{mode}/{kind}{percent(budget)}",
             config.steps,
-            lambda: finetune.init(teacher, config),
+            lambda: finetune.init(start, config),
             finetune.finetune_step(spec, config, rule, self.source.sample, self.mesh),
             config.batch,
-            (self.key(seed, kind, mode), variables, teacher),
+            (self.key(seed, kind, mode), variables, self._teacher(seed)),
             ("loss", "accuracy", "macs_kept"),
         )["ema"]
+
+    def _teacher(self, seed: int) -> Any:
+        """Of stage three, by `finetune.teacher`."""
+        teachers = {
+            "meta": lambda: self.meta(seed),
+            "dense": lambda: self.dense(seed),
+            "dense_tuned": lambda: self.tuned(seed, "dense", None),
+        }
+        return teachers[self.config.finetune.teacher]()
 
     def prance(self, seed: int, mode: str, budget: float | None = None) -> Contender:
         """A selector and the network tuned under it; the policy, without a price where it was trained for every budget.

@@ -37,7 +37,7 @@ def finetune_step(
 ) -> Callable:
     """Compiled (state, step, key, tables, variables, teacher) -> (state, metrics).
 
-    variables: what the rule decides by. teacher: parameters of stage one, whose full network is the teacher.
+    variables: what the rule decides by. teacher: parameters of the full network that teaches.
     """
     model, transform = ViT(spec), optimizer.make(config.optimizer, config.steps)
     full = float(macs(spec, spec.largest).total)

@@ -15,7 +15,6 @@ from prance_jax.config_stages import DenseConfig
 from prance_jax.errors import UserError
 from prance_jax.evaluation.miou import confusion_matrix, from_confusion
 from prance_jax.models.reduced import at_macs
-from prance_jax.training.comparison import tuned
 from prance_jax.training.experiment import Contender, Experiment
 from prance_jax.training.workdir import Workdir
 
@@ -67,7 +66,8 @@ def contenders(pixels: Experiment, seed: int) -> list[Contender]:
         reduction = at_macs(spec, spec.largest, name, config.share * macs(spec, spec.largest).total)
         rows.append(Contender(name, spec, reduction, dense, ()))
         if config.tune.steps:
-            rows.append(Contender(f"{name}_tuned", spec, reduction, tuned(pixels, seed, name, reduction), ()))
+            params = pixels.tuned(seed, name, reduction)
+            rows.append(Contender(f"{name}_tuned", spec, reduction, params, ()))
     if config.token_modes != ():
         # It has had more steps than the dense one: what they alone are worth.
         rows.append(Contender("meta_largest", spec, pixels.largest, pixels.meta(seed), ()))

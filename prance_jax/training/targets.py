@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prance_jax.complexity import macs
-from prance_jax.config_field import INSERTED, CompareConfig
+from prance_jax.config_field import CONSISTENT, INSERTED, CompareConfig
 from prance_jax.models.block_latency import BlockLatency
 from prance_jax.models.reduced import METHODS, Reduction, at_macs, at_milliseconds
 from prance_jax.models.selective import Selective, at_latency, at_share
@@ -63,5 +63,6 @@ def measurable(spec: ModelSpec, config: CompareConfig) -> list[str | Selective]:
         name: Selective(name != "dynamicvit", (0,), (1.0,), heads_of(spec, name, config))
         for name in ("spvit", "dynamicvit", INSERTED)
     }
-    wanted = [learned.get(name, name) for name in config.methods if name in METHODS or name in learned]
+    known = {**{name: name for name in METHODS}, CONSISTENT: "mctf", **learned}
+    wanted = [known[name] for name in config.methods if name in known]
     return list(dict.fromkeys(wanted))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from prance_jax import losses
-from prance_jax.config_field import SelectiveConfig
+from prance_jax.config_field import ConsistencyConfig, SelectiveConfig
 from prance_jax.config_stages import FinetuneConfig
 from prance_jax.mesh import jit_step, keep_rows
 from prance_jax.models.reduced import Reduction, reduced
@@ -23,6 +23,7 @@ from prance_jax.models.selective import Selective, SelectiveViT
 from prance_jax.models.vit import ViT
 from prance_jax.spec import ModelSpec
 from prance_jax.training import optimizer
+from prance_jax.training.consistency import consistent_loss
 from prance_jax.training.pretrain import Sample
 
 Tree = Any
@@ -60,11 +61,12 @@ def tune_step(
     what: Reduction | Selective | None,
     sample: Sample,
     mesh: Mesh | None = None,
+    consistency: ConsistencyConfig | None = None,
 ) -> Callable:
     """Compiled (state, step, key, tables, teacher) -> (state, metrics).
 
     The loss is cross-entropy and, weighted by `config.distillation`, the divergence from the teacher; learned selectors add
-    `selection_loss`. One more argument may follow: shares float32 [sites] in place of `what.kept`, for one program that
+    `selection_loss`, and a reduction with `consistency` its `consistent_loss`. One more argument may follow: shares float32 [sites] in place of `what.kept`, for one program that
     serves them all.
     """
     model, transform = ViT(spec), optimizer.make(config.optimizer, config.steps)
@@ -92,7 +94,12 @@ def tune_step(
             wanted = model.apply({"params": teacher}, images, spec.largest)
             if what is None:
                 return mixed(model.apply({"params": params}, images, spec.largest), wanted)
-            return mixed(reduced(model, params, images, spec.largest, what).logits, wanted)
+            if consistency is None:
+                return mixed(reduced(model, params, images, spec.largest, what).logits, wanted)
+            value, logits = consistent_loss(
+                model, params, images, labels, wanted, what, config, consistency, draw_key
+            )
+            return value, {"accuracy": losses.accuracy(logits, labels)}
 
         return optimizer.update(state, index, loss, transform, config.optimizer.ema)
 

@@ -1,5 +1,6 @@
 """The stages on a tiny network: one seed, one result, whatever interrupts it; every row of the table comes out."""
 
+import shutil
 from pathlib import Path
 
 import chex
@@ -10,6 +11,7 @@ import pytest
 from prance_jax import config_io
 from prance_jax.adaptive.rounding import RoundedRule
 from prance_jax.config import Config
+from prance_jax.errors import UserError
 from prance_jax.models.files import save_weights
 from prance_jax.models.vit import ViT
 from prance_jax.models.weights import by_name
@@ -106,6 +108,22 @@ def test_every_image_counts_once(whole):
     other = experiment(run.workdir.path, None, "--config.evaluation.batch=25").evaluate(rows[-1], "test")
     np.testing.assert_array_equal(found.predicted, other.predicted)
     np.testing.assert_allclose(found.macs, other.macs, rtol=1e-6)
+
+
+def test_who_teaches_stage_three(whole, tmp_path):
+    """Taught by the dense network that was tuned: that stage is trained first, and shows in what is learned."""
+    path = tmp_path / "run"
+    shutil.copytree(whole[0].workdir.path, path)
+    shutil.rmtree(path / "checkpoints/seed0/prune/finetune")
+    overrides = "--config.finetune.teacher=dense_tuned", "--config.finetune.distillation=1.0"
+    row = experiment(path, None, *overrides).prance(0, "prune")
+    stages = [line["stage"] for line in read(path / "metrics.jsonl")]
+    assert stages.index("seed0/compare/dense") < len(stages) - 1 - stages[::-1].index("seed0/prune/finetune")
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), row.params, whole[1][-1].params)
+    assert max(jax.tree.leaves(moved)) > 0
+    chex.assert_trees_all_equal(row.variables, whole[1][-1].variables)
+    with pytest.raises(UserError, match="finetune.teacher 'nobody' is not known; say 'meta'"):
+        experiment(path, None, "--config.finetune.teacher=nobody")
 
 
 def test_nothing_compiles_again_for_another_seed(whole, tmp_path):
