@@ -13,12 +13,14 @@ from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from prance_jax.adaptive.plans import Plan, Plans
 from prance_jax.models.vit import Midway, ViT
 from prance_jax.models.walk import advance, begin, finish
 from prance_jax.selector.decide import Rule
 from prance_jax.space import Structure, Within, number
+from prance_jax.tokens.tokenset import resized
 
 Tree = Any
 
@@ -57,7 +59,7 @@ def serve(
         choice = jax.tree.map(lambda size: jnp.broadcast_to(size, (batch,)), choice)
         plan = plans.index(group, choice, jnp.broadcast_to(state.tokens.count, (batch,)))
         branches = _branches(plans, model, params, group)
-        state, ran = _in_chunks(branches, plan, arrived, (_arriving(state), choice), chunk)
+        state, ran = in_chunks(branches, plan, arrived, (_arriving(state), choice), chunk)
         choices.append(choice)
         needed.append(plan)
         run_in.append(ran)
@@ -105,12 +107,9 @@ def _branches(plans: Plans, model: ViT, params: Tree, group: int) -> list[list[C
 
 def _shrink(state: Midway, source: Plan) -> Midway:
     """Cuts a padded state to what images of a plan can hold."""
-    slots, width, hidden = source.tokens[-1], source.widths[-1], source.hidden[-1]
-    tokens = state.tokens
-    size = None if tokens.size is None else tokens.size[:, :slots]
-    tokens = tokens._replace(
-        features=tokens.features[:, :slots, :width], size=size, valid=tokens.valid[:, :slots]
-    )
+    width, hidden = source.widths[-1], source.hidden[-1]
+    tokens = resized(state.tokens, source.tokens[-1])
+    tokens = tokens._replace(features=tokens.features[:, :, :width])
     return state._replace(
         tokens=tokens, width=Within(state.width, width), hidden=Within(state.hidden, hidden)
     )
@@ -120,29 +119,29 @@ def _pad(state: Midway, plan: Plan) -> Midway:
     """Gives every branch of a group the shapes of its largest plan."""
     more = plan.tokens[-1] - state.tokens.features.shape[1]
     channels = plan.widths[-1] - state.tokens.features.shape[2]
-    pad = lambda x, *rest: jnp.pad(x, ((0, 0), (0, more), *rest))
-    tokens = state.tokens._replace(
-        features=pad(state.tokens.features, (0, channels)),
-        size=None if state.tokens.size is None else pad(state.tokens.size),
-        valid=pad(state.tokens.valid),
-    )
-    signals = jax.tree.map(lambda x: pad(x, *[(0, 0)] * (x.ndim - 2)), state.signals)
+    tokens = resized(state.tokens, plan.tokens[-1])
+    tokens = tokens._replace(features=jnp.pad(tokens.features, ((0, 0), (0, 0), (0, channels))))
+    pad = lambda x: jnp.pad(x, ((0, 0), (0, more), *[(0, 0)] * (x.ndim - 2)))
+    signals = jax.tree.map(pad, state.signals)
     return Midway(tokens, signals, number(state.width), number(state.hidden), state.glance)
 
 
-def _in_chunks(
-    branches: list[list[Callable]], plan: jax.Array, source: jax.Array, parts: Tree, chunk: int
+def in_chunks(
+    branches: list[list[Callable | None]], plan: jax.Array, source: jax.Array, parts: Tree, chunk: int
 ) -> tuple[Tree, jax.Array]:
     """Runs every image of a batch in a branch that holds its plan and the one it comes from.
 
-    plan, source: int32 [B]; parts: leaves [B, ...]. Returns the results in input order, and the plan that each ran in.
+    branches: [plan][source], None where no image can come from there. plan, source: int32 [B]; parts: leaves [B, ...].
+    Returns the results in input order, and the plan that each ran in.
     """
     batch, sources = plan.shape[0], len(branches[0])
     flat = [branch for row in branches for branch in row]
+    there = [branch for branch in flat if branch is not None]
+    place = jnp.asarray(np.cumsum([branch is not None for branch in flat]) - 1)
 
     def run(plan, source, part):
         top = plan.max()
-        return jax.lax.switch(top * sources + source.max(), flat, part), jnp.full(plan.shape, top)
+        return jax.lax.switch(place[top * sources + source.max()], there, part), jnp.full(plan.shape, top)
 
     chunks = -(-batch // chunk)
     if chunks == 1:
@@ -154,5 +153,5 @@ def _in_chunks(
     padded = jnp.concatenate([jnp.broadcast_to(order[:1], (missing,)), order])
     cut = lambda x: x[padded].reshape(chunks, size, *x.shape[1:])
     results = jax.lax.map(lambda xs: run(*xs), jax.tree.map(cut, (plan, source, parts)))
-    place = missing + jnp.argsort(order)
-    return jax.tree.map(lambda x: x.reshape(chunks * size, *x.shape[2:])[place], results)
+    back = missing + jnp.argsort(order)
+    return jax.tree.map(lambda x: x.reshape(chunks * size, *x.shape[2:])[back], results)

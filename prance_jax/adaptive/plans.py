@@ -143,7 +143,7 @@ def choose_plans(
         wanted, images = np.unique(wanted, axis=0, return_counts=True)
         order = np.argsort(_cost(spec, wanted, layers, arriving), kind="stable")
         envelopes = np.maximum.accumulate(wanted[order], axis=0)
-        cuts = _cheapest_cuts(_cost(spec, envelopes, layers, arriving), images[order], number)
+        cuts = cheapest_cuts(_cost(spec, envelopes, layers, arriving), images[order], number)
         rows = [*envelopes[cuts], np.maximum(envelopes[-1], top)]
         plans = [
             Plan(*(tuple(map(int, part)) for part in np.split(row, [layers, 2 * layers]))) for row in rows
@@ -169,7 +169,7 @@ def _cost(spec: ModelSpec, rows: np.ndarray, layers: int, arriving: float) -> np
     return total
 
 
-def _cheapest_cuts(costs: np.ndarray, images: np.ndarray, number: int) -> list[int]:
+def cheapest_cuts(costs: np.ndarray, images: np.ndarray, number: int) -> list[int]:
     """Ends i_1 < ... < i_k = N - 1, k <= number, for which the sum of costs[i_j] x (images from i_{j-1} to i_j) is
     smallest. costs, images: [N], of the rows in order."""
     total, upto = len(costs), np.cumsum(images)

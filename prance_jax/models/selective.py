@@ -22,6 +22,7 @@ from prance_jax.models.vit import ViT
 from prance_jax.space import Size
 from prance_jax.spec import ModelSpec
 from prance_jax.tokens import METHODS, AttentionSignals, TokenMethod, TokenSet, initial_tokens
+from prance_jax.tokens.counts import nothing_goes
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,15 @@ class TokenSelector(nn.Module):
         return chances, keep
 
 
+class Chosen(NamedTuple):
+    """keep: [B, N - 1], the probability of every token but CLS to be kept. left: tokens that stay, an int or int32 [B], CLS and
+    the package counted. drops: bool [B], which images drop something; None where `left` tells."""
+
+    keep: jax.Array
+    left: Size
+    drops: jax.Array | None
+
+
 class Selected(NamedTuple):
     """logits [B, K]; the last tokens; left: tokens in each layer, ints or int32 [B]."""
 
@@ -183,28 +193,55 @@ class SelectiveViT(nn.Module):
 
     def __call__(self, images: jax.Array) -> Selected:
         """Tokens are removed; or masked, where every image has a number of its own."""
+        tokens = self.begin(images)
+        seen = [tokens.count] * self._ends[0]
+        for index, (first, end) in enumerate(zip(self._ends, self._ends[1:])):
+            tokens = self.advance(tokens, self.choose(tokens, index), index)
+            seen += [tokens.count] * (end - first)
+        return Selected(self.finish(tokens), tokens, tuple(seen))
+
+    def begin(self, images: jax.Array) -> TokenSet:
+        """Embedding, and the layers before the first selector."""
+        return self._layers(initial_tokens(self.vit.embed(images, self.spec.largest.widths[0])), 0, self._ends[0])
+
+    def choose(self, tokens: TokenSet, index: int) -> Chosen:
+        """What selector `index` (0, 1, ...) says of the tokens that arrive at it."""
         selective, spec = self.selective, self.spec
-        counts, widths, hidden = selective.left(spec), spec.largest.widths, spec.largest.hidden
-        tokens = initial_tokens(self.vit.embed(images, widths[0]))
-        seen = []
-        for layer, block in enumerate(self.vit.blocks):
-            if layer in selective.sites:
-                there = jnp.ones(tokens.features.shape[:2]) if tokens.valid is None else tokens.valid
-                there = there[:, 1:].astype(jnp.float32)
-                _, keep = self.selectors[selective.sites.index(layer)](tokens.features[:, 1:], there)
-                if selective.by_threshold:
-                    left, drops = self._number(tokens, keep)
-                    left = selective.method.possible(tokens.count, left, spec.patches)
-                    tokens = remove(selective, tokens, keep, left, *[drops] * selective.package)
-                elif counts[layer] < tokens.features.shape[1]:
-                    tokens = remove(selective, tokens, keep, counts[layer])
-            seen.append(tokens.count)
+        there = jnp.ones(tokens.features.shape[:2]) if tokens.valid is None else tokens.valid
+        _, keep = self.selectors[index](tokens.features[:, 1:], there[:, 1:].astype(jnp.float32))
+        if not selective.by_threshold:
+            return Chosen(keep, selective.left(spec)[selective.sites[index]], None)
+        left, drops = self._number(tokens, keep)
+        return Chosen(keep, selective.method.possible(tokens.count, left, spec.patches), drops)
+
+    def advance(self, tokens: TokenSet, chosen: Chosen, index: int) -> TokenSet:
+        """Removes what selector `index` chose, and runs the layers up to the next one; the last layer up to its MLP."""
+        if not nothing_goes(tokens, chosen.left):
+            drops = [chosen.drops] if self.selective.package and chosen.drops is not None else []
+            tokens = remove(self.selective, tokens, chosen.keep, chosen.left, *drops)
+        return self._layers(tokens, *self._ends[index : index + 2])
+
+    def finish(self, tokens: TokenSet) -> jax.Array:
+        """Logits [B, K]: the last MLP, for CLS alone, and the classifier."""
+        width, hidden = self.spec.largest.widths[-1], self.spec.largest.hidden[-1]
+        read = tokens._replace(features=tokens.features[:, :1])
+        fed = self.vit.blocks[-1].feed(read, width, hidden, width)
+        return self.vit.classify(fed.features, width)[:, 0]
+
+    @property
+    def _ends(self) -> tuple[int, ...]:
+        """The layers where each part of the network ends: at every selector, and behind the last layer."""
+        return (*self.selective.sites, self.spec.space.depth)
+
+    def _layers(self, tokens: TokenSet, first: int, end: int) -> TokenSet:
+        """Layers from `first` up to `end`; of the last layer of all only the attention."""
+        widths, hidden = self.spec.largest.widths, self.spec.largest.hidden
+        for layer in range(first, end):
+            block = self.vit.blocks[layer]
             tokens, _ = block.attend(tokens, widths[layer], widths[layer])
-            last = layer + 1 == len(widths)
-            part = tokens._replace(features=tokens.features[:, :1]) if last else tokens
-            fed = block.feed(part, widths[layer], hidden[layer], widths[layer if last else layer + 1])
-            tokens = tokens if last else fed
-        return Selected(self.vit.classify(fed.features, widths[-1])[:, 0], tokens, tuple(seen))
+            if layer + 1 < len(widths):
+                tokens = block.feed(tokens, widths[layer], hidden[layer], widths[layer + 1])
+        return tokens
 
     def _number(self, tokens: TokenSet, keep: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Tokens left, int32 [B], when those stay that are more likely to stay than not; and whether any goes."""

@@ -12,6 +12,7 @@ from prance_jax.adaptive.calibrate import decisions
 from prance_jax.adaptive.executor import serve
 from prance_jax.adaptive.plans import choose_plans
 from prance_jax.adaptive.rounding import RoundedRule
+from prance_jax.adaptive.selected import choose_levels, seen, serve_selected
 from prance_jax.complexity import macs
 from prance_jax.evaluation.evaluate import forward
 from prance_jax.models.reduced import Reduction
@@ -36,8 +37,9 @@ def compare(
     spent: gives the seconds of the run so far. contenders: (experiment, seed) -> the rows of a seed, 'dense' among them.
 
     Speed is that of what would be served: the compact program of a static structure, the adaptive executor for a
-    selector, with plans calibrated on the validation images. Masked execution saves no time and is not quoted: the
-    random policy, which nobody would serve, has no speed.
+    selector, with plans calibrated on the validation images; the same for selectors of tokens that keep a number of their own
+    of every image, with levels. Masked execution saves no time and is not quoted: the random policy, which nobody would serve,
+    has no speed.
     """
     rows, images = [], 0
     for seed in experiment.config.seeds:
@@ -108,10 +110,27 @@ def _speeds(experiment: Experiment, contenders: list[Contender]) -> dict[str, fl
         run = executor(id(row.params), row.rule)
         return lambda: run(row.params, row.variables, images)
 
-    static = [row for row in contenders if isinstance(row.rule, StaticRule | Reduction | Selective)]
+    def at_levels(row: Contender):
+        images_left = seen(row.spec, row.rule, row.params, calibration)
+        levels = choose_levels(row.spec, row.rule, images_left, settings.plans, settings.token_multiple)
+
+        def run(params, images):
+            return serve_selected(row.spec, row.rule, levels, params, images, settings.chunk).logits.argmax(-1)
+
+        run = jax.jit(run)
+        return lambda: run(row.params, images)
+
+    free = [row for row in contenders if isinstance(row.rule, Selective) and row.rule.by_threshold]
+    static = [
+        row
+        for row in contenders
+        if isinstance(row.rule, StaticRule | Reduction)
+        or (isinstance(row.rule, Selective) and not row.rule.by_threshold)
+    ]
     # Weights do not change how fast a program is: what is tuned and what is not share a measurement.
     first = {(row.spec, row.rule): row.method for row in reversed(static)}
     programs = {row.method: compact(row) for row in static if row.method == first[row.spec, row.rule]}
     programs |= {row.method: adaptive(row) for row in served}
+    programs |= {row.method: at_levels(row) for row in free}
     found = throughput(programs, len(images), settings.speed_seconds)
     return found | {row.method: found[first[row.spec, row.rule]] for row in static}

@@ -142,6 +142,18 @@ def _sorting(values: jax.Array) -> tuple[jax.Array, jax.Array]:
     return order, jnp.argsort(order, axis=1)
 
 
+def resized(tokens: TokenSet, slots: int) -> TokenSet:
+    """The first `slots` places, which hold all valid tokens, or more places, invalid ones behind."""
+    more = slots - tokens.features.shape[1]
+
+    def fit(x: jax.Array | None) -> jax.Array | None:
+        if x is None or not more:
+            return x
+        return jnp.pad(x, ((0, 0), (0, more), *[(0, 0)] * (x.ndim - 2))) if more > 0 else x[:, :slots]
+
+    return tokens._replace(features=fit(tokens.features), size=fit(tokens.size), valid=fit(tokens.valid))
+
+
 def prefix(slots: int, kept: Size) -> jax.Array:
     """bool [B, slots] (fewer if `kept` has a lower bound): the first kept[b] entries."""
     return jnp.arange(extent(kept, slots)) < number(kept)[:, None]

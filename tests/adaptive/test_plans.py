@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import SPACE, make_spec, structures
 
-from prance_jax.adaptive.plans import Plan, Plans, _cheapest_cuts, choose_plans, even_plans, sizes
+from prance_jax.adaptive.plans import Plan, Plans, cheapest_cuts, choose_plans, even_plans, sizes
 from prance_jax.complexity import token_counts
 from prance_jax.errors import UserError
 
@@ -31,7 +31,7 @@ def test_the_cuts_are_the_best_there_are(rows, number):
     def total(cuts):
         return sum(costs[end] * images[begin + 1 : end + 1].sum() for begin, end in zip((-1, *cuts), cuts))
 
-    cuts = _cheapest_cuts(costs, images, number)
+    cuts = cheapest_cuts(costs, images, number)
     assert len(cuts) <= number and cuts[-1] == last and list(cuts) == sorted(set(cuts))
     every = (
         (*inner, last) for k in range(number) for inner in itertools.combinations(range(last), min(k, last))
