@@ -136,7 +136,9 @@ def choose_levels(
 
 def _check(spec: ModelSpec, selective: Selective, levels: Levels) -> None:
     if not selective.by_threshold:
-        raise UserError("these selectors keep as many tokens of every image: run SelectiveViT itself, or by_threshold=True")
+        raise UserError(
+            "these selectors keep as many tokens of every image: run SelectiveViT itself, or by_threshold=True"
+        )
     if len(levels) != len(selective.sites) or not all(own and own[-1] >= spec.tokens for own in levels):
         raise UserError(
             f"levels={levels}: {len(selective.sites)} selectors need numbers of tokens each, the last one "

@@ -202,7 +202,9 @@ class SelectiveViT(nn.Module):
 
     def begin(self, images: jax.Array) -> TokenSet:
         """Embedding, and the layers before the first selector."""
-        return self._layers(initial_tokens(self.vit.embed(images, self.spec.largest.widths[0])), 0, self._ends[0])
+        return self._layers(
+            initial_tokens(self.vit.embed(images, self.spec.largest.widths[0])), 0, self._ends[0]
+        )
 
     def choose(self, tokens: TokenSet, index: int) -> Chosen:
         """What selector `index` (0, 1, ...) says of the tokens that arrive at it."""

@@ -144,7 +144,7 @@ class ViT(nn.Module):
             if nothing_goes(tokens, left):
                 tokens, _ = block.attend(tokens, width, width)
             else:
-                arriving, tokens, _ = self.attend_reduced(layer, tokens, width, width, method, lambda _: (left,))
+                arriving, tokens, _ = self.attend_reduced(layer, tokens, width, width, method, (left,))
                 if proportional is not None:
                     tokens = tokens._replace(size=tokens.members if proportional else None)
                 if watch is not None:
@@ -165,17 +165,17 @@ class ViT(nn.Module):
         reads: Size,
         width: Size,
         method: TokenMethod,
-        left: Callable[[Size], tuple[Size, ...]],
+        left: tuple[Size, ...],
         **options,
     ) -> tuple[TokenSet, TokenSet, AttentionSignals]:
         """Attention of a layer and a token method, after it or one step ahead: tokens just before the method, tokens for the
-        layer's MLP, and what the attention tells. left: tokens that arrive -> tokens after each step of the method."""
-        block, wanted = self.blocks[layer], left(tokens.count)
-        if method.ahead is not None and not nothing_goes(tokens, wanted[-1]):
-            group = lambda tokens, signals: group_method(self.spec, method, tokens, signals, wanted)
+        layer's MLP, and what the attention tells. left: tokens after each step of the method."""
+        block = self.blocks[layer]
+        if method.ahead is not None and not nothing_goes(tokens, left[-1]):
+            group = lambda tokens, signals: group_method(self.spec, method, tokens, signals, left)
             return tokens, *block.attend_ahead(tokens, reads, width, group)
         tokens, signals = block.attend(tokens, reads, width, method.received)
-        return tokens, apply_method(self.spec, method, tokens, signals, wanted, **options), signals
+        return tokens, apply_method(self.spec, method, tokens, signals, left, **options), signals
 
     def begin(self, images: jax.Array, choice: GroupChoice) -> Midway:
         """Embeds images [B, S, S, channels] and runs group 0; `choice` has no keep rates."""
@@ -192,7 +192,7 @@ class ViT(nn.Module):
         method, options = self.spec.method, {}
         if self.spec.weighted_merge and method.weighted:
             options["weighted"] = True
-        left = lambda count: self.spec.left(count, choice.keep)
+        left = self.spec.left(tokens.count, choice.keep)
         _, tokens, signals = self.attend_reduced(layer, tokens, reads, width, method, left, **options)
         return self._rest_of_group(tokens, signals, choice, group)
 

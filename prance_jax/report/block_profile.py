@@ -152,7 +152,7 @@ def _reducing(method: TokenMethod, left: int) -> Callable:
     def run(model: ViT, tokens: TokenSet, layers: range) -> tuple[jax.Array, jax.Array]:
         width, found = model.spec.space.widest, jnp.float32(0)
         for layer in layers:
-            tokens, fewer, _ = model.attend_reduced(layer, tokens, width, width, method, lambda _: (left,))
+            tokens, fewer, _ = model.attend_reduced(layer, tokens, width, width, method, (left,))
             found += _read(fewer)
         return tokens.features, found
 

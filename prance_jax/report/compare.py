@@ -115,7 +115,9 @@ def _speeds(experiment: Experiment, contenders: list[Contender]) -> dict[str, fl
         levels = choose_levels(row.spec, row.rule, images_left, settings.plans, settings.token_multiple)
 
         def run(params, images):
-            return serve_selected(row.spec, row.rule, levels, params, images, settings.chunk).logits.argmax(-1)
+            return serve_selected(row.spec, row.rule, levels, params, images, settings.chunk).logits.argmax(
+                -1
+            )
 
         run = jax.jit(run)
         return lambda: run(row.params, images)

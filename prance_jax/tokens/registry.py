@@ -112,7 +112,9 @@ def _package_macs(count: Amount, left: tuple[Amount, ...], width: Amount, keys: 
 
 
 def _match_macs(count: Amount, left: tuple[Amount, ...], width: Amount, keys: int) -> Amount:
-    return counts.if_any_goes(count, left[0], matching_macs(count, keys) + regroup_macs(count, left[0], width))
+    return counts.if_any_goes(
+        count, left[0], matching_macs(count, keys) + regroup_macs(count, left[0], width)
+    )
 
 
 def _mctf_macs(count: Amount, left: tuple[Amount, ...], width: Amount, keys: int) -> Amount:

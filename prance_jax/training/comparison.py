@@ -11,7 +11,7 @@ from prance_jax.channels.materialize import materialize
 from prance_jax.complexity import macs
 from prance_jax.config_field import CONSISTENT, INSERTED
 from prance_jax.models.block_latency import OutOfReach, load_block_latency
-from prance_jax.models.reduced import METHODS, Reduction, at_macs
+from prance_jax.models.reduced import METHODS, at_macs
 from prance_jax.models.selective import Selective
 from prance_jax.selector.decide import StaticRule
 from prance_jax.training import prune_channels

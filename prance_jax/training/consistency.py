@@ -13,17 +13,16 @@ from prance_jax.config_field import ConsistencyConfig
 from prance_jax.config_stages import FinetuneConfig
 from prance_jax.models.reduced import Reduction
 from prance_jax.models.vit import Reducing, ViT
+from prance_jax.spec import ModelSpec
 
 
-def milder(
-    reduction: Reduction, model: ViT, most: float, batch: int, key: jax.Array
-) -> Reducing:
+def milder(reduction: Reduction, spec: ModelSpec, most: float, batch: int, key: jax.Array) -> Reducing:
     """A number of tokens for each image and layer, int32 [batch]: of what the schedule removes a share between 0 and `most`,
     drawn for each image."""
-    spec = model.spec
     share = jax.random.uniform(key, (batch,), maxval=most)
     left = tuple(
-        spec.tokens - jnp.floor(share * (spec.tokens - count)).astype(jnp.int32) for count in reduction.left(spec)
+        spec.tokens - jnp.floor(share * (spec.tokens - count)).astype(jnp.int32)
+        for count in reduction.left(spec)
     )
     return Reducing(reduction.method, left, reduction.proportional)
 
@@ -57,7 +56,7 @@ def consistent_loss(
         {"params": params}, images, model.spec.largest, reducing, method="reduced"
     )
     own = run(reduction.reducing(model.spec))
-    other = run(milder(reduction, model, consistency.most, len(images), key))
+    other = run(milder(reduction, model.spec, consistency.most, len(images), key))
     apart = distance(own.class_token, other.class_token, own.logits, labels, consistency.confidence)
     taught = (
         losses.taught(logits, labels, wanted, config.distillation, config.label_smoothing)

@@ -59,7 +59,9 @@ def test_served_is_masked(package):
     # One image, one chunk: at the smallest level that holds it.
     alone = quick_jit(lambda p, x: serve_selected(SPEC, model.selective, levels, p, x, 4))(params, images[:1])
     np.testing.assert_allclose(alone.logits, wanted.logits[:1], rtol=1e-4, atol=1e-5)
-    assert [int(ran[0]) for ran in alone.run_in] == [np.searchsorted(own, n) for own, n in zip(levels, left[0])]
+    assert [int(ran[0]) for ran in alone.run_in] == [
+        np.searchsorted(own, n) for own, n in zip(levels, left[0])
+    ]
 
 
 def test_levels_that_cost_least():

@@ -26,7 +26,9 @@ def affine(x, weights, outputs):
 def plain(params, x, size, groups, weights_of, heads=2, channels=8):
     """One image: features [N, C], sizes [N], groups a list of lists, weights_of: attention received -> weights [N]."""
     block, inner = params[f"block_{LAYER}"], heads * channels
-    q, k = (affine(normed(x, block["norm1"]), block["qkv"], slice(i * inner, (i + 1) * inner)) for i in (0, 1))
+    q, k = (
+        affine(normed(x, block["norm1"]), block["qkv"], slice(i * inner, (i + 1) * inner)) for i in (0, 1)
+    )
     maps = []
     for head in range(heads):
         own = slice(head * channels, (head + 1) * channels)
@@ -54,7 +56,9 @@ def test_the_map_is_that_of_the_groups(masked):
     there = [13, 13, 12] if masked else [13] * 3
     valid = jnp.arange(count) < jnp.asarray(there)[:, None]
     owner = jnp.zeros((batch, spec.patches), jnp.int32)
-    arriving = TokenSet(jnp.where(valid[..., None], x, 1e6), jnp.asarray(size), valid if masked else None, owner)
+    arriving = TokenSet(
+        jnp.where(valid[..., None], x, 1e6), jnp.asarray(size), valid if masked else None, owner
+    )
     left = jnp.asarray(there) - jnp.asarray(removed) if masked else count - 5
     found, groupings = [], []
 
@@ -87,7 +91,9 @@ def test_no_gradient_reaches_the_weights_of_a_group_and_one_reaches_the_map(para
 
     def score(params):
         reducing = reduction.reducing(spec)
-        return ViT(spec).apply({"params": params}, images, spec.largest, reducing, method="reduced").logits.sum()
+        return (
+            ViT(spec).apply({"params": params}, images, spec.largest, reducing, method="reduced").logits.sum()
+        )
 
     grads = jax.jit(jax.grad(score))(params)
     qkv = np.asarray(grads["block_1"]["qkv"]["kernel"])

@@ -23,7 +23,10 @@ def test_distance_by_hand():
     """Images of whose label the network is sure by more than 0.6: the first (0.75) and, of two mixed labels, the third (0.9)."""
     logits = jnp.log(jnp.asarray([[0.75, 0.15, 0.1], [0.3, 0.6, 0.1], [0.5, 0.1, 0.4]]))
     labels = jnp.asarray([[1.0, 0, 0], [1.0, 0, 0], [0.3, 0, 0.7]])
-    own, other = jnp.asarray([[1.0, 3.0], [9.0, 9.0], [0.0, 0.0]]), jnp.asarray([[0.0, 1.0], [0, 0], [2.0, 0.0]])
+    own, other = (
+        jnp.asarray([[1.0, 3.0], [9.0, 9.0], [0.0, 0.0]]),
+        jnp.asarray([[0.0, 1.0], [0, 0], [2.0, 0.0]]),
+    )
     assert distance(own, other, logits, labels, 0.6) == pytest.approx((2.5 + 2.0) / 2)
     assert distance(own, other, logits, jnp.asarray([0, 0, 0]), 0.6) == pytest.approx(2.5)
     assert distance(own, other, logits, labels, 0.95) == 0.0
@@ -33,7 +36,7 @@ def test_distance_by_hand():
 
 
 def test_the_milder_schedule_removes_a_part_of_the_other():
-    left = np.stack(milder(REDUCTION, ViT(SPEC), 0.5, 200, jax.random.key(0)).left)
+    left = np.stack(milder(REDUCTION, SPEC, 0.5, 200, jax.random.key(0)).left)
     assert (np.diff(left, axis=0) <= 0).all() and (left[0] == 17).all()
     # Of 6 and of 10 tokens less than a half, every number of them for some image.
     assert set(left[1]) == {15, 16, 17} and set(left[2]) == {13, 14, 15, 16, 17}
@@ -60,11 +63,15 @@ def test_the_loss_is_both_networks_and_their_distance():
     assert alone == pytest.approx(float(taught), rel=1e-5)
     both, pulled = grad(params, 3.0, 0.0)
     token = lambda most: jax.jit(
-        lambda p: model.apply(
-            {"params": p}, images, SPEC.largest, milder(REDUCTION, model, most, 4, key), method="reduced"
-        ).class_token
+        lambda p: (
+            model.apply(
+                {"params": p}, images, SPEC.largest, milder(REDUCTION, SPEC, most, 4, key), method="reduced"
+            ).class_token
+        )
     )(params)
-    assert both - alone == pytest.approx(3 * float(distance(under.class_token, token(0.0), under.logits, labels, 0.0)), rel=1e-3)
+    assert both - alone == pytest.approx(
+        3 * float(distance(under.class_token, token(0.0), under.logits, labels, 0.0)), rel=1e-3
+    )
     differ = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), moves, pulled)
     assert max(jax.tree.leaves(differ)) > 0
 
