@@ -132,7 +132,7 @@ class Block(nn.Module):
         averaged: the map itself is never regrouped. Signals are of the tokens that arrive; values are not among them.
         """
         space, (qk, vo) = self.spec.space, self.spec.head_dims(self.layer)
-        split, inner = 2 * space.heads * qk, space.heads * vo
+        split = 2 * space.heads * qk
         kernel, offset = self.qkv()
 
         def heads(tokens: TokenSet, weights: tuple[jax.Array, jax.Array], channels: int) -> jax.Array:
