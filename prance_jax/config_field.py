@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
-from prance_jax.config_stages import FinetuneConfig, MetaConfig, SelectorConfig
+from prance_jax.config_stages import FinetuneConfig, MetaConfig, OptimizerConfig, SelectorConfig
 from prance_jax.errors import UserError
 from prance_jax.models.pit import PiTSizes, PiTSpec
 from prance_jax.models.reduced import METHODS
@@ -13,7 +13,8 @@ from prance_jax.selector.reward import RewardConfig
 from prance_jax.tokens import get_method
 
 CONSISTENT = "mctf_consistent"
-LEARNED = ("spvit", "dynamicvit", "cdcp", "cait_cdcp", CONSISTENT)
+COUNTED = "diffrate_learned"
+LEARNED = ("spvit", "dynamicvit", "cdcp", "cait_cdcp", CONSISTENT, COUNTED)
 INSERTED = "spvit_inserted"
 
 
@@ -46,6 +47,29 @@ class ConsistencyConfig:
             raise UserError(
                 f"compare.consistency: weight={self.weight} must be 0 or more, most={self.most} and "
                 f"confidence={self.confidence} from 0 to 1"
+            )
+
+
+@dataclass(frozen=True)
+class CountsConfig:
+    """DiffRate's learning of its counts, see `training.learn_counts`. granularity: tokens between the numbers to choose from
+    (the paper's: 4 of 197). weight: of the squared distance of the MACs from their share of the dense network's (the paper's 5,
+    of GMACs, is 106 on DeiT-S). steps, batch, optimizer: of the counts alone; the network is frozen.
+    """
+
+    granularity: int = 1
+    weight: float = 100.0
+    steps: int = 200
+    batch: int = 64
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(learning_rate=5e-2, warmup=0, ema=0.9)
+    )
+
+    def __post_init__(self):
+        if self.granularity < 1 or self.weight <= 0 or self.steps < 0:
+            raise UserError(
+                f"compare.counts: granularity={self.granularity} must be 1 or more, weight={self.weight} above 0, "
+                f"steps={self.steps} 0 or more"
             )
 
 
@@ -88,7 +112,8 @@ class CompareConfig:
     """The compare command: every method at the same shares of dense MACs, on the dense network of the run.
 
     methods: of `models.reduced`, and the learned 'spvit', 'dynamicvit', 'cdcp' (channels) and 'cait_cdcp' (channels, and
-    tokens by 'cait'), and 'mctf_consistent', MCTF tuned as published (`consistency`; two networks a step). Not among the
+    tokens by 'cait'), 'mctf_consistent', MCTF tuned as published (`consistency`; two networks a step), and 'diffrate_learned',
+    DiffRate with learned counts (`counts`). Not among the
     defaults, since it is many trainings in a row: 'spvit_inserted', SPViT with its selectors where progressive insertion puts
     them. shares: of dense MACs. latency_table: file of `profile --what blocks`; then `shares` are of the dense network's
     measured time in place of its MACs, and methods that prune channels, of which the table knows nothing, have no row.
@@ -105,6 +130,7 @@ class CompareConfig:
     selective: SelectiveConfig = field(default_factory=SelectiveConfig)
     prune: PruneConfig = field(default_factory=PruneConfig)
     consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
+    counts: CountsConfig = field(default_factory=CountsConfig)
 
     def __post_init__(self):
         for name in self.methods:

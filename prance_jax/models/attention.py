@@ -18,6 +18,13 @@ def key_bias(tokens: TokenSet) -> jax.Array | None:
     return jnp.where(tokens.valid, jnp.log(jnp.where(tokens.valid, size, 1.0)), -jnp.inf)
 
 
+def shown(bias: jax.Array | None, policy: jax.Array | None) -> jax.Array | None:
+    """The bias with -inf for keys that a policy hides from the others."""
+    if policy is None:
+        return bias
+    return jnp.where(policy > 0, 0.0 if bias is None else bias, -jnp.inf)
+
+
 def attend(
     q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None, policy: jax.Array | None = None
 ) -> jax.Array:

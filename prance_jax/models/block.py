@@ -100,7 +100,8 @@ class Block(nn.Module):
         """Attention and its residual.
 
         reads: width at which tokens arrive. width: width that is written; the same, but for official deployment. received:
-        whether the signals hold the attention that each token receives. policy: float32 [B, N], see `attention.attend`.
+        whether the signals hold the attention that each token receives. policy: float32 [B, N], see `attention.attend`; what
+        it hides gives no signals.
         """
         space = self.spec.space
         x = norm(self.spec, self.norm1, tokens.features, reads, width)
@@ -115,7 +116,8 @@ class Block(nn.Module):
             q, k, v = (part.reshape(batch, slots, space.heads, -1).swapaxes(1, 2) for part in parts)
         bias = attention.key_bias(tokens)
         mixed = self._mix(q, k, v, bias, policy)
-        return self._project(tokens, mixed, reads, width), attention.signals(q, k, v, bias, received)
+        told = attention.signals(q, k, v, attention.shown(bias, policy), received)
+        return self._project(tokens, mixed, reads, width), told
 
     def attend_ahead(
         self,

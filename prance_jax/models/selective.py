@@ -21,7 +21,13 @@ from prance_jax.models.block_latency import BlockLatency, OutOfReach, first_with
 from prance_jax.models.vit import ViT
 from prance_jax.space import Size
 from prance_jax.spec import ModelSpec
-from prance_jax.tokens import METHODS, AttentionSignals, TokenMethod, TokenSet, initial_tokens
+from prance_jax.tokens import (
+    METHODS,
+    AttentionSignals,
+    TokenMethod,
+    TokenSet,
+    initial_tokens,
+)
 from prance_jax.tokens.counts import nothing_goes
 
 

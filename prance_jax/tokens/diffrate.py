@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import jax.numpy as jnp
 
+from prance_jax.errors import UserError
 from prance_jax.space import Size, Within, number
 from prance_jax.tokens.counts import anything
 from prance_jax.tokens.prune_merge import prune_merge
@@ -15,10 +18,30 @@ def diffrate(tokens: TokenSet, signals: AttentionSignals, left: Size, pruned: fl
 
     Destinations are the `left` first tokens without CLS, by the cosine of the features; a destination becomes the plain
     mean of what it is made of, its size grows by size x similarity. pruned: share of what goes that is pruned (rounded
-    down); the rest is merged. The published method learns both counts per layer. left: int or int32 [B].
+    down); the rest is merged. The published method learns both counts per layer, see `Counted`. left: int or int32 [B].
     """
     left = anything(tokens.count, left)
     return prune_merge(tokens, signals, after_pruning(tokens.count, left, pruned), left, similar_sizes=True)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """DiffRate with both counts of every layer as they were learned (`training.learn_counts`), in the place of `diffrate`.
+
+    steps: of each layer the tokens that arrive, those between pruning and merging, and those that are left.
+    """
+
+    steps: tuple[tuple[int, int, int], ...]
+
+    def __call__(self, tokens: TokenSet, signals: AttentionSignals, left: int) -> TokenSet:
+        """Raises UserError where tokens arrive, or should be left, that no layer was learned for."""
+        arriving = tokens.features.shape[1]
+        for before, between, after in self.steps:
+            if (before, after) == (arriving, left):
+                return prune_merge(tokens, signals, between, left, similar_sizes=True)
+        raise UserError(
+            f"diffrate: no layer was learned that leaves {left} of {arriving} tokens, only {self.steps}"
+        )
 
 
 def after_pruning(count: Size, left: Size, pruned: float) -> Size:

@@ -45,7 +45,7 @@ def merge(
         is_source = (jnp.arange(slots) >= kept_here[:, None]) & (
             True if ordered.valid is None else ordered.valid
         )
-    similarity = jnp.where(open_to[:, None], _cosine(sources, destinations), -jnp.inf)
+    similarity = jnp.where(open_to[:, None], cosine(sources, destinations), -jnp.inf)
     target = jnp.argmax(similarity, axis=2)
 
     received = (jax.nn.one_hot(target, ends, dtype=jnp.float32) * is_source[:, :, None]).swapaxes(1, 2)
@@ -75,7 +75,7 @@ def merge(
     return TokenSet(features.astype(ordered.features.dtype), size, valid, renumber(tokens.owner, mapping))
 
 
-def _cosine(a: jax.Array, b: jax.Array) -> jax.Array:
+def cosine(a: jax.Array, b: jax.Array) -> jax.Array:
     """Cosine similarity in float32: [B, S, C], [B, D, C] -> [B, S, D]."""
     a, b = (x.astype(jnp.float32) for x in (a, b))
     a, b = (x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), 1e-12)) for x in (a, b))

@@ -9,12 +9,13 @@ from typing import Any
 from prance_jax.channels.gates import keep_for
 from prance_jax.channels.materialize import materialize
 from prance_jax.complexity import macs
-from prance_jax.config_field import CONSISTENT, INSERTED
+from prance_jax.config_field import CONSISTENT, COUNTED, INSERTED
 from prance_jax.models.block_latency import OutOfReach, load_block_latency
-from prance_jax.models.reduced import METHODS, at_macs
+from prance_jax.models.reduced import METHODS, Reduction, at_macs
 from prance_jax.models.selective import Selective
+from prance_jax.models.soft_counts import layers_of
 from prance_jax.selector.decide import StaticRule
-from prance_jax.training import prune_channels
+from prance_jax.training import learn_counts, prune_channels
 from prance_jax.training.experiment import Contender, Experiment, percent
 from prance_jax.training.insertion import Insertion
 from prance_jax.training.targets import Target, heads_of
@@ -48,6 +49,25 @@ def pruned(experiment: Experiment, seed: int, name: str, share: float) -> Conten
     return Contender(f"{name}_tuned{percent(share)}", small, rule, params, ())
 
 
+def counted(experiment: Experiment, seed: int, target: Target) -> Reduction:
+    """DiffRate with the counts that are best for the dense network, learned. Raises OutOfReach."""
+    if target.table is not None:
+        raise OutOfReach("its counts are learned for multiply-accumulates")
+    if not layers_of(target.spec):
+        raise OutOfReach("between the first layer and the last there is none to learn for")
+    config, spec, key = experiment.config.compare.counts, target.spec, experiment.key(seed, "tune")
+    state = experiment.train_stage(
+        f"seed{seed}/compare/{COUNTED}_counts{target.label}",
+        config.steps,
+        lambda: learn_counts.init(spec, target.share, config),
+        learn_counts.counts_step(spec, config, target.share, experiment.source.sample, experiment.mesh),
+        config.batch,
+        (key, experiment.dense(seed)),
+        ("loss", "accuracy", "macs_kept"),
+    )
+    return learn_counts.learned(spec, config, state["ema"]["logits"])
+
+
 def inserted(experiment: Experiment, target: Target, insertion: Insertion) -> list[Contender]:
     """SPViT's selectors where progressive insertion puts them; it may end before the target, and says so."""
     found, name, note = insertion.run(target), INSERTED + target.label, experiment.progress.note
@@ -74,8 +94,8 @@ def rows_of(
     """A method at a target, as it is and tuned. Raises OutOfReach."""
     spec, config = target.spec, experiment.config.compare
     tunes, label = config.finetune.steps > 0, target.label
-    if name in METHODS:
-        what = target.reduction(name)
+    if name in METHODS or name == COUNTED:
+        what = counted(experiment, seed, target) if name == COUNTED else target.reduction(name)
         rows = [Contender(name + label, spec, what, experiment.dense(seed), ())]
         if tunes:
             params = experiment.tuned(seed, name + label, what)

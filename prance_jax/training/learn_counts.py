@@ -1,0 +1,74 @@
+"""DiffRate's learning of how many tokens each layer prunes and merges (Chen et al. 2023, arXiv 2305.17997, section 3): the
+weights are frozen, and what comes out is a static schedule."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from prance_jax import losses
+from prance_jax.complexity import macs
+from prance_jax.config_field import CountsConfig
+from prance_jax.mesh import jit_step, keep_rows
+from prance_jax.models import soft_counts
+from prance_jax.models.reduced import METHODS, Reduction, at_macs
+from prance_jax.models.vit import ViT
+from prance_jax.spec import ModelSpec
+from prance_jax.tokens.diffrate import Counted
+from prance_jax.tokens.schedules import Kept
+from prance_jax.training import optimizer
+from prance_jax.training.pretrain import Sample
+
+Tree = Any
+
+
+def init(spec: ModelSpec, share: float, config: CountsConfig) -> Tree:
+    """Begins at DiffRate's constant schedule of `share` of the MACs."""
+    start = at_macs(spec, spec.largest, "diffrate", share * macs(spec, spec.largest).total)
+    logits = soft_counts.initial(spec, config.granularity, start.left(spec))
+    return optimizer.init({"logits": logits}, optimizer.make(config.optimizer, config.steps))
+
+
+@functools.lru_cache(maxsize=1)
+def counts_step(
+    spec: ModelSpec, config: CountsConfig, share: float, sample: Sample, mesh: Mesh | None = None
+) -> Callable:
+    """Compiled (state, step, key, tables, params) -> (state, metrics).
+
+    The loss is cross-entropy and, weighted by `config.weight`, the squared distance of the multiply-accumulates from `share`
+    of the network's own. params: of the frozen network.
+    """
+    model, transform = ViT(spec), optimizer.make(config.optimizer, config.steps)
+
+    def step(state, index, key, tables, params):
+        images, labels = keep_rows(mesh, sample(tables, jax.random.fold_in(key, index), config.batch))
+
+        def loss(learned):
+            counts = soft_counts.counts_of(spec, config.granularity, learned["logits"])
+            logits, spent = soft_counts.run(model, params, images, counts), soft_counts.share_of(spec, counts)
+            value = losses.cross_entropy(logits, labels) + config.weight * jnp.square(spent - share)
+            return value, {"accuracy": losses.accuracy(logits, labels), "macs_kept": spent}
+
+        return optimizer.update(state, index, loss, transform, config.optimizer.ema)
+
+    return jit_step(step, mesh)
+
+
+def learned(spec: ModelSpec, config: CountsConfig, logits: jax.Array) -> Reduction:
+    """The schedule of logits, as a reduction of any execution without masks."""
+    left = np.asarray(soft_counts.counts_of(spec, config.granularity, logits).left).astype(int)
+    steps, after, before = [], [], spec.tokens
+    rows = dict(zip(soft_counts.layers_of(spec), left.tolist()))
+    for layer in range(spec.space.depth):
+        between, last = rows.get(layer, (before, before))
+        steps.append((before, between, last))
+        after.append(last)
+        before = last
+    method = dataclasses.replace(METHODS["diffrate"], name="diffrate_learned", reduce=Counted(tuple(steps)))
+    return Reduction(method, Kept(tuple(after)))
