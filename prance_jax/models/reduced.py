@@ -85,8 +85,8 @@ def at_milliseconds(spec: ModelSpec, name: str, target: float, table: BlockLaten
 
 def reductions(spec: ModelSpec, name: str) -> list[Reduction]:
     """What a method is usually run at, from little to much: methods that merge pairs and DiffRate with a constant number
-    of tokens in every layer (MCTF in all but the first), PPT with a number at each of three sites, the others at a keep rate
-    there in steps of 0.01. Sites lie after a quarter, half and three quarters of the layers."""
+    of tokens in every layer (MCTF in all but the first, while that is enough), PPT with a number at each of three sites, the
+    others at a keep rate there in steps of 0.01. Sites lie after a quarter, half and three quarters of the layers."""
     depth, method = spec.space.depth, METHODS[name]
     sites = tuple(sorted({depth // 4, depth // 2, 3 * depth // 4}))
     if name in ("prune", "evit", "package", "cait"):
@@ -95,8 +95,10 @@ def reductions(spec: ModelSpec, name: str) -> list[Reduction]:
     elif name == "ppt":
         schedules = [Sites(amount, sites) for amount in range(spec.tokens)]
     elif method.ahead is not None:
-        # Before the first attention nothing is known of a token but its pixels.
-        schedules = [Removed((0, *[amount] * (depth - 1))) for amount in range(spec.tokens)]
+        # Before the first attention nothing is known of a token but its pixels: that layer comes last.
+        most = (spec.tokens - 1) // 2
+        schedules = [Removed((0, *[amount] * (depth - 1))) for amount in range(most + 1)]
+        schedules += [Removed((amount, *[most] * (depth - 1))) for amount in range(1, most + 1)]
     else:
         schedules = [Constant(amount) for amount in range(spec.tokens)]
     return [Reduction(method, schedule) for schedule in schedules]
