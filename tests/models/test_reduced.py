@@ -119,3 +119,11 @@ def test_a_schedule_for_given_macs(method):
     for share in (0.5, 0.7, 1.0):
         found = at_macs(spec, spec.largest, method, share * full)
         assert reduced_macs(spec, spec.largest, found).total / full == pytest.approx(share, abs=0.025)
+
+
+def test_the_first_layer_joins_in_where_the_others_cannot_give_more():
+    """Of a method that is one step ahead: half of what comes is the most that a layer gives, so on six layers it is needed."""
+    spec = make_spec()
+    full = reduced_macs(spec, spec.largest, Reduction(METHODS["mctf"], Constant(0))).total
+    left = {share: at_macs(spec, spec.largest, "mctf", share * full).left(spec) for share in (0.6, 0.35)}
+    assert left == {0.6: (17, 13, 9, 5, 3, 2), 0.35: (11, 6, 4, 3, 2, 2)}
