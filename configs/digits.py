@@ -77,7 +77,9 @@ def get_config() -> ConfigDict:
             "compare": {
                 "shares": (0.35,),
                 # So that the shares that selectors learn to keep are those of evaluation, in so few steps.
-                "selective": {"ratio": 20.0},
+                "selective": {"ratio": 50.0},
+                # Six layers are few: without the first one the others would have to give too much.
+                "counts": {"first": 0},
                 "finetune": {
                     "steps": 300,
                     "batch": 32,

@@ -53,11 +53,12 @@ class ConsistencyConfig:
 @dataclass(frozen=True)
 class CountsConfig:
     """DiffRate's learning of its counts, see `training.learn_counts`. granularity: tokens between the numbers to choose from
-    (the paper's: 4 of 197). weight: of the squared distance of the MACs from their share of the dense network's (the paper's 5,
+    (the paper's: 4 of 197). first: the first layer, from 0, that reduces tokens (the paper's: the second). weight: of the squared distance of the MACs from their share of the dense network's (the paper's 5,
     of GMACs, is 106 on DeiT-S). steps, batch, optimizer: of the counts alone; the network is frozen.
     """
 
     granularity: int = 1
+    first: int = 1
     weight: float = 100.0
     steps: int = 200
     batch: int = 64
@@ -66,10 +67,10 @@ class CountsConfig:
     )
 
     def __post_init__(self):
-        if self.granularity < 1 or self.weight <= 0 or self.steps < 0:
+        if self.granularity < 1 or self.first < 0 or self.weight <= 0 or self.steps < 0:
             raise UserError(
                 f"compare.counts: granularity={self.granularity} must be 1 or more, weight={self.weight} above 0, "
-                f"steps={self.steps} 0 or more"
+                f"first={self.first} and steps={self.steps} 0 or more"
             )
 
 

@@ -13,7 +13,6 @@ from prance_jax.config_field import CONSISTENT, COUNTED, INSERTED
 from prance_jax.models.block_latency import OutOfReach, load_block_latency
 from prance_jax.models.reduced import METHODS, Reduction, at_macs
 from prance_jax.models.selective import Selective
-from prance_jax.models.soft_counts import layers_of
 from prance_jax.selector.decide import StaticRule
 from prance_jax.training import learn_counts, prune_channels
 from prance_jax.training.experiment import Contender, Experiment, percent
@@ -53,9 +52,9 @@ def counted(experiment: Experiment, seed: int, target: Target) -> Reduction:
     """DiffRate with the counts that are best for the dense network, learned. Raises OutOfReach."""
     if target.table is not None:
         raise OutOfReach("its counts are learned for multiply-accumulates")
-    if not layers_of(target.spec):
-        raise OutOfReach("between the first layer and the last there is none to learn for")
     config, spec, key = experiment.config.compare.counts, target.spec, experiment.key(seed, "tune")
+    if not learn_counts.soft(spec, config).layers:
+        raise OutOfReach(f"from layer {config.first} to the last there is none to learn for")
     state = experiment.train_stage(
         f"seed{seed}/compare/{COUNTED}_counts{target.label}",
         config.steps,

@@ -16,8 +16,8 @@ from prance_jax import losses
 from prance_jax.complexity import macs
 from prance_jax.config_field import CountsConfig
 from prance_jax.mesh import jit_step, keep_rows
-from prance_jax.models import soft_counts
 from prance_jax.models.reduced import METHODS, Reduction, at_macs
+from prance_jax.models.soft_counts import SoftCounts
 from prance_jax.models.vit import ViT
 from prance_jax.spec import ModelSpec
 from prance_jax.tokens.diffrate import Counted
@@ -28,10 +28,14 @@ from prance_jax.training.pretrain import Sample
 Tree = Any
 
 
+def soft(spec: ModelSpec, config: CountsConfig) -> SoftCounts:
+    return SoftCounts(spec, config.granularity, config.first)
+
+
 def init(spec: ModelSpec, share: float, config: CountsConfig) -> Tree:
     """Begins at DiffRate's constant schedule of `share` of the MACs."""
     start = at_macs(spec, spec.largest, "diffrate", share * macs(spec, spec.largest).total)
-    logits = soft_counts.initial(spec, config.granularity, start.left(spec))
+    logits = soft(spec, config).near(start.left(spec))
     return optimizer.init({"logits": logits}, optimizer.make(config.optimizer, config.steps))
 
 
@@ -45,13 +49,14 @@ def counts_step(
     of the network's own. params: of the frozen network.
     """
     model, transform = ViT(spec), optimizer.make(config.optimizer, config.steps)
+    search = soft(spec, config)
 
     def step(state, index, key, tables, params):
         images, labels = keep_rows(mesh, sample(tables, jax.random.fold_in(key, index), config.batch))
 
         def loss(learned):
-            counts = soft_counts.counts_of(spec, config.granularity, learned["logits"])
-            logits, spent = soft_counts.run(model, params, images, counts), soft_counts.share_of(spec, counts)
+            counts = search.counts(learned["logits"])
+            logits, spent = search.run(model, params, images, counts), search.share(counts)
             value = losses.cross_entropy(logits, labels) + config.weight * jnp.square(spent - share)
             return value, {"accuracy": losses.accuracy(logits, labels), "macs_kept": spent}
 
@@ -62,13 +67,12 @@ def counts_step(
 
 def learned(spec: ModelSpec, config: CountsConfig, logits: jax.Array) -> Reduction:
     """The schedule of logits, as a reduction of any execution without masks."""
-    left = np.asarray(soft_counts.counts_of(spec, config.granularity, logits).left).astype(int)
-    steps, after, before = [], [], spec.tokens
-    rows = dict(zip(soft_counts.layers_of(spec), left.tolist()))
+    search, steps, before = soft(spec, config), [], spec.tokens
+    left = np.asarray(search.counts(logits).left).astype(int)
+    rows = dict(zip(search.layers, left.tolist()))
     for layer in range(spec.space.depth):
-        between, last = rows.get(layer, (before, before))
-        steps.append((before, between, last))
-        after.append(last)
-        before = last
+        between, after = rows.get(layer, (before, before))
+        steps.append((before, between, after))
+        before = after
     method = dataclasses.replace(METHODS["diffrate"], name="diffrate_learned", reduce=Counted(tuple(steps)))
-    return Reduction(method, Kept(tuple(after)))
+    return Reduction(method, Kept(tuple(after for _, _, after in steps)))

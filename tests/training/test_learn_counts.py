@@ -14,9 +14,9 @@ from prance_jax.config import Config
 from prance_jax.config_field import CountsConfig
 from prance_jax.config_stages import OptimizerConfig
 from prance_jax.errors import UserError
-from prance_jax.models import soft_counts
 from prance_jax.models.block_latency import OutOfReach
 from prance_jax.models.reduced import METHODS, Reduction, reduced, reduced_macs
+from prance_jax.models.soft_counts import SoftCounts
 from prance_jax.models.vit import ViT
 from prance_jax.tokens import AttentionSignals, initial_tokens
 from prance_jax.tokens.diffrate import Counted
@@ -29,45 +29,44 @@ from prance_jax.training.targets import Target
 from prance_jax.training.workdir import Workdir
 
 SPEC = make_spec(space=SHORT)  # four layers, 17 tokens; counts are learned in layers 1 and 2
+SEARCH = SoftCounts(SPEC)
 CONFIG = CountsConfig()
 CONFIG_FILE = Path(__file__).parents[1] / "tiny_config.py"
 
 
 def logits_of(*wanted):
     """Distributions all but at the given numbers of tokens, (after pruning, after merging) of each layer."""
-    numbers = soft_counts.candidates(SPEC, 1)
-    return -100.0 * jnp.square(numbers - jnp.asarray(wanted, jnp.float32)[..., None])
+    return -100.0 * jnp.square(SEARCH.numbers - jnp.asarray(wanted, jnp.float32)[..., None])
 
 
 def test_counts_by_hand():
     """The mean, rounded up, never above what arrives; chances are those of the places."""
-    numbers = soft_counts.candidates(SPEC, 1)
-    assert numbers[0] == 17 and numbers[-1] == 2 and list(soft_counts.layers_of(SPEC)) == [1, 2]
-    np.testing.assert_array_equal(soft_counts.candidates(SPEC, 4), [17, 13, 9, 5])
+    assert SEARCH.numbers[0] == 17 and SEARCH.numbers[-1] == 2 and list(SEARCH.layers) == [1, 2]
+    assert list(SoftCounts(SPEC, first=0).layers) == [0, 1, 2]
+    np.testing.assert_array_equal(SoftCounts(SPEC, 4).numbers, [17, 13, 9, 5])
     even = jnp.full((2, 2, 16), -1e9).at[0, 0, jnp.asarray([0, 3])].set(0.0)  # 17 or 14: 15.5 on average
     even = even.at[0, 1, 9].set(0.0).at[1, :, 2].set(0.0)  # 8; then 15 twice, of which 8 are there
-    found = soft_counts.counts_of(SPEC, 1, even)
+    found = SEARCH.counts(even)
     np.testing.assert_array_equal(found.left, [[16, 8], [8, 8]])
     np.testing.assert_allclose(found.chances[0, 0], [1.0] * 14 + [0.5] * 3, rtol=1e-6)
     np.testing.assert_allclose(found.chances[0, 1], [1.0] * 8 + [0.0] * 9, rtol=1e-6)
-    moves = jax.grad(lambda logits: soft_counts.counts_of(SPEC, 1, logits).left[0, 0])(even)
+    moves = jax.grad(lambda logits: SEARCH.counts(logits).left[0, 0])(even)
     np.testing.assert_allclose(moves[0, 0, jnp.asarray([0, 3])], [0.75, -0.75], rtol=1e-5)
 
 
 def test_what_learns_is_what_runs(images):
     """Logits and MACs under counts are those of the reduction that comes out."""
     params, logits = drawn_params(SPEC), logits_of((14, 9), (8, 5))
-    counts = soft_counts.counts_of(SPEC, 1, logits)
-    found = jax.jit(lambda p, x, l: soft_counts.run(ViT(SPEC), p, x, soft_counts.counts_of(SPEC, 1, l)))(
-        params, images, logits
-    )
+    counts = SEARCH.counts(logits)
+    run = jax.jit(lambda p, x, l: SEARCH.run(ViT(SPEC), p, x, SEARCH.counts(l)))
+    found = run(params, images, logits)
     reduction = learn_counts.learned(SPEC, CONFIG, logits)
     assert reduction.left(SPEC) == (17, 9, 5, 5) and reduction.method.reduce.steps[1] == (17, 14, 9)
     wanted = quick_jit(lambda p, x: reduced(ViT(SPEC), p, x, SPEC.largest, reduction).logits)(params, images)
     scale = float(np.abs(wanted).max())
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5 * scale)
     share = reduced_macs(SPEC, SPEC.largest, reduction).total / macs(SPEC, SPEC.largest).total
-    assert float(soft_counts.share_of(SPEC, counts)) == pytest.approx(share, rel=1e-6)
+    assert float(SEARCH.share(counts)) == pytest.approx(share, rel=1e-6)
 
 
 def test_counts_go_where_they_should(images):
