@@ -1,15 +1,16 @@
 """CIFAR-10 (JPEG), reduced to what two CPU cores do in little more than an hour: a small network, few epochs, one seed.
 
 Command:   python -m prance_jax train --config configs/cifar10_cpu.py --config.data.folder.path=DIR --workdir runs/cifar10
+           the same with '--config.seeds=(0,1,2)': seeds that are missing are added to what is there
            python -m prance_jax compare --workdir runs/cifar10      # the dense network and three methods, tuned as long
            DIR as in configs/cifar10.py.
-Cost:      100 minutes on 2 CPU cores, other work taking half of both for 80 of them; expected: 70 minutes alone, with
-           jemalloc (README.md); the comparison about 45 more.
-Result:    README.md, "CIFAR-10 (JPEG)": dense 73.1 %, PRANCE 72.7 to 73.7 % at 45 to 49 % of the MACs. The network sees
-           the training set seven times: its accuracy is far from what CIFAR-10 allows, and only differences between
+Cost:      78 minutes a seed on one core (two seeds at once, each on a core of its own by `taskset -c 0` and `-c 1`), with
+           jemalloc, other work beside; 100 minutes on two cores of which other work took half.
+Result:    README.md, "CIFAR-10 (JPEG)", three seeds: dense 72.5 %, PRANCE 72.2 to 73.2 % at 44 to 47 % of the MACs. The network
+           sees the training set seven times: its accuracy is far from what CIFAR-10 allows, and only differences between
            rows mean something.
 
-The log's last line of each stage of that run:
+The log's last line of each stage:
 
     seed0/dense                 5000/5000  done in 20:18  loss 0.7234  accuracy 0.7492
     seed0/meta                  2400/2400  done in 25:50  loss 1.675   accuracy 0.7406  accuracy_random 0.7023
@@ -19,6 +20,22 @@ The log's last line of each stage of that run:
     seed0/merge/finetune        1200/1200  done in 8:01   loss 0.3765  accuracy 0.7562  macs_kept 0.4516
     seed0/prune_merge/selector   150/150   done in 2:38   reward -0.03013  correct 0.7336  macs_kept 0.472
     seed0/prune_merge/finetune  1200/1200  done in 8:20   loss 0.3824  accuracy 0.7656  macs_kept 0.4829
+    seed1/dense                 5000/5000  done in 15:02  loss 0.6929  accuracy 0.7492
+    seed1/meta                  2400/2400  done in 22:44  loss 1.623   accuracy 0.7469  accuracy_random 0.7141
+    seed1/prune/selector         150/150   done in 2:31   reward -0.03163  correct 0.7273  macs_kept 0.4284
+    seed1/prune/finetune        1200/1200  done in 7:30   loss 0.3965  accuracy 0.7492  macs_kept 0.4266
+    seed1/merge/selector         150/150   done in 2:49   reward -0.03118  correct 0.7199  macs_kept 0.4477
+    seed1/merge/finetune        1200/1200  done in 6:27   loss 0.4052  accuracy 0.725   macs_kept 0.4505
+    seed1/prune_merge/selector   150/150   done in 2:11   reward -0.03172  correct 0.7141  macs_kept 0.4753
+    seed1/prune_merge/finetune  1200/1200  done in 6:24   loss 0.3875  accuracy 0.7523  macs_kept 0.463
+    seed2/dense                 5000/5000  done in 15:16  loss 0.7025  accuracy 0.7461
+    seed2/meta                  2400/2400  done in 22:36  loss 1.617   accuracy 0.7391  accuracy_random 0.7133
+    seed2/prune/selector         150/150   done in 2:20   reward -0.04418  correct 0.7074  macs_kept 0.4508
+    seed2/prune/finetune        1200/1200  done in 7:27   loss 0.3679  accuracy 0.7523  macs_kept 0.4556
+    seed2/merge/selector         150/150   done in 2:45   reward -0.04733  correct 0.725   macs_kept 0.4661
+    seed2/merge/finetune        1200/1200  done in 6:19   loss 0.3834  accuracy 0.743   macs_kept 0.4712
+    seed2/prune_merge/selector   150/150   done in 2:10   reward -0.03346  correct 0.7266  macs_kept 0.4613
+    seed2/prune_merge/finetune  1200/1200  done in 6:19   loss 0.3746  accuracy 0.7461  macs_kept 0.4601
 """
 
 import runpy
