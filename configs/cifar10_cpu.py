@@ -3,6 +3,8 @@
 Command:   python -m prance_jax train --config configs/cifar10_cpu.py --config.data.folder.path=DIR --workdir runs/cifar10
            the same with '--config.seeds=(0,1,2)': seeds that are missing are added to what is there
            python -m prance_jax compare --workdir runs/cifar10      # the dense network and three methods, tuned as long
+           with --config.finetune.teacher=dense_tuned --config.finetune.steps=2400 (in a workdir of its own) PRANCE is level
+           with the dense network that is tuned as long: README.md; some 20 minutes more for the first mode, 7 for others
            DIR as in configs/cifar10.py.
 Cost:      78 minutes a seed on one core (two seeds at once, each on a core of its own by `taskset -c 0` and `-c 1`), with
            jemalloc, other work beside; 100 minutes on two cores of which other work took half.
@@ -60,8 +62,9 @@ def get_config() -> ConfigDict:
     config.selector.update(updates=150, batch=256, pool=16384, hidden=(64, 64))
     config.selector.reward.price = 0.2  # where the dual ascent of a run from 0.1 was after 120 updates
     config.finetune.update(
-        steps=1200, batch=64, label_smoothing=0.0, optimizer={**muon, "learning_rate": 5e-3, "warmup": 50}
-    )
+        steps=1200, batch=64, teacher="meta", label_smoothing=0.0,
+        optimizer={**muon, "learning_rate": 5e-3, "warmup": 50},
+    )  # fmt: skip
     config.compare = {
         "methods": ("mctf", "tome", "dynamicvit"),
         "shares": (0.45,),
