@@ -35,7 +35,7 @@ def trained(package):
 def test_served_is_masked(package):
     model, params = trained(package)
     images = jax.random.normal(jax.random.key(5), (BATCH, 16, 16, 3))
-    wanted = jax.jit(lambda p, x: model.apply({"params": p}, x))(params, images)
+    wanted = quick_jit(lambda p, x: model.apply({"params": p}, x))(params, images)
     left = np.stack([wanted.left[site] for site in model.selective.sites], axis=1)
     assert all(len(set(own)) > 2 for own in left.T)  # images do differ
     np.testing.assert_array_equal(seen(SPEC, model.selective, params, np.asarray(images), batch=8), left)
@@ -46,7 +46,7 @@ def test_served_is_masked(package):
         traces.append(1)
         return serve_selected(SPEC, model.selective, levels, params, images, chunk=4)
 
-    run = jax.jit(run)
+    run = quick_jit(run)
     for order in (np.arange(BATCH), np.arange(BATCH)[::-1]):
         served = run(params, images[order])
         np.testing.assert_allclose(served.logits, wanted.logits[order], rtol=1e-4, atol=1e-5)

@@ -95,7 +95,7 @@ def test_no_gradient_reaches_the_weights_of_a_group_and_one_reaches_the_map(para
             ViT(spec).apply({"params": params}, images, spec.largest, reducing, method="reduced").logits.sum()
         )
 
-    grads = jax.jit(jax.grad(score))(params)
+    grads = quick_jit(jax.grad(score))(params)
     qkv = np.asarray(grads["block_1"]["qkv"]["kernel"])
     assert np.isfinite(qkv).all() and all(np.abs(part).max() > 0 for part in np.split(qkv, 3, axis=1))
 
@@ -108,7 +108,7 @@ def test_a_number_of_tokens_for_each_image(params, images):
     run = lambda images, left: ViT(spec).apply(
         {"params": params}, images, spec.largest, Reducing(method, left), method="reduced"
     )
-    together = jax.jit(run)(images[:3], masked)
+    together = quick_jit(run)(images[:3], masked)
     for image, counts in enumerate(left):
         alone = quick_jit(lambda x, counts=counts: run(x, counts))(images[image : image + 1])
         scale = float(np.abs(alone.logits).max())
