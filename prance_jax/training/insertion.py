@@ -153,7 +153,7 @@ class Insertion:
             stage,
             config.steps,
             # What was begun needs the structure alone, and not what led there.
-            lambda: tune.init(self.spec, what, self.dense if begun else start(), config, key),
+            lambda: tune.init(self.spec, what, self.dense if begun else start(), config, key, at_shares=True),
             step,
             config.batch,
             (key, self.dense, jnp.asarray(what.kept, jnp.float32)),

@@ -34,14 +34,26 @@ comparison compiles one for every method and share: all of them together end it 
 
 
 def init(
-    spec: ModelSpec, what: Reduction | Selective | None, params: Tree, config: FinetuneConfig, key: jax.Array
+    spec: ModelSpec,
+    what: Reduction | Selective | None,
+    params: Tree,
+    config: FinetuneConfig,
+    key: jax.Array,
+    at_shares: bool = False,
 ) -> Tree:
     """The state that begins with `params`: a plain network's or, where selectors are learned, also those of one that has
-    selectors; sites without one get a fresh one, and what stands elsewhere is left out."""
+    selectors; sites without one get a fresh one, and what stands elsewhere is left out. at_shares: a fresh one keeps about its
+    share of `what.kept`, in place of half of the tokens."""
     params = jax.tree.map(jnp.copy, params)
     if isinstance(what, Selective):
         known = params if "vit" in params else {"vit": params}
         fresh = _fresh(spec, dataclasses.replace(what, kept=(1.0,) * len(what.sites)))(key)
+        if at_shares:
+            for site, share in zip(what.sites, what.kept):
+                own = fresh[f"selector_{site}"]
+                # Of the two logits, keep and drop; a share of 1 would never drop, nor learn to.
+                odds = jnp.log(share / max(1 - share, 0.01))
+                fresh[f"selector_{site}"] = {**own, "decide_bias": own["decide_bias"].at[:, 0].set(odds)}
         params = {name: known.get(name, own) for name, own in fresh.items()}
     return optimizer.init(params, optimizer.make(config.optimizer, config.steps))
 

@@ -3,13 +3,20 @@
 import gc
 import weakref
 
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from small import drawn_params
+
 from prance_jax.config_field import PruneConfig, SelectiveConfig
 from prance_jax.config_stages import FinetuneConfig
 from prance_jax.models.reduced import at_macs
+from prance_jax.models.selective import Selective
 from prance_jax.space import SearchSpace
 from prance_jax.spec import ModelSpec
 from prance_jax.training.prune_channels import prune_step
-from prance_jax.training.tune import PROGRAMS, tune_step
+from prance_jax.training.tune import PROGRAMS, init, tune_step
 
 SPEC = ModelSpec(SearchSpace("mini", 12, 2.0, 3, (6, 12), (1.0, 2.0), (1, 1), head_dim=4), 8, 4, 5)
 
@@ -30,3 +37,17 @@ def test_a_comparison_does_not_keep_the_program_of_every_method():
     assert alive(tuned) == PROGRAMS
     pruned = (prune_step(SPEC, FinetuneConfig(), PruneConfig(), keep / 8, None, None) for keep in range(1, 7))
     assert alive(pruned) == PROGRAMS
+
+
+def test_a_fresh_selector_begins_at_its_share():
+    """Where that is asked for: 90 % are kept when its weights say nothing yet; one that is known stays as it is."""
+    what, key = Selective(True, (0, 1), (0.9, 0.3), heads=3), jax.random.key(0)
+    params = drawn_params(SPEC)
+    plain = init(SPEC, what, params, FinetuneConfig(), key)["params"]
+    known = {"vit": params, "selector_1": jax.tree.map(jnp.ones_like, plain["selector_1"])}
+    state = init(SPEC, what, known, FinetuneConfig(), key, at_shares=True)["params"]
+    bias = state["selector_0"]["decide_bias"]
+    np.testing.assert_allclose(jax.nn.softmax(bias)[:, 0], 0.9, rtol=1e-6)
+    np.testing.assert_array_equal(plain["selector_0"]["decide_bias"], 0.0)
+    chex.assert_trees_all_equal(state["selector_1"], known["selector_1"])
+    chex.assert_trees_all_equal(state["selector_0"]["decide_kernel"], plain["selector_0"]["decide_kernel"])
