@@ -80,6 +80,8 @@ def get_config() -> ConfigDict:
                 "selective": {"ratio": 50.0},
                 # Six layers are few: without the first one the others would have to give too much.
                 "counts": {"first": 0},
+                # A hundred steps after a change cost a point or two, which the next ones win back.
+                "insertion": {"drop": 0.025},
                 "finetune": {
                     "steps": 300,
                     "batch": 32,
