@@ -1,7 +1,8 @@
 """Every method of the field beside PRANCE, on the embedded digits, at 50 % and 35 % of the dense network's MACs.
 
 Command:   python -m prance_jax compare --config configs/digits_compare.py --workdir runs/digits_compare
-Cost:      about 50 minutes a seed on 2 CPU cores that do other things too, with jemalloc (README.md).
+Cost:      50 minutes a seed on 2 CPU cores that did other things too, with jemalloc (README.md), before 'mctf_consistent' and
+           'diffrate_learned' came in; expected with them: an hour.
 Result:    see README.md: a row for each method as it is and tuned, in comparison.json and comparison.md.
 
 The dense network is that of configs/digits.py. Methods are tuned from it, each for as many steps, with it as the teacher;
