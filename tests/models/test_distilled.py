@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from small import PAIR, compact, drawn_params, make_spec, masked, quick_jit, structures
+from test_complexity import product_flops
 
 from prance_jax.complexity import macs, parameters, token_counts
 from prance_jax.errors import UserError
@@ -37,14 +38,23 @@ def test_no_method_touches_the_class_tokens(mode):
         np.testing.assert_array_equal(left.size[:, :2], 1)
 
 
-def test_masked_is_compact_and_the_floor_counts_both(images):
-    spec = make_spec("prune_merge", space=PAIR, distilled=True)
+@pytest.mark.parametrize("mode", ["prune_merge", "mctf"])
+def test_masked_is_compact_and_the_floor_counts_both(mode, images):
+    """Also where the tokens merge before the attention."""
+    spec = make_spec(mode, space=PAIR, distilled=True)
     params, drawn = drawn_params(spec), structures(spec, 3)
     every = masked(spec)(params, images, drawn)
     own = drawn.image(1)
     alone = compact(spec, params, images[1:2], own)
     np.testing.assert_allclose(every.logits[1], alone.logits[0], rtol=1e-4, atol=1e-4)
     assert alone.tokens.count == token_counts(spec, own).mlp[-1] >= 3
+    assert (np.asarray(alone.tokens.owner) != 1).all()
+    # Traced and not counted: what is told for decisions, see test_every_method.
+    program = lambda params, image: ViT(spec).apply({"params": params}, image, own)
+    reported = spec.space.attention_width * sum(token_counts(spec, own).attention)
+    reported += 2 * spec.num_classes * sum(group.widths[-1] for group in own.groups)
+    found = product_flops(jax.make_jaxpr(program)(params, images[1:2]).jaxpr)
+    assert found == 2 * (macs(spec, own).total + reported)
 
 
 def test_logits_are_the_mean_of_both_classifiers(images):
