@@ -4,7 +4,7 @@ Command:   python -m prance_jax train --config configs/cifar10_cpu.py --config.d
            the same with '--config.seeds=(0,1,2)': seeds that are missing are added to what is there
            python -m prance_jax compare --workdir runs/cifar10      # the dense network and three methods, tuned as long
            with --config.finetune.teacher=dense_tuned --config.finetune.steps=2400 (in a workdir of its own) PRANCE is level
-           with the dense network that is tuned as long: README.md; some 20 minutes more for the first mode, 7 for others
+           with the dense network that is tuned as long: README.md; expected: 20 minutes more for the first mode, 7 for others
            DIR as in configs/cifar10.py.
 Cost:      78 minutes a seed on one core (two seeds at once, each on a core of its own by `taskset -c 0` and `-c 1`), with
            jemalloc, other work beside; 100 minutes on two cores of which other work took half.

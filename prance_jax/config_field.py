@@ -53,8 +53,9 @@ class ConsistencyConfig:
 @dataclass(frozen=True)
 class CountsConfig:
     """DiffRate's learning of its counts, see `training.learn_counts`. granularity: tokens between the numbers to choose from
-    (the paper's: 4 of 197). first: the first layer, from 0, that reduces tokens (the paper's: the second). weight: of the squared distance of the MACs from their share of the dense network's (the paper's 5,
-    of GMACs, is 106 on DeiT-S). steps, batch, optimizer: of the counts alone; the network is frozen.
+    (the paper's: 4 of 197). first: the first layer, from 0, that reduces tokens (the paper's: the second). weight: of the
+    squared distance of the MACs from their share of the dense network's (the paper's 5, of GMACs, is 106 on DeiT-S). steps,
+    batch, optimizer: of the counts alone; the network is frozen.
     """
 
     granularity: int = 1

@@ -115,9 +115,7 @@ def seen(
     return np.concatenate(parts)
 
 
-def choose_levels(
-    spec: ModelSpec, selective: Selective, left: np.ndarray, number: int = 3, multiple: int = 4
-) -> Levels:
+def choose_levels(spec: ModelSpec, left: np.ndarray, number: int = 3, multiple: int = 4) -> Levels:
     """Levels at which images cost the fewest multiply-accumulates, by dynamic programming.
 
     left: int [N, sites], tokens left on calibration images. number: levels a selector, at most, beside the one that holds

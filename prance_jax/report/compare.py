@@ -112,7 +112,7 @@ def _speeds(experiment: Experiment, contenders: list[Contender]) -> dict[str, fl
 
     def at_levels(row: Contender):
         images_left = seen(row.spec, row.rule, row.params, calibration)
-        levels = choose_levels(row.spec, row.rule, images_left, settings.plans, settings.token_multiple)
+        levels = choose_levels(row.spec, images_left, settings.plans, settings.token_multiple)
 
         def run(params, images):
             return serve_selected(row.spec, row.rule, levels, params, images, settings.chunk).logits.argmax(

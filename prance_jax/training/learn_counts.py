@@ -29,6 +29,7 @@ Tree = Any
 
 
 def soft(spec: ModelSpec, config: CountsConfig) -> SoftCounts:
+    """What is learned of a network, by a configuration."""
     return SoftCounts(spec, config.granularity, config.first)
 
 

@@ -78,8 +78,8 @@ def tune_step(
     """Compiled (state, step, key, tables, teacher) -> (state, metrics).
 
     The loss is cross-entropy and, weighted by `config.distillation`, the divergence from the teacher; learned selectors add
-    `selection_loss`, and a reduction with `consistency` its `consistent_loss`. One more argument may follow: shares float32 [sites] in place of `what.kept`, for one program that
-    serves them all.
+    `selection_loss`, and a reduction with `consistency` its `consistent_loss`. One more argument may follow: shares float32
+    [sites] in place of `what.kept`, for one program that serves them all.
     """
     model, transform = ViT(spec), optimizer.make(config.optimizer, config.steps)
 

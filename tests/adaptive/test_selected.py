@@ -39,7 +39,7 @@ def test_served_is_masked(package):
     left = np.stack([wanted.left[site] for site in model.selective.sites], axis=1)
     assert all(len(set(own)) > 2 for own in left.T)  # images do differ
     np.testing.assert_array_equal(seen(SPEC, model.selective, params, np.asarray(images), batch=8), left)
-    levels = choose_levels(SPEC, model.selective, left, 2, multiple=2)
+    levels = choose_levels(SPEC, left, 2, multiple=2)
     traces = []
 
     def run(params, images):
@@ -66,12 +66,11 @@ def test_served_is_masked(package):
 
 def test_levels_that_cost_least():
     """Two tight groups of images, and one that keeps everything: by hand."""
-    selective = Selective(False, (1,), (0.5,), by_threshold=True)
     left = np.array([3] * 10 + [4] * 10 + [11] * 5 + [12] * 5 + [17])[:, None]
-    assert choose_levels(SPEC, selective, left, 3, multiple=4) == ((4, 12, 17),)
-    assert choose_levels(SPEC, selective, left[:-1], 2, multiple=4) == ((4, 12, 17),)
-    assert choose_levels(SPEC, selective, left[:20], 2, multiple=1) == ((3, 4, 17),)
-    assert choose_levels(SPEC, selective, left[:1], 3, multiple=8) == ((8, 17),)
+    assert choose_levels(SPEC, left, 3, multiple=4) == ((4, 12, 17),)
+    assert choose_levels(SPEC, left[:-1], 2, multiple=4) == ((4, 12, 17),)
+    assert choose_levels(SPEC, left[:20], 2, multiple=1) == ((3, 4, 17),)
+    assert choose_levels(SPEC, left[:1], 3, multiple=8) == ((8, 17),)
 
 
 def test_what_does_not_fit_is_refused():
