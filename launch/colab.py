@@ -101,7 +101,7 @@ display(Image(filename=str(Path(WORKDIR, "show", "easiest_hardest_prune.png"))))
 import jax
 
 import prance_jax
-from prance_jax.complexity import macs
+from prance_jax.spec.macs import macs
 
 NAME = os.environ.get("PRANCE_MODEL", "prance_tiny_patch16_224")  # others: prance_jax.list_models()
 network = prance_jax.create_model(NAME, token_optimization="merge", num_classes=10)
@@ -120,13 +120,13 @@ print(logits.shape, f"at {macs(spec, narrow).total / macs(spec, spec.largest).to
 # %%
 import numpy as np
 
-from prance_jax import config_io
-from prance_jax.config import Config
+from prance_jax.config import io
+from prance_jax.config.experiment import Config
 from prance_jax.data.load import load_source
 from prance_jax.training.workdir import Workdir
 
 model = prance_jax.load(WORKDIR)
-source = load_source(config_io.from_dict(Config, Workdir(WORKDIR).config()).data)
+source = load_source(io.from_dict(Config, Workdir(WORKDIR).config()).data)
 test = source.split("test")
 budgets = [float(one) for one in np.linspace(*model.ladder.range, 4)] if model.ladder else [None]
 for budget in budgets:  # None: a selector that was trained for one budget

@@ -7,8 +7,8 @@ import shlex
 import sys
 from typing import Callable, Sequence
 
-from prance_jax.commands import benchmark, convert, export, field, pod, profile, train
-from prance_jax.errors import UserError
+from prance_jax.commands import benchmark, compare, convert, export, profile, tpu_compile, train
+from prance_jax.core.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,6 +51,6 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--workdir", required=True, help="folder of checkpoints, metrics and results")
         return sub
 
-    for own in (train, convert, export, field, profile, pod, benchmark):
+    for own in (train, convert, export, compare, profile, tpu_compile, benchmark):
         own.arguments(command)
     return parser

@@ -5,10 +5,10 @@ import functools
 import jax
 import numpy as np
 
-from prance_jax.models import walk
+from prance_jax.models import forward
 from prance_jax.models.vit import ViT
-from prance_jax.space import SearchSpace, Structure
-from prance_jax.spec import ModelSpec
+from prance_jax.spec.model_spec import ModelSpec
+from prance_jax.spec.search_space import SearchSpace, Structure
 
 SPACE = SearchSpace("small test", 32, 3, 2, (16, 24, 28), (1, 2, 3), layers=(1, 2, 2, 1), head_dim=8)
 # Three groups: for programs with a branch per plan, whose compilation is what a test waits for.
@@ -31,7 +31,7 @@ def keep_choices(spec: ModelSpec):
 
 def noisy_params(spec: ModelSpec):
     """Random parameters; biases and norms are not left at zero and one."""
-    leaves, tree = jax.tree.flatten(walk.init(ViT(spec), jax.random.key(0)))
+    leaves, tree = jax.tree.flatten(forward.init(ViT(spec), jax.random.key(0)))
     keys = jax.random.split(jax.random.key(1), len(leaves))
     noisy = [leaf + 0.2 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)]
     return jax.tree.unflatten(tree, noisy)
@@ -46,8 +46,8 @@ def structures(spec: ModelSpec, seed: int, batch: int = 6) -> Structure:
 def masked(spec: ModelSpec):
     """(params, images, per-image structure) -> Outcome; one compiled program for all tests."""
     return jax.jit(
-        lambda params, images, structure: walk.walk(
-            ViT(spec), params, images, structure.groups[0], walk.follow(structure)
+        lambda params, images, structure: forward.walk(
+            ViT(spec), params, images, structure.groups[0], forward.follow(structure)
         )
     )
 
@@ -61,13 +61,13 @@ def quick_jit(function, **options):
 @functools.lru_cache(maxsize=None)
 def _compact(spec: ModelSpec, structure: Structure):
     return quick_jit(
-        lambda params, images: walk.walk(
-            ViT(spec), params, images, structure.groups[0], walk.follow(structure)
+        lambda params, images: forward.walk(
+            ViT(spec), params, images, structure.groups[0], forward.follow(structure)
         )
     )
 
 
-def compact(spec: ModelSpec, params, images, structure: Structure) -> walk.Outcome:
+def compact(spec: ModelSpec, params, images, structure: Structure) -> forward.Outcome:
     """Outcome under a static structure."""
     return _compact(spec, structure)(params, images)
 
@@ -75,7 +75,7 @@ def compact(spec: ModelSpec, params, images, structure: Structure) -> walk.Outco
 def drawn_params(spec: ModelSpec, seed: int = 0):
     """Random parameters without a compiled initialisation: biases, norms and residual maps included."""
     rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(lambda: walk.init(ViT(spec), jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: forward.init(ViT(spec), jax.random.key(0)))
 
     def draw(path, leaf):
         name = path[-1].key

@@ -1,1 +1,1 @@
-"""Per-image decisions as saved time: plans, the executor that runs them, calibration."""
+"""Fast execution of per-image decisions, and budgets."""

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from prance_jax.errors import UserError
-from prance_jax.inputs import check_budget
-from prance_jax.selector.price import level, price_at
+from prance_jax.core.checks import check_budget
+from prance_jax.core.errors import UserError
+from prance_jax.selector.cost_weight import level, price_at
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from prance_jax.adaptive.budget import Ladder
-from prance_jax.complexity import macs
 from prance_jax.data.source import Split
 from prance_jax.evaluation.evaluate import evaluate
+from prance_jax.models.forward import walk
 from prance_jax.models.vit import ViT
-from prance_jax.models.walk import walk
-from prance_jax.selector.decide import Priced, Rule, StaticRule
-from prance_jax.selector.price import level, price_at
-from prance_jax.space import Structure
-from prance_jax.spec import ModelSpec
+from prance_jax.selector.cost_weight import level, price_at
+from prance_jax.selector.policies import Priced, Rule, StaticRule
+from prance_jax.spec.macs import macs
+from prance_jax.spec.model_spec import ModelSpec
+from prance_jax.spec.search_space import Structure
 
 
 @functools.lru_cache(maxsize=None)

@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prance_jax.adaptive.plans import Plan, Plans
+from prance_jax.adaptive.buckets import Plan, Plans
+from prance_jax.models.forward import advance, begin, finish
 from prance_jax.models.vit import Midway, ViT
-from prance_jax.models.walk import advance, begin, finish
-from prance_jax.selector.decide import Rule
-from prance_jax.space import Structure, Within, number
-from prance_jax.tokens.tokenset import resized
+from prance_jax.selector.policies import Rule
+from prance_jax.spec.search_space import Structure, Within, number
+from prance_jax.tokens.token_set import resized
 
 Tree = Any
 

@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from prance_jax.adaptive.plans import Plans
+from prance_jax.adaptive.buckets import Plans
+from prance_jax.models.forward import Decide
 from prance_jax.models.vit import Midway
-from prance_jax.models.walk import Decide
-from prance_jax.selector.decide import Rule
-from prance_jax.space import GroupChoice
+from prance_jax.selector.policies import Rule
+from prance_jax.spec.search_space import GroupChoice
 
 
 @dataclass(frozen=True)

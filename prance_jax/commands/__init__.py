@@ -1,1 +1,1 @@
-"""What the commands of `prance_jax.cli` do, a file for each kind; heavy imports wait until a command runs."""
+"""The commands of `python -m prance_jax`, one file each."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from prance_jax.commands.opened import Command
-from prance_jax.errors import UserError
+from prance_jax.commands.common import Command
+from prance_jax.core.errors import UserError
 
 
 def arguments(command: Command) -> None:
@@ -38,10 +38,10 @@ def benchmark(options: argparse.Namespace) -> int:
     """Runs the measurement that `options.measure` names and prints it."""
     import jax
 
-    from prance_jax import config_io
-    from prance_jax.config import Config
+    from prance_jax.config import io
+    from prance_jax.config.experiment import Config
     from prance_jax.data.load import load_source, stand_in
-    from prance_jax.models import walk
+    from prance_jax.models import forward
     from prance_jax.models.vit import ViT
 
     if options.measure == "contract":
@@ -54,22 +54,22 @@ def benchmark(options: argparse.Namespace) -> int:
         raise UserError(
             f"benchmark --measure {options.measure} needs a --config, such as configs/imagenet_tiny.py"
         )
-    config = config_io.load(options.config, Config, options.overrides)
+    config = io.load(options.config, Config, options.overrides)
     if options.measure == "input":
         return _input_speed(options, config)
     source = load_source(config.data) if options.measure == "rollout" else stand_in(config.data)
     spec = config.spec(source, config.token_modes[0])
     if options.measure == "dense":
         return _dense_speed(options, spec)
-    params = walk.init(ViT(spec), jax.random.key(1))
+    params = forward.init(ViT(spec), jax.random.key(1))
     if options.measure == "rollout":
         return _rollout_speed(options, config, source, spec, params)
     return _serving_speed(options, config, spec, params)
 
 
 def _input_speed(options: argparse.Namespace, config) -> int:
-    from prance_jax.report.input_speed import measure
-    from prance_jax.report.results import hardware
+    from prance_jax.benchmarks.input import measure
+    from prance_jax.results.table import hardware
 
     if config.data.name not in ("folder", "tfds"):
         raise UserError(
@@ -84,10 +84,10 @@ def _rollout_speed(options: argparse.Namespace, config, source, spec, params) ->
     import jax
     import jax.numpy as jnp
 
-    from prance_jax.report.results import hardware
-    from prance_jax.report.rollout_speed import measure
-    from prance_jax.selector.process import Context
-    from prance_jax.training.select import Selector
+    from prance_jax.benchmarks.rollout import measure
+    from prance_jax.results.table import hardware
+    from prance_jax.selector.environment import Context
+    from prance_jax.training.stages.selector import Selector
 
     selector = Selector(spec, config.selector, spec.space.first_group(config.model.first_group))
     images, labels = source.sample_plain(source.tables, jax.random.key(0), config.selector.batch)
@@ -101,10 +101,10 @@ def _rollout_speed(options: argparse.Namespace, config, source, spec, params) ->
 def _contract(options: argparse.Namespace) -> int:
     import numpy as np
 
+    from prance_jax.benchmarks.guarantee import check
     from prance_jax.data.load import load_source
     from prance_jax.data.source import Split
-    from prance_jax.inference.load import load
-    from prance_jax.report.contract_check import check
+    from prance_jax.serving.load import load
     from prance_jax.training.workdir import Workdir
 
     if options.workdir is None:
@@ -120,8 +120,8 @@ def _contract(options: argparse.Namespace) -> int:
 
 
 def _stage_one(options: argparse.Namespace) -> int:
-    from prance_jax.report.stage_one import accuracies
-    from prance_jax.training.experiment import Experiment
+    from prance_jax.benchmarks.stage_one import accuracies
+    from prance_jax.experiments.experiment import Experiment
     from prance_jax.training.metrics import Progress
     from prance_jax.training.workdir import Workdir
 
@@ -136,8 +136,8 @@ def _stage_one(options: argparse.Namespace) -> int:
 
 
 def _dense_speed(options: argparse.Namespace, spec) -> int:
-    from prance_jax.report.dense_speed import measure
-    from prance_jax.report.results import hardware
+    from prance_jax.benchmarks.dense import measure
+    from prance_jax.results.table import hardware
 
     rows = measure(spec, _numbers(options.batches, "--batches"), options.repeats)
     print(json.dumps({"rows": rows, "hardware": hardware(), "command": options.line}, indent=1))
@@ -145,10 +145,10 @@ def _dense_speed(options: argparse.Namespace, spec) -> int:
 
 
 def _serving_speed(options: argparse.Namespace, config, spec, params) -> int:
-    from prance_jax.report import serving_speed
+    from prance_jax.benchmarks import serving
 
-    plans = serving_speed.random_weights_plans(spec, spec.space.first_group(config.model.first_group))
-    work = lambda typed, batch: serving_speed.even_work(typed, batch)
+    plans = serving.random_weights_plans(spec, spec.space.first_group(config.model.first_group))
+    work = lambda typed, batch: serving.even_work(typed, batch)
     rows = _measured(options, plans, params, work)
     weights = "random weights, an even spread of plans: equally many images on each, half of them on one level throughout"
     return _saved(options, rows, weights, plans)
@@ -158,11 +158,11 @@ def _trained_speed(options: argparse.Namespace) -> int:
     import dataclasses
     from pathlib import Path
 
-    from prance_jax.inference.load import load
-    from prance_jax.report import serving_speed
-    from prance_jax.report.plot import plot_speed
-    from prance_jax.report.served_accuracy import accuracies
-    from prance_jax.training.experiment import Experiment
+    from prance_jax.benchmarks import serving
+    from prance_jax.benchmarks.accuracy import accuracies
+    from prance_jax.experiments.experiment import Experiment
+    from prance_jax.results.plots import plot_speed
+    from prance_jax.serving.load import load
     from prance_jax.training.metrics import Progress
     from prance_jax.training.workdir import Workdir
 
@@ -171,7 +171,7 @@ def _trained_speed(options: argparse.Namespace) -> int:
     images, budget = experiment.source.split("test").images, options.budget
     if model.ladder is not None and budget is None:
         budget = sum(model.ladder.range) / 2
-    work = lambda typed, batch: serving_speed.trained_work(
+    work = lambda typed, batch: serving.trained_work(
         dataclasses.replace(model, plans=typed), images, batch, budget
     )
     rows = _measured(options, model.plans, model.params, work)
@@ -189,16 +189,16 @@ def _trained_speed(options: argparse.Namespace) -> int:
 
 def _measured(options: argparse.Namespace, plans, params, work) -> list:
     """All rows, printed as they come. work: (plans, batch) -> `serving_speed.Work`."""
-    from prance_jax.report import serving_speed
+    from prance_jax.benchmarks import serving
 
     batches, rows = _numbers(options.batches, "--batches"), []
     print(
         f"{'method':10} {'batch':>5} {'type':9} {'img/s':>8} {'ms':>9} {'MACs %':>7} {'speed-up':>8} {'real. %':>8} {'MB':>7}"
     )
     for dtype in options.dtypes.split(","):
-        typed = serving_speed.with_dtype(plans, dtype)
+        typed = serving.with_dtype(plans, dtype)
         for batch in batches:
-            for row in serving_speed.measure(
+            for row in serving.measure(
                 typed,
                 params,
                 work=lambda own, typed=typed: work(typed, own),
@@ -216,11 +216,11 @@ def _measured(options: argparse.Namespace, plans, params, work) -> list:
 
 
 def _saved(options: argparse.Namespace, rows: list, weights: str, plans) -> int:
-    from prance_jax.report import serving_speed
-    from prance_jax.report.results import hardware
+    from prance_jax.benchmarks import serving
+    from prance_jax.results.table import hardware
 
     header = {"hardware": hardware(), "command": options.line, "weights": weights}
-    serving_speed.save(rows, header, options.out, plans)
+    serving.save(rows, header, options.out, plans)
     print(f"{weights}\n{header['hardware']}\nresults: {options.out}/benchmark.json and benchmark.csv")
     return 0
 

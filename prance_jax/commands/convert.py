@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from prance_jax.commands.opened import Command
-from prance_jax.errors import UserError
+from prance_jax.commands.common import Command
+from prance_jax.core.errors import UserError
 
 _OF_ONE_FILE = ("format", "names", "network", "search_space", "timm")
 
@@ -55,9 +55,9 @@ def names_and_structure(sub: argparse.ArgumentParser) -> None:
 
 def convert(options: argparse.Namespace) -> int:
     """Reads weights under any names that are known and writes them with a card."""
-    from prance_jax.models.files import read_card, read_tensors
-    from prance_jax.models.weights import kept, load_weights, semantics
-    from prance_jax.selector import official as selectors
+    from prance_jax.zoo import released_selector as selectors
+    from prance_jax.zoo.formats.files import read_card, read_tensors
+    from prance_jax.zoo.load import kept, load_weights, semantics
 
     tensors = read_tensors(options.source)
     spec = dataclasses.replace(_spec(options), **semantics(options.source))
@@ -73,7 +73,7 @@ def convert(options: argparse.Namespace) -> int:
 
 def save_network(options: argparse.Namespace, params: Any, spec: Any, facts: dict[str, Any]) -> int:
     """Writes a network, or what --structure cuts out of it."""
-    from prance_jax.models.cut import cut
+    from prance_jax.zoo.extract import cut
 
     if options.structure is not None:
         space = spec.space
@@ -90,9 +90,9 @@ def save_network(options: argparse.Namespace, params: Any, spec: Any, facts: dic
 
 
 def _write(options: argparse.Namespace, params: Any, spec: Any, facts: dict[str, Any]) -> int:
-    from prance_jax.models.files import save_weights
-    from prance_jax.models.timm import to_timm
-    from prance_jax.models.weights import by_name, card
+    from prance_jax.zoo.formats.files import save_weights
+    from prance_jax.zoo.formats.timm import to_timm
+    from prance_jax.zoo.load import by_name, card
 
     if options.names == "timm" and "part" in facts:
         raise UserError("timm has no names for a selector; leave --names out")
@@ -110,10 +110,10 @@ def _write(options: argparse.Namespace, params: Any, spec: Any, facts: dict[str,
 
 def _spec(options: argparse.Namespace):
     """The network that --model or --config names, with the changes that are asked for."""
-    from prance_jax import config_io
-    from prance_jax.config import Config
+    from prance_jax.config import io
+    from prance_jax.config.experiment import Config
     from prance_jax.data.load import stand_in
-    from prance_jax.models.registry import create_model
+    from prance_jax.zoo.registry import create_model
 
     given = {
         "num_classes": options.num_classes,
@@ -123,7 +123,7 @@ def _spec(options: argparse.Namespace):
     given = {name: value for name, value in given.items() if value is not None}
     if options.model is not None:
         return create_model(options.model, **given).spec
-    config = config_io.load(options.config, Config, options.overrides)
+    config = io.load(options.config, Config, options.overrides)
     return dataclasses.replace(config.spec(stand_in(config.data), config.token_modes[0]), **given)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from prance_jax.commands.common import Command
 from prance_jax.commands.convert import names_and_structure, save_network
-from prance_jax.commands.opened import Command
-from prance_jax.errors import UserError
+from prance_jax.core.errors import UserError
 
 
 def arguments(command: Command) -> None:
@@ -32,8 +32,8 @@ def arguments(command: Command) -> None:
 
 def export_run(options: argparse.Namespace) -> int:
     """Writes options.out: .safetensors are weights, anything else is a program."""
-    from prance_jax.inference.export import export
-    from prance_jax.inference.load import load
+    from prance_jax.serving.export import export
+    from prance_jax.serving.load import load
     from prance_jax.training.workdir import Workdir
 
     config = Workdir(options.workdir).config()
@@ -51,7 +51,7 @@ def export_run(options: argparse.Namespace) -> int:
 
 
 def _export_weights(options: argparse.Namespace, config, seed: int) -> int:
-    from prance_jax.training.experiment import Experiment
+    from prance_jax.experiments.experiment import Experiment
     from prance_jax.training.metrics import Progress
     from prance_jax.training.workdir import Workdir
 
@@ -73,7 +73,7 @@ def _export_weights(options: argparse.Namespace, config, seed: int) -> int:
 def _facts(workdir: str, config, seed: int, method: str) -> dict:
     """What a card tells of a trained network: what goes in, labels, and what was measured."""
     from prance_jax.data.load import load_source
-    from prance_jax.report import results
+    from prance_jax.results import table
 
     source = load_source(config.data)
     facts = {
@@ -84,7 +84,7 @@ def _facts(workdir: str, config, seed: int, method: str) -> dict:
         "measured": None,
     }
     if (Path(workdir) / "results.json").exists():
-        found = results.load(workdir)
+        found = table.load(workdir)
         rows = [vars(row) for row in found.rows if (row.method, row.seed) == (method, seed)]
         facts["measured"] = {"hardware": found.hardware, "images": found.images, "rows": rows}
     return facts

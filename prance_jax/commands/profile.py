@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from prance_jax.commands.opened import Command
-from prance_jax.errors import UserError
+from prance_jax.commands.common import Command
+from prance_jax.core.errors import UserError
 
 
 def arguments(command: Command) -> None:
@@ -39,25 +39,25 @@ def profile(options: argparse.Namespace) -> int:
 def _profile_plans(options: argparse.Namespace) -> int:
     import jax
 
-    from prance_jax import config_io
-    from prance_jax.config import Config
+    from prance_jax.benchmarks.profiles.buckets import measure
+    from prance_jax.benchmarks.serving import random_weights_plans
+    from prance_jax.config import io
+    from prance_jax.config.experiment import Config
     from prance_jax.data.load import stand_in
-    from prance_jax.inference.load import load
-    from prance_jax.models import walk
+    from prance_jax.models import forward
     from prance_jax.models.vit import ViT
-    from prance_jax.report.profile import measure
-    from prance_jax.report.results import hardware
-    from prance_jax.report.serving_speed import random_weights_plans
+    from prance_jax.results.table import hardware
+    from prance_jax.serving.load import load
     from prance_jax.training.workdir import write_atomic
 
     if options.workdir is not None:
         model = load(options.workdir)
         plans, params = model.plans, model.params
     else:
-        config = config_io.load(options.config, Config, options.overrides)
+        config = io.load(options.config, Config, options.overrides)
         spec = config.spec(stand_in(config.data), config.token_modes[0])
         plans = random_weights_plans(spec, spec.space.first_group(config.model.first_group))
-        params = walk.init(ViT(spec), jax.random.key(1))
+        params = forward.init(ViT(spec), jax.random.key(1))
     table = measure(plans, params, hardware(), options.batch, options.repeats)
     table.save(options.out, write_atomic)
     print(f"dense {table.dense:.3f} ms an image; group 0 {table.first:.3f} ms")
@@ -74,22 +74,22 @@ def _profile_plans(options: argparse.Namespace) -> int:
 def _profile_blocks(options: argparse.Namespace) -> int:
     import jax
 
-    from prance_jax import config_io
-    from prance_jax.config import Config
+    from prance_jax.benchmarks.profiles.blocks import measure
+    from prance_jax.config import io
+    from prance_jax.config.experiment import Config
     from prance_jax.data.load import stand_in
-    from prance_jax.models import walk
+    from prance_jax.experiments.targets import measurable
+    from prance_jax.models import forward
     from prance_jax.models.vit import ViT
-    from prance_jax.report.block_profile import measure
-    from prance_jax.report.results import hardware
-    from prance_jax.training.targets import measurable
+    from prance_jax.results.table import hardware
     from prance_jax.training.workdir import Workdir, write_atomic
 
     if options.workdir is not None:
         config = Workdir(options.workdir).config()
     else:
-        config = config_io.load(options.config, Config, options.overrides)
+        config = io.load(options.config, Config, options.overrides)
     spec = config.spec(stand_in(config.data), config.token_modes[0])
-    params = walk.init(ViT(spec), jax.random.key(1))  # weights do not change how fast a program is
+    params = forward.init(ViT(spec), jax.random.key(1))  # weights do not change how fast a program is
     methods = measurable(spec, config.compare)
     table = measure(spec, params, methods, hardware(), options.batch, options.repeats)
     table.save(options.out, write_atomic)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from prance_jax.commands.opened import Command, claim, clock, distributed, opened
-from prance_jax.errors import UserError
+from prance_jax.commands.common import Command, claim, clock, distributed, opened
+from prance_jax.core.errors import UserError
 
 
 def arguments(command: Command) -> None:
@@ -33,14 +33,14 @@ def arguments(command: Command) -> None:
 
 def train(options: argparse.Namespace) -> int:
     """Trains one stage, or all and then evaluates; continues what is there."""
-    from prance_jax import config_io
-    from prance_jax.config import Config
-    from prance_jax.mesh import join
-    from prance_jax.training.experiment import STAGES
+    from prance_jax.config import io
+    from prance_jax.config.experiment import Config
+    from prance_jax.core.sharding import join
+    from prance_jax.experiments.experiment import STAGES
     from prance_jax.training.workdir import Workdir
 
     join(options.distributed)
-    config = config_io.load(options.config, Config, options.overrides)
+    config = io.load(options.config, Config, options.overrides)
     workdir = Workdir(options.workdir)
     if claim(workdir, config, options.line):
         print(f"continuing in {workdir.path}", file=sys.stderr)
@@ -58,16 +58,16 @@ def train(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Evaluates what is trained again. Raises UserError for another configuration than the workdir's."""
-    from prance_jax import config_io
-    from prance_jax.config import Config
-    from prance_jax.mesh import join
+    from prance_jax.config import io
+    from prance_jax.config.experiment import Config
+    from prance_jax.core.sharding import join
     from prance_jax.training.workdir import Workdir
 
     join(options.distributed)
     workdir = Workdir(options.workdir)
     if options.config:
-        config = config_io.load(options.config, Config, options.overrides)
-        lines = config_io.differences(config, workdir.config())
+        config = io.load(options.config, Config, options.overrides)
+        lines = io.differences(config, workdir.config())
         if lines:
             raise UserError(
                 f"workdir {workdir.path} belongs to another configuration ({'; '.join(lines)}); leave --config out"
@@ -78,9 +78,9 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace, config, workdir, train: bool) -> int:
-    from prance_jax.mesh import leads
-    from prance_jax.report.compare import compare
-    from prance_jax.report.results import table
+    from prance_jax.core.sharding import leads
+    from prance_jax.results.evaluate_rows import compare
+    from prance_jax.results.table import table
 
     experiment = opened(options, config, workdir, train)
     for results in compare(experiment, options.line, clock(workdir)):
@@ -95,9 +95,9 @@ def _report(options: argparse.Namespace, config, workdir, train: bool) -> int:
 def drawn(experiment, everything: bool) -> str:
     """Draws the pictures, or accuracy.png alone, and says where they are. They must never cost a run: whatever goes wrong is
     told in words."""
-    from prance_jax.report.plot import plot
-    from prance_jax.report.results import load
-    from prance_jax.show.report import show
+    from prance_jax.results.plots import plot
+    from prance_jax.results.table import load
+    from prance_jax.visualize.report import show
 
     try:
         if everything:
@@ -119,8 +119,8 @@ def _where(workdir, report: str) -> str:
 
 def draw(options: argparse.Namespace) -> int:
     """Draws the pictures and the report of a trained workdir."""
-    from prance_jax.show.report import show
     from prance_jax.training.workdir import Workdir
+    from prance_jax.visualize.report import show
 
     workdir = Workdir(options.workdir)
     config = workdir.config()

@@ -1,1 +1,1 @@
-"""Data sources: where images and labels come from. See `source.py` for what every source offers."""
+"""Data sources: batches of images and labels for training, fixed sets for evaluation."""

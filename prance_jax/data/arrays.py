@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from prance_jax.core.errors import UserError
 from prance_jax.data.augment import AugmentConfig, augment
 from prance_jax.data.source import Split, shuffled
-from prance_jax.errors import UserError
 
 
 class ArrayTables(NamedTuple):

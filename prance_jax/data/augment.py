@@ -15,9 +15,9 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from prance_jax.core.errors import UserError
 from prance_jax.data import crops
 from prance_jax.data.rand_augment import brightness, color, contrast, rand_augment
-from prance_jax.errors import UserError
 
 Normalise = Callable[[jax.Array], jax.Array]
 

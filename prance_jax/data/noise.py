@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from prance_jax.core.errors import UserError
 from prance_jax.data.arrays import Arrays, from_arrays
-from prance_jax.errors import UserError
 
 
 @dataclass(frozen=True)

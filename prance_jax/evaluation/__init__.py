@@ -1,1 +1,1 @@
-"""Accuracy and cost of a rule on a set of images, and the search of the best static structure."""
+"""Accuracy and cost of a network under a decision policy."""

@@ -10,15 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from prance_jax.complexity import macs, parameters, token_counts
+from prance_jax.baselines.predictor_vit import Selective, SelectiveViT
+from prance_jax.core.sharding import divide, keep_rows, keep_whole, replicate
 from prance_jax.data.source import Split
-from prance_jax.mesh import divide, keep_rows, keep_whole, replicate
-from prance_jax.models.reduced import Reduction, reduced, reduced_macs
-from prance_jax.models.selective import Selective, SelectiveViT
+from prance_jax.models.forward import walk
+from prance_jax.models.reduction import Reduction, reduced, reduced_macs
 from prance_jax.models.vit import ViT
-from prance_jax.models.walk import walk
-from prance_jax.selector.decide import Rule
-from prance_jax.spec import ModelSpec
+from prance_jax.selector.policies import Rule
+from prance_jax.spec.macs import macs, parameters, token_counts
+from prance_jax.spec.model_spec import ModelSpec
 
 
 class Evaluation(NamedTuple):

@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prance_jax.complexity import macs
+from prance_jax.core.losses import cross_entropy
 from prance_jax.data.source import Split
-from prance_jax.losses import cross_entropy
+from prance_jax.models.forward import follow, walk
 from prance_jax.models.vit import ViT
-from prance_jax.models.walk import follow, walk
 from prance_jax.selector.actions import ActionSpace
-from prance_jax.space import GroupChoice, Structure
-from prance_jax.spec import ModelSpec
+from prance_jax.spec.macs import macs
+from prance_jax.spec.model_spec import ModelSpec
+from prance_jax.spec.search_space import GroupChoice, Structure
 
 Genes = tuple[int, ...]
 

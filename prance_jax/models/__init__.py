@@ -1,1 +1,1 @@
-"""The Flax modules: elastic layers, attention, block, ViT, and the one walk through them."""
+"""The elastic Vision Transformer and its forward pass."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from prance_jax.tokens import AttentionSignals, TokenSet
+from prance_jax.tokens.token_set import AttentionSignals, TokenSet
 
 
 def key_bias(tokens: TokenSet) -> jax.Array | None:

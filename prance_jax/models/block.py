@@ -11,10 +11,10 @@ import jax.numpy as jnp
 
 from prance_jax.models import attention
 from prance_jax.models.elastic import dense, fit, layer_norm, spread
-from prance_jax.space import Size
-from prance_jax.spec import ModelSpec
-from prance_jax.tokens import AttentionSignals, TokenSet
+from prance_jax.spec.model_spec import ModelSpec
+from prance_jax.spec.search_space import Size
 from prance_jax.tokens.regroup import Grouping, pooled, regroup
+from prance_jax.tokens.token_set import AttentionSignals, TokenSet
 
 
 def identity_init(key: jax.Array, shape: tuple[int, int], dtype=jnp.float32) -> jax.Array:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from prance_jax.models.reduced import Reduction
+from prance_jax.models.forward import Params
+from prance_jax.models.reduction import Reduction
 from prance_jax.models.vit import ViT
-from prance_jax.models.walk import Params
-from prance_jax.tokens import TokenSet
+from prance_jax.tokens.token_set import TokenSet
 from prance_jax.tokens.unmerge import Fill, remember, unmerge
 
 

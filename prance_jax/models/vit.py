@@ -20,12 +20,13 @@ import jax.numpy as jnp
 
 from prance_jax.models.block import Affine, Block, Norm, norm, sincos_init
 from prance_jax.models.elastic import active, dense
-from prance_jax.space import GroupChoice, Size, Structure
-from prance_jax.spec import ModelSpec
-from prance_jax.tokens import AttentionSignals, TokenMethod, TokenSet, initial_tokens
-from prance_jax.tokens.aside import alone, put_back, without
+from prance_jax.spec.model_spec import ModelSpec
+from prance_jax.spec.search_space import GroupChoice, Size, Structure
 from prance_jax.tokens.counts import nothing_goes, shifted
+from prance_jax.tokens.methods.registry import TokenMethod
+from prance_jax.tokens.prefix import alone, put_back, without
 from prance_jax.tokens.regroup import Grouping
+from prance_jax.tokens.token_set import AttentionSignals, TokenSet, initial_tokens
 from prance_jax.tokens.unmerge import unmerge
 
 

@@ -1,1 +1,1 @@
-"""The Markov decision process, its actor and critic, and PPO."""
+"""PRANCE's selector: observations, actions, rewards and the environment that PPO trains in."""

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from prance_jax.errors import UserError
-from prance_jax.space import GroupChoice, SearchSpace, check_keep
+from prance_jax.core.errors import UserError
+from prance_jax.spec.search_space import GroupChoice, SearchSpace, check_keep
 
 
 def check_keep_choices(choices: tuple[float, ...]) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from prance_jax.errors import UserError
-from prance_jax.selector.price import LINEAR
+from prance_jax.core.errors import UserError
+from prance_jax.selector.cost_weight import LINEAR
 
 
 @dataclass(frozen=True)

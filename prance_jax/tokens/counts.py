@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from prance_jax.space import Size, Within, number
-from prance_jax.tokens.tokenset import TokenSet
+from prance_jax.spec.search_space import Size, Within, number
+from prance_jax.tokens.token_set import TokenSet
 
 
 def at_least(least: Size, left: Size) -> Size:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from prance_jax.space import Size, extent
-from prance_jax.tokens.tokenset import TokenSet, prefix, renumber
+from prance_jax.spec.search_space import Size, extent
+from prance_jax.tokens.token_set import TokenSet, prefix, renumber
 
 
 class Grouping(NamedTuple):

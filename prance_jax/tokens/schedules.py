@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-from prance_jax.errors import UserError
+from prance_jax.core.errors import UserError
 
 
 class Schedule(Protocol):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prance_jax.tokens.tokenset import TokenSet
+from prance_jax.tokens.token_set import TokenSet
 
 Fill = Literal["nearest", "zero"]
 

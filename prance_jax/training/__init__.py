@@ -1,1 +1,1 @@
-"""The three stages, one loop, losses, optimizer, checkpoints, metrics."""
+"""The training loop and what it writes to disk."""

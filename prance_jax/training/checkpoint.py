@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from prance_jax.errors import UserError
-from prance_jax.training import leaves
+from prance_jax.core.errors import UserError
+from prance_jax.training import tree_leaves
 from prance_jax.training.workdir import disk_errors
 
 _log = logging.getLogger(__name__)
@@ -60,10 +60,14 @@ class Checkpoints:
         """
         import orbax.checkpoint as ocp
 
-        arrays = {path: leaf for path, leaf in leaves.by_path(leaves.plain(tree)).items() if leaf.size}
+        arrays = {
+            path: leaf for path, leaf in tree_leaves.by_path(tree_leaves.plain(tree)).items() if leaf.size
+        }
         about = {
             "format": _FORMAT,
-            "leaves": {path: [*leaves.kind(leaf), leaves.checksum(leaf)] for path, leaf in arrays.items()},
+            "leaves": {
+                path: [*tree_leaves.kind(leaf), tree_leaves.checksum(leaf)] for path, leaf in arrays.items()
+            },
             "note": dict(note or {}),
         }
         args = ocp.args.Composite(state=ocp.args.StandardSave(arrays), about=ocp.args.JsonSave(about))
@@ -162,12 +166,12 @@ class Checkpoints:
             raise _Damaged(f"its description cannot be read, found {_few(self._found(step))}") from error
         if not isinstance(about, Mapping) or about.get("format") != _FORMAT:
             raise _Damaged(f"it was not written by this program, found {_few(self._found(step))}")
-        abstract = leaves.by_path(jax.eval_shape(leaves.plain, example))
+        abstract = tree_leaves.by_path(jax.eval_shape(tree_leaves.plain, example))
         wanted = {path: leaf for path, leaf in abstract.items() if leaf.size}
-        self._check(step, {path: leaves.kind(leaf) for path, leaf in wanted.items()}, about["leaves"])
+        self._check(step, {path: tree_leaves.kind(leaf) for path, leaf in wanted.items()}, about["leaves"])
 
-        places = leaves.by_path(example)
-        targets = {path: leaves.target(leaf, places[path]) for path, leaf in wanted.items()}
+        places = tree_leaves.by_path(example)
+        targets = {path: tree_leaves.target(leaf, places[path]) for path, leaf in wanted.items()}
         try:
             args = ocp.args.Composite(state=ocp.args.StandardRestore(targets))
             with _silent_orbax():
@@ -175,11 +179,11 @@ class Checkpoints:
         except Exception as error:
             raise _Damaged(f"its arrays cannot be read, found {_few(self._found(step))}") from error
         sums = {path: checksum for path, (_, _, checksum) in about["leaves"].items()}
-        wrong = [path for path, leaf in found.items() if sums[path] not in (None, leaves.checksum(leaf))]
+        wrong = [path for path, leaf in found.items() if sums[path] not in (None, tree_leaves.checksum(leaf))]
         if wrong:
             raise _Damaged(f"the checksum does not fit for {_few(wrong)}")
         tree = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: leaves.rebuild(leaf, found.get(leaves.path_name(path))), example
+            lambda path, leaf: tree_leaves.rebuild(leaf, found.get(tree_leaves.path_name(path))), example
         )
         return Restored(step, tree, dict(about["note"]))
 

@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prance_jax.errors import UserError
-from prance_jax.training import leaves
+from prance_jax.core.errors import UserError
+from prance_jax.training import tree_leaves
 from prance_jax.training.checkpoint import Checkpoints
 from prance_jax.training.metrics import MetricsWriter, Progress
 
@@ -152,7 +152,7 @@ class _Run:
     def save(self, state: PyTree) -> None:
         """Saves a checkpoint, unless something in it is not finite."""
         self._fetch()
-        for path, leaf in leaves.by_path(state).items():
+        for path, leaf in tree_leaves.by_path(state).items():
             if not _finite(leaf):
                 self._refuse(f"the state ({path})", self._saved or 0, self.done)
         if self._saved == self.done:
@@ -244,14 +244,14 @@ def _abstract(state: PyTree) -> PyTree:
 
 def _strong(leaf: Any) -> jax.Array:
     """Without the weak type of a Python scalar: restored arrays have none, and it changes results."""
-    if leaves.is_key(leaf):
+    if tree_leaves.is_key(leaf):
         return leaf
     array = jnp.asarray(leaf)
     return jax.lax.convert_element_type(array, array.dtype) if array.weak_type else array
 
 
 def _finite(leaf: Any) -> bool:
-    if leaves.is_key(leaf) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+    if tree_leaves.is_key(leaf) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
         return True
     if getattr(leaf, "is_fully_addressable", True):
         return bool(np.isfinite(np.asarray(leaf)).all())

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from prance_jax.mesh import leads
-from prance_jax.training.events import Events
+from prance_jax.core.sharding import leads
+from prance_jax.training.tensorboard import Events
 from prance_jax.training.workdir import disk_errors, write_atomic
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
-from prance_jax.config_stages import OptimizerConfig
+from prance_jax.config.stages import OptimizerConfig
 
 Tree = Any
 

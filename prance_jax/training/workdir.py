@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from prance_jax import config_io
-from prance_jax.config import Config
-from prance_jax.errors import UserError
-from prance_jax.mesh import leads
+from prance_jax.config import io
+from prance_jax.config.experiment import Config
+from prance_jax.core.errors import UserError
+from prance_jax.core.sharding import leads
 
 
 class Workdir:
@@ -66,9 +66,7 @@ class Workdir:
         if self.config_file.exists():
             found = complete(self.record())
             more_seeds = _more_seeds(config, found)
-            lines = config_io.differences(
-                config, {**found, "seeds": config["seeds"]} if more_seeds else found
-            )
+            lines = io.differences(config, {**found, "seeds": config["seeds"]} if more_seeds else found)
             if lines:
                 raise UserError(
                     f"workdir {self.path} belongs to another configuration ({'; '.join(lines)}); "
@@ -97,7 +95,7 @@ class Workdir:
         Raises:
           UserError: as `record`, or a key or value of it is not known here.
         """
-        return config_io.from_dict(Config, self.record())
+        return io.from_dict(Config, self.record())
 
     def record(self) -> dict[str, Any]:
         """The config that the folder was made with, as nested dicts.

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prance_jax.adaptive.budget import Ladder, upper_bound
-from prance_jax.errors import UserError
+from prance_jax.core.errors import UserError
 
 LADDER = Ladder((0.1, 0.01, 0.001), (0.3, 0.5, 0.8), (40, 10, 1), 1000)
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from small import MODES, SPACE, make_spec, structures
 
+from prance_jax.adaptive.buckets import choose_plans
 from prance_jax.adaptive.executor import serve
-from prance_jax.adaptive.plans import choose_plans
+from prance_jax.models.forward import follow, walk
 from prance_jax.models.vit import ViT
-from prance_jax.models.walk import follow, walk
-from prance_jax.selector.decide import GivenRule
+from prance_jax.selector.policies import GivenRule
 
 FIRST = SPACE.first_group("24x2")
 BATCH = 13

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from small import SHORT, make_spec, noisy_params, structures
 
+from prance_jax.adaptive.buckets import choose_plans
 from prance_jax.adaptive.executor import serve
-from prance_jax.adaptive.plans import choose_plans
 from prance_jax.adaptive.rounding import RoundedRule
-from prance_jax.complexity import macs, token_counts
+from prance_jax.models.forward import walk
 from prance_jax.models.vit import ViT
-from prance_jax.models.walk import walk
-from prance_jax.selector.decide import GivenRule
+from prance_jax.selector.policies import GivenRule
+from prance_jax.spec.macs import macs, token_counts
 
 FIRST, BATCH = SHORT.first_group("24x2"), 9
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from prance_jax import losses
+from prance_jax.core import losses
+from prance_jax.core.errors import UserError
 from prance_jax.data import crops, rand_augment
 from prance_jax.data.augment import AugmentConfig, augment, erase, mix, padded_crop, resized_crop
-from prance_jax.errors import UserError
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
 # Smooth enough that equalize and autocontrast have something to do.

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from prance_jax.core.errors import UserError
 from prance_jax.data.arrays import from_arrays
-from prance_jax.data.digits import DigitsConfig, draw, load_digits_source, place, split_digits
-from prance_jax.errors import UserError
+from prance_jax.data.digits.digits import DigitsConfig, draw, load_digits_source, place, split_digits
 
 CONFIG = DigitsConfig(
     canvas=28,

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from prance_jax.data import stream as module
+from prance_jax.core.errors import UserError
 from prance_jax.data.augment import AugmentConfig
-from prance_jax.data.feed import feed
-from prance_jax.data.image_folder import FolderConfig, load_folder_source
-from prance_jax.data.image_source import ImagesConfig
-from prance_jax.errors import UserError
+from prance_jax.data.images import stream as module
+from prance_jax.data.images.image_folder import FolderConfig, load_folder_source
+from prance_jax.data.images.image_source import ImagesConfig
+from prance_jax.data.prefetch import feed
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from prance_jax.data.image_source import ImagesConfig
+from prance_jax.core.errors import UserError
+from prance_jax.data.images.image_source import ImagesConfig
+from prance_jax.data.images.tfds import TfdsConfig, load_tfds_source
 from prance_jax.data.load import DataConfig, load_source
-from prance_jax.data.tfds import TfdsConfig, load_tfds_source
-from prance_jax.errors import UserError
 
 tfds = pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("array_record")

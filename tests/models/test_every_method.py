@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 from small import SHORT, compact, make_spec, masked, noisy_params
-from test_complexity import product_flops
+from spec.test_macs import product_flops
 
-from prance_jax.complexity import macs, token_counts
 from prance_jax.models.vit import ViT
-from prance_jax.tokens import METHODS
+from prance_jax.spec.macs import macs, token_counts
+from prance_jax.tokens.methods.registry import METHODS
 
 OTHERS = [name for name in METHODS if name not in ("prune", "merge", "prune_merge")]
 

@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 from small import compact
 
-from prance_jax.complexity import token_counts
-from prance_jax.errors import UserError
-from prance_jax.models import official, walk
+from prance_jax.core.errors import UserError
+from prance_jax.models import forward
 from prance_jax.models.vit import ViT
 from prance_jax.selector.actions import ActionSpace
-from prance_jax.selector.decide import SelectorRule
-from prance_jax.selector.distributions import Gaussian
-from prance_jax.selector.ppo import PPO, Policy, PPOConfig
-from prance_jax.selector.state import Observer
-from prance_jax.space import SearchSpace
-from prance_jax.spec import ModelSpec
+from prance_jax.selector.observation import Observer
+from prance_jax.selector.policies import SelectorRule
+from prance_jax.selector.rl.distributions import Gaussian
+from prance_jax.selector.rl.ppo import PPO, Policy, PPOConfig
+from prance_jax.spec.macs import token_counts
+from prance_jax.spec.model_spec import ModelSpec
+from prance_jax.spec.search_space import SearchSpace
+from prance_jax.zoo.formats import released_prance
 
 SPACE = SearchSpace("golden", 112, 4, 1, (64, 80, 88, 96), (2, 3, 4))
 
@@ -32,9 +33,11 @@ def load(arrays, mode):
         PPOConfig(normalise_observation=False), Gaussian(actions.components), observer.size, (256, 256), 1
     )
     fresh = ppo.init(jax.random.key(0))
-    params = official.meta_network(part(arrays, "model/"), spec, walk.init(ViT(spec), jax.random.key(0)))
-    actor = official.selector(part(arrays, "actor/"), fresh.policy.actor, "actor")
-    official.selector(part(arrays, "critic/"), fresh.critic, "critic")
+    params = released_prance.meta_network(
+        part(arrays, "model/"), spec, forward.init(ViT(spec), jax.random.key(0))
+    )
+    actor = released_prance.selector(part(arrays, "actor/"), fresh.policy.actor, "actor")
+    released_prance.selector(part(arrays, "critic/"), fresh.critic, "critic")
     rule = SelectorRule(SPACE.first_group("max"), actions, observer, ppo)
     images = jnp.asarray(arrays["images_nchw"].astype(np.float32).transpose(0, 2, 3, 1))
     return spec, params, rule, Policy(actor, fresh.policy.normaliser), images
@@ -45,7 +48,7 @@ def test_official_network(mode, golden):
     arrays = golden(mode)
     spec, params, rule, policy, images = load(arrays, mode)
     decide = lambda policy: rule.decide(policy, jax.random.key(0))
-    run = jax.jit(lambda params, policy, x: walk.walk(ViT(spec), params, x, rule.first, decide(policy)))
+    run = jax.jit(lambda params, policy, x: forward.walk(ViT(spec), params, x, rule.first, decide(policy)))
     outcome = run(params, policy, images)
     np.testing.assert_allclose(
         outcome.logits, arrays["logits"], rtol=0, atol=1e-4 * np.abs(arrays["logits"]).max()
@@ -66,12 +69,12 @@ def test_official_network(mode, golden):
 def test_import_lists_everything_that_does_not_fit(golden):
     arrays = part(golden("prune"), "model/")
     spec = ModelSpec(SPACE, image_size=64, patch_size=8, num_classes=10).official()
-    wanted = walk.init(ViT(spec), jax.random.key(0))
+    wanted = forward.init(ViT(spec), jax.random.key(0))
     arrays["stranger.weight"] = np.zeros(3)
     arrays["head.bias"] = np.zeros(11)
     del arrays["cls_token"]
     with pytest.raises(UserError) as caught:
-        official.meta_network(arrays, spec, wanted)
+        released_prance.meta_network(arrays, spec, wanted)
     for words in (
         "missing cls_token (112,)",
         "not used: stranger.weight (3,)",

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from small import MODES, SPACE, make_spec, masked, structures
 
-from prance_jax.complexity import token_counts
+from prance_jax.models.forward import walk
 from prance_jax.models.vit import ViT
-from prance_jax.models.walk import walk
+from prance_jax.spec.macs import token_counts
 
 
 @pytest.mark.parametrize("official", [False, True])

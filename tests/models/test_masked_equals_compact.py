@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from small import MODES, SPACE, compact, make_spec, masked, structures
 
+from prance_jax.models.forward import begin, follow, walk
 from prance_jax.models.vit import ViT
-from prance_jax.models.walk import begin, follow, walk
 
 
 def close(a, b, tolerance=1e-5):

@@ -5,20 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from small import PAIR, SHORT, compact, drawn_params, logits, make_spec, masked, quick_jit, structures
-from test_complexity import product_flops
+from spec.test_macs import product_flops
 
-from prance_jax.complexity import macs, parameters, token_counts
-from prance_jax.config_field import PiTConfig, SegmentConfig
-from prance_jax.data.digit_masks import DigitMasks
-from prance_jax.data.digits import DigitsConfig, load_digits_source
-from prance_jax.errors import UserError
+from prance_jax.baselines.predictor_vit import Selective, SelectiveViT
+from prance_jax.config.comparison import PiTConfig, SegmentConfig
+from prance_jax.core.errors import UserError
+from prance_jax.data.digits.digits import DigitsConfig, load_digits_source
+from prance_jax.data.digits.masks import DigitMasks
 from prance_jax.evaluation.miou import confusion_matrix, from_confusion
-from prance_jax.models.reduced import METHODS, Reduction, reduced, reduced_macs
+from prance_jax.models.reduction import METHODS, Reduction, reduced, reduced_macs
 from prance_jax.models.segmenter import filled
-from prance_jax.models.selective import Selective, SelectiveViT
 from prance_jax.models.vit import ViT
-from prance_jax.space import SearchSpace
-from prance_jax.spec import ModelSpec
+from prance_jax.spec.macs import macs, parameters, token_counts
+from prance_jax.spec.model_spec import ModelSpec
+from prance_jax.spec.search_space import SearchSpace
 from prance_jax.tokens.schedules import KeepRate, Removed
 
 ORDER = np.array([3, 0, 5, 1, 4, 2])

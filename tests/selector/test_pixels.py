@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from small import KEEP, PAIR, drawn_params, make_spec, quick_jit
 
-from prance_jax import losses
-from prance_jax.complexity import macs
-from prance_jax.config_stages import SelectorConfig
-from prance_jax.models import walk
+from prance_jax.config.stages import SelectorConfig
+from prance_jax.core import losses
+from prance_jax.models import forward
 from prance_jax.models.vit import ViT
-from prance_jax.selector.process import Context
+from prance_jax.selector.environment import Context
+from prance_jax.selector.observation import decision_macs
 from prance_jax.selector.reward import RewardConfig, quality
-from prance_jax.selector.state import decision_macs
-from prance_jax.space import Structure
-from prance_jax.training.select import Selector
+from prance_jax.spec.macs import macs
+from prance_jax.spec.search_space import Structure
+from prance_jax.training.stages.selector import Selector
 
 CHANCES = np.array([[0.7, 0.3], [0.2, 0.8], [0.6, 0.4], [0.9, 0.1]])
 FULL = np.array([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9], [0.9, 0.1]])
@@ -68,7 +68,7 @@ def test_the_reward_is_what_a_whole_run_would_say(images):
         episode, _, found, info = process.step(context, 0, episode, action)
         drawn = jax.random.randint(jax.random.key(3), (6,), 0, 6)
         structure = Structure(episode.chosen)
-        said = walk.walk(model, params, images[drawn], chosen.first, walk.follow(structure)).logits
+        said = forward.walk(model, params, images[drawn], chosen.first, forward.follow(structure)).logits
         share = macs(spec, structure, chosen.decision_cost).total / macs(spec, spec.largest).total
         return found, said, full[drawn], share, observation, info["correct"]
 

@@ -10,14 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import quick_jit
 
-from prance_jax.errors import UserError
-from prance_jax.tokens import METHODS, AttentionSignals, TokenSet
-from prance_jax.tokens.diffrate import diffrate
-from prance_jax.tokens.grid import grids, rectangles
-from prance_jax.tokens.package import package
-from prance_jax.tokens.ppt import ppt, significance
-from prance_jax.tokens.prune import prune
+from prance_jax.core.errors import UserError
+from prance_jax.tokens.methods.diffrate import diffrate
+from prance_jax.tokens.methods.grid import grids, rectangles
+from prance_jax.tokens.methods.ppt import ppt, significance
+from prance_jax.tokens.methods.prune import prune
+from prance_jax.tokens.methods.registry import METHODS
+from prance_jax.tokens.methods.spvit_package import package
 from prance_jax.tokens.schedules import Constant, KeepRate, Kept, Removed, Sites
+from prance_jax.tokens.token_set import AttentionSignals, TokenSet
 
 ONE_RATE = {name: method for name, method in METHODS.items() if method.rates == 1}
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prance_jax.errors import UserError
-from prance_jax.tokens import AttentionSignals, get_method, initial_tokens, kept_count, rate_for
+from prance_jax.core.errors import UserError
+from prance_jax.tokens.methods.registry import get_method
+from prance_jax.tokens.token_set import AttentionSignals, initial_tokens, kept_count, rate_for
 
 BATCH, TOKENS, CHANNELS = 4, 11, 6
 PAPER = ("merge", "prune", "prune_merge")

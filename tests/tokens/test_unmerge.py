@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prance_jax.tokens import METHODS, AttentionSignals, TokenSet, initial_tokens
+from prance_jax.tokens.methods.registry import METHODS
+from prance_jax.tokens.token_set import AttentionSignals, TokenSet, initial_tokens
 from prance_jax.tokens.unmerge import remember, unmerge
 
 SIDE, BATCH = 4, 3

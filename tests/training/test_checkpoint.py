@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prance_jax.errors import UserError
+from prance_jax.core.errors import UserError
 from prance_jax.training.checkpoint import Checkpoints
 
 
@@ -111,10 +111,10 @@ def test_a_damaged_newest_is_skipped_with_a_warning(tmp_path, caplog):
 
 def test_one_flipped_value_is_noticed(tmp_path, monkeypatch):
     Checkpoints(tmp_path).save(2, make(2))
-    from prance_jax.training import leaves
+    from prance_jax.training import tree_leaves
 
-    honest = leaves.checksum
-    monkeypatch.setattr(leaves, "checksum", lambda leaf: honest(np.asarray(leaf).reshape(-1)[::-1]))
+    honest = tree_leaves.checksum
+    monkeypatch.setattr(tree_leaves, "checksum", lambda leaf: honest(np.asarray(leaf).reshape(-1)[::-1]))
     with pytest.raises(UserError, match="checksum does not fit for .*params/kernel"):
         Checkpoints(tmp_path).restore(make())
 

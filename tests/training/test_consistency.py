@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from small import SHORT, drawn_params, make_spec, quick_jit
 
-from prance_jax import losses
-from prance_jax.config_field import ConsistencyConfig
-from prance_jax.config_stages import FinetuneConfig
-from prance_jax.errors import UserError
-from prance_jax.models.reduced import METHODS, Reduction, reduced
+from prance_jax.config.comparison import ConsistencyConfig
+from prance_jax.config.stages import FinetuneConfig
+from prance_jax.core import losses
+from prance_jax.core.errors import UserError
+from prance_jax.models.reduction import METHODS, Reduction, reduced
 from prance_jax.models.vit import ViT
 from prance_jax.tokens.schedules import Removed
-from prance_jax.training.consistency import consistent_loss, distance, milder
+from prance_jax.training.stages.consistency import consistent_loss, distance, milder
 
 SPEC = make_spec(space=SHORT)
 REDUCTION = Reduction(METHODS["mctf"], Removed((0, 6, 4)))  # 17, 11, 7, 7 tokens

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prance_jax.errors import UserError
+from prance_jax.core.errors import UserError
 from prance_jax.training import metrics as metrics_module
 from prance_jax.training.checkpoint import Checkpoints
 from prance_jax.training.loop import Stage, run_stage

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from small import make_spec, noisy_params
 
-from prance_jax.config_stages import OptimizerConfig
-from prance_jax.errors import UserError
+from prance_jax.config.stages import OptimizerConfig
+from prance_jax.core.errors import UserError
 from prance_jax.models.vit import ViT
 from prance_jax.training import optimizer
 

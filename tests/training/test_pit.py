@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prance_jax.config_field import SelectiveConfig
-from prance_jax.config_stages import FinetuneConfig, OptimizerConfig
+from prance_jax.baselines.pit import PiTSpec
+from prance_jax.config.comparison import SelectiveConfig
+from prance_jax.config.stages import FinetuneConfig, OptimizerConfig
 from prance_jax.data.source import Split
-from prance_jax.models.pit import PiTSpec
-from prance_jax.training.pit import init, pit_step, predict, top1
+from prance_jax.training.stages.pit import init, pit_step, predict, top1
 
 SIZES = {"patch_size": 4, "stride": 4, "dims": (8,), "heads": (2,), "depths": (1,), "mlp_ratio": 2.0}
 SPEC = PiTSpec(12, 3, channels=1, sites=(0,), kept=(2 / 9,), **SIZES)

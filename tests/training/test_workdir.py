@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from prance_jax import config_io
-from prance_jax.config import Config
-from prance_jax.errors import UserError
+from prance_jax.config import io
+from prance_jax.config.experiment import Config
+from prance_jax.core.errors import UserError
 from prance_jax.training.workdir import Workdir, disk_errors, write_atomic
 
 CONFIG = {"seeds": [0, 1], "selector": {"updates": 100}}
@@ -92,13 +92,13 @@ def test_only_a_full_disk_is_translated():
 
 def test_a_config_of_an_earlier_version_gets_the_defaults_of_new_fields(tmp_path):
     """A run goes on after an update that brought fields; one that differs in what it says does not."""
-    now = config_io.to_dict(Config())
+    now = io.to_dict(Config())
     before = {key: value for key, value in now.items() if key != "compare"}
     before["meta"] = {key: value for key, value in now["meta"].items() if key != "init_from"}
     workdir = Workdir(tmp_path)
     assert workdir.claim(before, "") is False
-    complete = functools.partial(config_io.completed, Config)
+    complete = functools.partial(io.completed, Config)
     assert workdir.claim(now, "", complete) is True
     with pytest.raises(UserError, match="meta.steps"):
         workdir.claim({**now, "meta": {**now["meta"], "steps": 7}}, "", complete)
-    assert config_io.completed(Config, {"gone": 1}) == {"gone": 1}
+    assert io.completed(Config, {"gone": 1}) == {"gone": 1}

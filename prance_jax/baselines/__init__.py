@@ -1,0 +1,1 @@
+"""Networks of other methods: SPViT, DynamicViT, PiT, DiffRate, CDCP."""

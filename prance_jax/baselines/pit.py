@@ -1,0 +1,297 @@
+"""Pooling-based ViT (PiT, Heo et al. 2021, arXiv 2103.16302), with a token selector in each stage (SPViT, arXiv 2112.13890).
+
+Between stages a strided depthwise convolution halves the grid and widens the channels; class token and package take a linear
+map of their own. The convolution needs the whole grid, so what a selector drops leaves the computation of its stage only: before
+the pooling dropped patches are back as they were when they were dropped, and every stage begins with all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from prance_jax.baselines.depthwise import DepthwisePool
+from prance_jax.baselines.predictor_vit import TokenSelector, draw, selector_macs
+from prance_jax.core.errors import UserError
+from prance_jax.models.block import Block, Norm, norm
+from prance_jax.spec.model_spec import ModelSpec
+from prance_jax.spec.search_space import SearchSpace
+from prance_jax.tokens.methods.registry import METHODS
+from prance_jax.tokens.token_set import AttentionSignals, TokenSet, initial_tokens
+from prance_jax.tokens.unmerge import remember, unmerge
+
+
+@dataclass(frozen=True, kw_only=True)
+class PiTSizes:
+    """Sizes of a PiT, those of `pit_s` by default. patch_size, stride: of the first convolution, pixels. heads, depths: of each
+    stage; dims: its channels."""
+
+    patch_size: int = 16
+    stride: int = 8
+    dims: tuple[int, ...] = (144, 288, 576)
+    heads: tuple[int, ...] = (3, 6, 12)
+    depths: tuple[int, ...] = (2, 6, 4)
+    mlp_ratio: float = 4.0
+
+
+@dataclass(frozen=True)
+class PiTSpec(PiTSizes):
+    """A PiT of given sizes for images [image_size, image_size, channels].
+
+    sites: for each stage the block, from 0, before which its selector stands; empty: a plain PiT. kept: share of the stage's
+    patches that stay, per stage.
+    """
+
+    image_size: int
+    num_classes: int
+    channels: int = 3
+    norm_epsilon: float = 1e-6
+    sites: tuple[int, ...] = ()
+    kept: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        if not len(self.dims) == len(self.heads) == len(self.depths):
+            raise UserError(
+                f"PiT: dims={self.dims}, heads={self.heads}, depths={self.depths} must be as many"
+            )
+        if any(wide % dim for dim, wide in zip(self.dims, self.dims[1:])):
+            raise UserError(
+                f"PiT: each of dims={self.dims} must be a multiple of the one before (depthwise pooling)"
+            )
+        if self.sites and not len(self.sites) == len(self.kept) == len(self.depths):
+            raise UserError(f"PiT: sites={self.sites} and kept={self.kept} need one entry for each stage")
+        if any(not 0 <= site < depth for site, depth in zip(self.sites, self.depths)):
+            raise UserError(f"PiT: sites={self.sites} must be blocks of stages with {self.depths} blocks")
+        if any(not 0 < share <= 1 for share in self.kept):
+            raise UserError(f"PiT: kept={self.kept} must be shares above 0 and up to 1")
+
+    @property
+    def plain(self) -> PiTSpec:
+        """The same network without selectors."""
+        return dataclasses.replace(self, sites=(), kept=())
+
+    @property
+    def grids(self) -> tuple[int, ...]:
+        """Side of the grid of patches in each stage."""
+        sides = [(self.image_size - self.patch_size) // self.stride + 1]
+        for _ in self.depths[1:]:
+            sides.append((sides[-1] - 1) // 2 + 1)
+        return tuple(sides)
+
+    def stage(self, index: int) -> ModelSpec:
+        """What the blocks of a stage are made for."""
+        dim, heads, depth = self.dims[index], self.heads[index], self.depths[index]
+        space = SearchSpace(
+            f"pit stage {index}",
+            dim,
+            self.mlp_ratio,
+            heads,
+            (dim,),
+            (self.mlp_ratio,),
+            (depth,),
+            dim // heads,
+        )
+        side = self.grids[index]
+        return ModelSpec(space, side, 1, self.num_classes, 1, norm_epsilon=self.norm_epsilon)
+
+    def left(self, index: int) -> int:
+        """Patches that a stage's selector leaves. One patch alone in a new package would save nothing: it stays."""
+        patches = self.grids[index] ** 2
+        if not self.sites:
+            return patches
+        wanted = max(1, round(self.kept[index] * patches))
+        packed = any(self.left(earlier) < self.grids[earlier] ** 2 for earlier in range(index))
+        return patches if wanted == patches - 1 and not packed else wanted
+
+
+class PiTTrained(NamedTuple):
+    """logits [B, K]; kept: [B, stages], share of the stage's patches that stay, with gradient; features: [B, P, C], the last
+    stage's patches after the final norm; there: [B, P], which of them are left."""
+
+    logits: jax.Array
+    kept: jax.Array
+    features: jax.Array
+    there: jax.Array
+
+
+class PiT(nn.Module):
+    """`__call__` is evaluation: the selectors' best tokens stay, the others are really gone for the rest of the stage.
+    `train` masks and draws. Images are [B, S, S, channels]."""
+
+    spec: PiTSpec
+
+    def setup(self):
+        spec = self.spec
+        size, stride, dims = (spec.patch_size,) * 2, (spec.stride,) * 2, spec.dims
+        self.patch_embed = nn.Conv(dims[0], size, stride, padding="VALID")
+        self.cls_token = self.param("cls_token", nn.initializers.truncated_normal(0.02), (1, 1, dims[0]))
+        self.pos_embed = self.param(
+            "pos_embed", nn.initializers.truncated_normal(0.02), (1, spec.grids[0], spec.grids[0], dims[0])
+        )
+        self.stages = [
+            [
+                Block(spec.stage(stage), block, maps_residual=False, name=f"stage{stage}_block_{block}")
+                for block in range(depth)
+            ]
+            for stage, depth in enumerate(spec.depths)
+        ]
+        following = list(zip(dims, dims[1:]))
+        self.pools = [DepthwisePool(wide, name=f"pool_{stage}") for stage, (_, wide) in enumerate(following)]
+        self.maps = [nn.Dense(wide, name=f"cls_{stage}") for stage, (_, wide) in enumerate(following)]
+        self.selectors = [
+            TokenSelector(dims[stage], spec.heads[stage], name=f"selector_{stage}")
+            for stage in range(len(spec.sites))
+        ]
+        self.norm = Norm(dims[-1])
+        self.head = nn.Dense(spec.num_classes)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Logits [B, num_classes], float32."""
+        return self._classified(self._walk(images, self.spec.sites)[0])
+
+    def features(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Logits and final-norm patches [B, P, C] of the last stage, without selection: what a teacher gives."""
+        cls, grid = self._walk(images, ())
+        return self._classified(cls), self._normed(grid.reshape(grid.shape[0], -1, grid.shape[-1]))
+
+    def _walk(self, images: jax.Array, sites: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+        """CLS [B, 1, C] and the grid [B, G, G, C] after the last stage."""
+        spec, (cls, grid) = self.spec, self._embedded(images)
+        package, gathered = None, None
+        for stage, blocks in enumerate(self.stages):
+            own, dim = spec.stage(stage), spec.dims[stage]
+            tokens = self._tokens(cls, grid, package, gathered)
+            last = None
+            for index, block in enumerate(blocks):
+                if sites and index == sites[stage]:
+                    before, tokens = tokens, self._select(stage, tokens, spec.left(stage))
+                    last = remember(before.features[:, 1 : 1 + own.patches], before, tokens)
+                tokens, _ = block.attend(tokens, dim, dim)
+                tokens = block.feed(tokens, dim, own.space.most_hidden, dim)
+            cls, gathered = tokens.features[:, :1], tokens.package
+            package = None if gathered is None else tokens.features[:, -1:]
+            grid = unmerge(tokens, last=last).reshape(grid.shape[0], *(spec.grids[stage],) * 2, dim)
+            cls, package, grid = self._pooled(stage, cls, package, grid)
+        return cls, grid
+
+    def train(self, images: jax.Array, key: jax.Array) -> PiTTrained:
+        """All tokens in every block; those dropped are masked and stay as they were when they were dropped."""
+        spec, (cls, grid) = self.spec, self._embedded(images)
+        batch = images.shape[0]
+        gathered, shares = jnp.zeros(batch), []
+        package = jnp.zeros_like(cls)
+        for stage, blocks in enumerate(self.stages):
+            own, dim = spec.stage(stage), spec.dims[stage]
+            there = jnp.ones((batch, own.patches))
+            x = jnp.concatenate([cls, grid.reshape(batch, own.patches, dim), package], axis=1)
+            for index, block in enumerate(blocks):
+                if spec.sites and index == spec.sites[stage]:
+                    seen = jnp.concatenate([there, _some(gathered)], axis=1)
+                    chances, keep = self.selectors[stage](x[:, 1:], seen)
+                    kept = draw(chances[:, :-1], jax.random.fold_in(key, stage))
+                    weights = keep[:, :-1] * (there - kept)
+                    total = gathered + weights.sum(axis=1)
+                    mixed = gathered[:, None] * x[:, -1] + jnp.einsum("bn,bnc->bc", weights, x[:, 1:-1])
+                    mixed = mixed / jnp.where(total > 0, total, 1.0)[:, None]
+                    x, gathered, there = jnp.concatenate([x[:, :-1], mixed[:, None]], axis=1), total, kept
+                    shares.append(there.mean(axis=1))
+                policy = jnp.concatenate([jnp.ones((batch, 1)), there, _some(gathered)], axis=1)
+                tokens, _ = block.attend(initial_tokens(x), dim, dim, policy=policy)
+                moved = block.feed(tokens, dim, own.space.most_hidden, dim).features
+                x = jnp.where(jax.lax.stop_gradient(policy)[:, :, None] > 0, moved, x)
+            cls, package = x[:, :1], x[:, -1:]
+            grid = x[:, 1:-1].reshape(batch, *(spec.grids[stage],) * 2, dim)
+            cls, package, grid = self._pooled(stage, cls, package, grid)
+        kept = jnp.stack(shares, axis=1) if shares else jnp.ones((batch, 0))
+        features = self._normed(grid.reshape(batch, -1, grid.shape[-1]))
+        return PiTTrained(self._classified(cls), kept, features, there)
+
+    def _embedded(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """CLS [B, 1, C] and the grid [B, G, G, C] with positions; CLS has none."""
+        grid = self.patch_embed(images) + self.pos_embed
+        return jnp.broadcast_to(self.cls_token, (images.shape[0], 1, grid.shape[-1])), grid
+
+    def _tokens(self, cls, grid, package, gathered) -> TokenSet:
+        patches = grid.reshape(grid.shape[0], -1, grid.shape[-1])
+        tokens = initial_tokens(jnp.concatenate([cls, patches], axis=1))
+        if package is None:
+            return tokens
+        return tokens._replace(features=jnp.concatenate([tokens.features, package], axis=1), package=gathered)
+
+    def _select(self, stage: int, tokens: TokenSet, left: int) -> TokenSet:
+        there = jnp.ones((tokens.features.shape[0], tokens.features.shape[1] - 1))
+        _, keep = self.selectors[stage](tokens.features[:, 1:], there)
+        patches = tokens.features.shape[1] - 1 - (tokens.package is not None)
+        if left >= patches:
+            return tokens
+        scores = AttentionSignals(*[jnp.pad(keep, ((0, 0), (1, 0)), constant_values=1.0)] * 3)
+        found = METHODS["package"].reduce(tokens, scores, 1 + left + 1)
+        # What is in the package, which stands behind the patches that are left, has left the grid.
+        return found._replace(owner=jnp.where(found.owner > left, -1, found.owner))
+
+    def _pooled(self, stage: int, cls, package, grid):
+        if stage + 1 == len(self.spec.dims):
+            return cls, package, grid
+        package = None if package is None else self.maps[stage](package)
+        return self.maps[stage](cls), package, self.pools[stage](grid)
+
+    def _classified(self, cls: jax.Array) -> jax.Array:
+        return self.head(self._normed(cls)[:, 0])
+
+    def _normed(self, x: jax.Array) -> jax.Array:
+        width = self.spec.dims[-1]
+        return norm(self.spec.stage(len(self.spec.dims) - 1), self.norm, x, width, width)
+
+
+def _some(gathered: jax.Array) -> jax.Array:
+    return jax.lax.stop_gradient((gathered > 0).astype(jnp.float32))[:, None]
+
+
+def pit_macs(spec: PiTSpec) -> int:
+    """Multiply-accumulates of one image: convolutions, blocks, selectors, gathering into the package, classifier."""
+    first = spec.grids[0] ** 2 * spec.patch_size**2 * spec.channels * spec.dims[0]
+    total, packed = first + spec.dims[-1] * spec.num_classes, 0
+    for stage, (side, dim, depth) in enumerate(zip(spec.grids, spec.dims, spec.depths)):
+        count, hidden = 1 + side**2 + packed, int(dim * spec.mlp_ratio)
+        for block in range(depth):
+            if spec.sites and block == spec.sites[stage]:
+                total += selector_macs(count - 1, dim, spec.heads[stage])
+                if spec.left(stage) < side**2:
+                    left = 1 + spec.left(stage) + 1
+                    total += METHODS["package"].macs(count, (left,), dim, 0)
+                    count, packed = left, 1
+            total += 4 * count * dim**2 + 2 * count**2 * dim + 2 * count * dim * hidden
+        if stage + 1 < len(spec.dims):
+            wide = spec.dims[stage + 1]
+            total += spec.grids[stage + 1] ** 2 * 9 * wide + (1 + packed) * dim * wide
+    return total
+
+
+def pit_at_share(
+    spec: PiTSpec, share: float, sites: tuple[int, ...] | None = None, powers: tuple[float, ...] | None = None
+) -> PiTSpec:
+    """Selectors that keep rho ** powers[stage] of each stage's patches, with the rho (in steps of 0.01) whose
+    multiply-accumulates come nearest to `share` of the plain network's.
+
+    sites: by default in the middle of each stage, as published for PiT-S. powers: by default 1, 2, 3, ...: later stages keep
+    less. `kept` is rounded to whole patches: what training aims at is what evaluation leaves.
+    """
+    sites = tuple(depth // 2 for depth in spec.depths) if sites is None else sites
+    powers = tuple(range(1, len(spec.depths) + 1)) if powers is None else powers
+    if len(powers) != len(spec.depths):
+        raise UserError(f"PiT: powers={powers} need one entry for each of {len(spec.depths)} stages")
+    target = share * pit_macs(spec.plain)
+
+    def choice(rho: float) -> PiTSpec:
+        asked = dataclasses.replace(spec, sites=sites, kept=tuple(rho**power for power in powers))
+        kept = tuple(asked.left(stage) / side**2 for stage, side in enumerate(spec.grids))
+        return dataclasses.replace(asked, kept=kept)
+
+    return min(
+        (choice(percent / 100) for percent in range(1, 101)), key=lambda own: abs(pit_macs(own) - target)
+    )

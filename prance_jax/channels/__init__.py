@@ -1,1 +1,0 @@
-"""Learned structural pruning of channels, which are then really removed (CAIT's CDCP)."""

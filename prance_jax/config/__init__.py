@@ -1,0 +1,1 @@
+"""Configuration: dataclasses, and how they are read from files and command lines."""

@@ -1,0 +1,230 @@
+"""The door for configurations: a Python file and command-line overrides in, frozen typed dataclasses out.
+
+A config file defines ``get_config() -> ml_collections.ConfigDict``. Nothing behind this door ever sees a
+ConfigDict: the values are checked against a schema of nested frozen dataclasses whose fields are int, float,
+bool, str, Literal, ``X | None``, tuples, or further dataclasses. Every mistake becomes one ``UserError``
+that names the full key.
+"""
+
+import dataclasses
+import difflib
+import runpy
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from prance_jax.config import values as config_values
+from prance_jax.core.errors import UserError
+
+Schema = TypeVar("Schema")
+_ROOT = "config"
+
+
+def load(path: str | Path, schema: type[Schema], overrides: Sequence[str] = ()) -> Schema:
+    """Reads a config file, applies overrides and checks everything against the schema.
+
+    Args:
+      path: a Python file with ``get_config()``.
+      schema: a frozen dataclass; fields missing in the file keep their defaults.
+      overrides: ``--config.model.depth=8``, ``--config.seeds=0,1,2``; the last one of a key wins.
+
+    Raises:
+      UserError: missing or failing file, unknown key (with the nearest right name), wrong type or value.
+    """
+    # The file is checked by itself first: overrides start from complete sections and hide no mistake.
+    config = from_dict(schema, _run_file(Path(path)))
+    if not overrides:
+        return config
+    raw = to_dict(config)
+    for override in overrides:
+        _apply(override, schema, raw)
+    return from_dict(schema, raw)
+
+
+def to_dict(instance: Any) -> Any:
+    """The JSON-able mirror of a config: dataclasses as dicts, tuples as lists."""
+    if dataclasses.is_dataclass(instance):
+        return {f.name: to_dict(getattr(instance, f.name)) for f in dataclasses.fields(instance)}
+    if isinstance(instance, Mapping):
+        return {str(key): to_dict(value) for key, value in instance.items()}
+    if isinstance(instance, (tuple, list)):
+        return [to_dict(value) for value in instance]
+    return instance
+
+
+def from_dict(schema: type[Schema], mapping: Mapping[str, Any]) -> Schema:
+    """Builds the schema from nested mappings, the inverse of `to_dict` (lists: tuples, ints: floats).
+
+    Raises:
+      UserError: unknown or missing key, wrong type, or a value that the schema itself refuses.
+    """
+    return _section(schema, mapping, _ROOT, schema)
+
+
+def differences(here: Any, there: Any, where: str = "the workdir") -> list[str]:
+    """Lines like ``selector.updates: 100 here, 200 in the workdir``, in the order of the keys.
+
+    Args:
+      here, there: configs, or what `to_dict` made of them.
+      where: what the second one is called in the lines.
+    """
+    ours, theirs = dict(_leaves(to_dict(here))), dict(_leaves(to_dict(there)))
+    lines = []
+    for key in [*ours, *(key for key in theirs if key not in ours)]:
+        mine = repr(ours[key]) if key in ours else "absent"
+        other = repr(theirs[key]) if key in theirs else "absent"
+        if mine != other:
+            lines.append(f"{key}: {mine} here, {other} in {where}")
+    return lines
+
+
+def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, Mapping) and tree:
+        for key, value in tree.items():
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, tree
+
+
+def _run_file(path: Path) -> dict[str, Any]:
+    """Runs the config file and returns plain nested dicts."""
+    from ml_collections import ConfigDict
+
+    if not path.is_file():
+        raise UserError(f"config file {path} does not exist; it should be a Python file with get_config()")
+    try:
+        module = runpy.run_path(str(path))
+        if not callable(module.get("get_config")):
+            raise UserError(f"config file {path} defines no get_config(); it should return a ConfigDict")
+        config = module["get_config"]()
+        if isinstance(config, ConfigDict):
+            return config.to_dict()
+    except UserError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        line = getattr(error, "lineno", None) or (lines[-1] if lines else None)
+        place = f", line {line}" if line else ""
+        raise UserError(f"config file {path}{place}: {type(error).__name__}: {error}") from error
+    if isinstance(config, Mapping):
+        return {key: value for key, value in config.items()}
+    found = type(config).__name__
+    raise UserError(f"config file {path}: get_config() should return a ConfigDict, not {found}")
+
+
+def _apply(override: str, schema: type, raw: dict[str, Any]) -> None:
+    """Writes one override, typed by the schema, into the complete nested dict of a config."""
+    key, equals, text = override.removeprefix("--").partition("=")
+    first, *parts = key.split(".")
+    if not equals or first != _ROOT or not parts:
+        raise UserError(f"override {override!r} should look like --{_ROOT}.section.key=value")
+    node, section, path = raw, schema, _ROOT
+    for depth, part in enumerate(parts):
+        hints = get_type_hints(section)
+        path = f"{path}.{part}"
+        if part not in hints:
+            raise _unknown(path, section, schema)
+        if depth + 1 == len(parts):
+            node[part] = config_values.parse(text, hints[part], path)
+            return
+        kinds = config_values.kinds(hints[part])
+        section = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
+        if section is None:
+            raise UserError(f"{path} is a single value, it has no field {parts[depth + 1]!r}")
+        if node[part] is None:
+            node[part] = {}
+        node = node[part]
+
+
+def completed(schema: type, found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A config that was written by an earlier version, with the defaults of fields that have come since; as it is where it does
+    not fit the schema."""
+    try:
+        return to_dict(from_dict(schema, found))
+    except UserError:
+        return found
+
+
+def _section(section: type[Schema], mapping: Any, path: str, schema: type) -> Schema:
+    if dataclasses.is_dataclass(mapping) and isinstance(mapping, section):
+        return mapping
+    if not isinstance(mapping, Mapping):
+        raise config_values.wrong(path, mapping, section)
+    hints = get_type_hints(section)
+    for key in mapping:
+        if key not in hints:
+            raise _unknown(f"{path}.{key}", section, schema)
+    values = {}
+    for field in dataclasses.fields(section):
+        if field.name in mapping:
+            key = f"{path}.{field.name}"
+            values[field.name] = _value(hints[field.name], mapping[field.name], key, schema)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise UserError(
+                f"{path}.{field.name} is missing; it is a {config_values.spell(hints[field.name])}"
+            )
+    try:
+        return section(**values)
+    except UserError as error:
+        raise error if str(error).startswith(_ROOT) else UserError(f"{path}: {error}") from error
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _value(wanted: Any, value: Any, path: str, schema: type) -> Any:
+    """`value` as the wanted type, or a UserError; nothing is converted that could lose information."""
+    kinds = config_values.kinds(wanted)
+    if value is None and type(None) in kinds:
+        return None
+    for kind in kinds:
+        origin = get_origin(kind)
+        if dataclasses.is_dataclass(kind):
+            if isinstance(value, (Mapping, kind)):
+                return _section(kind, value, path, schema)
+        elif origin is Literal:
+            if any(value == choice and type(value) is type(choice) for choice in get_args(kind)):
+                return value
+        elif origin is tuple:
+            if isinstance(value, (tuple, list)):
+                return _tuple(kind, value, path, schema)
+        elif kind is bool or isinstance(value, bool):
+            if kind is bool and isinstance(value, bool):
+                return value
+        elif kind is int and isinstance(value, Integral):
+            return int(value)
+        elif kind is float and isinstance(value, Real):
+            return float(value)
+        elif kind is str and isinstance(value, str):
+            return value
+    raise config_values.wrong(path, value, wanted)
+
+
+def _tuple(wanted: Any, values: Sequence[Any], path: str, schema: type) -> tuple:
+    items = get_args(wanted)
+    if len(items) == 2 and items[1] is Ellipsis:
+        items = items[:1] * len(values)
+    if len(items) != len(values):
+        raise config_values.wrong(path, values, wanted)
+    pairs = enumerate(zip(items, values))
+    return tuple(_value(item, value, f"{path}[{i}]", schema) for i, (item, value) in pairs)
+
+
+def _keys(section: type, prefix: str = _ROOT) -> Iterator[str]:
+    """Every full key of a schema, sections included."""
+    for name, wanted in get_type_hints(section).items():
+        yield f"{prefix}.{name}"
+        for kind in config_values.kinds(wanted):
+            if dataclasses.is_dataclass(kind):
+                yield from _keys(kind, f"{prefix}.{name}")
+
+
+def _unknown(path: str, section: type, schema: type) -> UserError:
+    parent, _, name = path.rpartition(".")
+    siblings = difflib.get_close_matches(name, list(get_type_hints(section)), n=1)
+    same_name = [key for key in _keys(schema) if key.rpartition(".")[2] == name]
+    anywhere = difflib.get_close_matches(path, list(_keys(schema)), n=1, cutoff=0.0)
+    nearest = f"{parent}.{siblings[0]}" if siblings else (same_name or anywhere)[0]
+    return UserError(f"unknown key {path}; the nearest right name is {nearest}")

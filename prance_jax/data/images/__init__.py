@@ -1,0 +1,1 @@
+"""Image files: folders, zips, TensorFlow Datasets; in memory or streamed."""

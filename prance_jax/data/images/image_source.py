@@ -1,0 +1,134 @@
+"""From pictures with labels to a data source: all in memory, or read while training goes on."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from prance_jax.core.errors import UserError
+from prance_jax.data import crops
+from prance_jax.data.arrays import Arrays, Scale, from_arrays
+from prance_jax.data.augment import AugmentConfig
+from prance_jax.data.images.decode import cut, decode, decode_all, listed
+from prance_jax.data.images.stream import Stream
+
+_log = logging.getLogger(__name__)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class ImagesConfig:
+    """How pictures become images, wherever they come from.
+
+    size: side in pixels. crop: share of a picture's shorter side that is kept, in the middle. mean, std: by channel, of
+      values in [0, 1].
+    in_memory: whether all pictures are decoded at the start and kept on the device, right for small sets; else they are read as
+      they are needed, and random crops are taken from the whole picture.
+    on_bad_image: whether a picture that cannot be read, or a class without one, is an error or is left out with a warning
+      that counts them. threads: that decode; by default one a core, more are slower.
+    """
+
+    size: int = 224
+    crop: float = 0.875
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    in_memory: bool = True
+    on_bad_image: Literal["error", "skip"] = "error"
+    threads: int | None = None
+
+    def __post_init__(self):
+        if not 0 < self.crop <= 1 or self.size < 1 or (self.threads is not None and self.threads < 1):
+            raise UserError(
+                "data.images: crop in (0, 1], size and threads of 1 or more are needed, not "
+                f"{self.crop}, {self.size} and {self.threads}"
+            )
+
+
+class Records(Protocol):
+    """Encoded pictures by number. where: for messages. labels: int32 [N], None where only reading tells them."""
+
+    where: str
+    classes: tuple[str, ...]
+    labels: np.ndarray | None
+
+    def __len__(self) -> int: ...
+
+    def get(self, index: int) -> tuple[bytes, int]:
+        """The bytes of a file and its label; raises BadPicture."""
+
+    def name(self, index: int) -> str:
+        """For messages."""
+
+
+def image_source(
+    config: ImagesConfig, augment: AugmentConfig, sets: Mapping[str, Records], reader: str = "threads"
+) -> Arrays | Stream:
+    """A source of the sets 'train', 'validation' and 'test', their classes those of the training set.
+
+    reader: of a stream, see `data.stream.Stream`.
+    Raises UserError for pictures that cannot be read unless they are to be skipped; of a stream, when it comes to them.
+    """
+    scale = Scale(config.mean, config.std)
+    if not config.in_memory:
+        rest = {name: (own, _labels(own)) for name, own in sets.items() if name != "train"}
+        return Stream(
+            train=sets["train"],
+            fixed=rest,
+            image_size=config.size,
+            crop=config.crop,
+            scale=scale,
+            augment=augment,
+            on_bad_image=config.on_bad_image,
+            threads=config.threads or os.cpu_count() or 1,
+            reader=reader,
+        )
+    arrays = {name: _decoded(own, config) for name, own in sets.items()}
+    classes = sets["train"].classes
+    return from_arrays(
+        arrays.pop("train"),
+        num_classes=len(classes),
+        classes=classes,
+        mean=config.mean,
+        std=config.std,
+        augment=augment,
+        **arrays,
+    )
+
+
+def _labels(records: Records) -> np.ndarray:
+    if records.labels is not None:
+        return records.labels
+    return np.array([records.get(index)[1] for index in range(len(records))], np.int32)
+
+
+def _decoded(records: Records, config: ImagesConfig) -> tuple[np.ndarray, np.ndarray]:
+    labels = np.zeros(len(records), np.int32)
+
+    def one(index: int) -> np.ndarray:
+        data, labels[index] = records.get(index)
+        image = decode(data)
+        return cut(image, config.size, crops.evaluation(image.height, image.width, config.crop))
+
+    pixels, problems = decode_all(len(records), one, config.size, config.threads or os.cpu_count() or 1)
+    good = np.ones(len(records), bool)
+    good[list(problems)] = False
+    lines = [f"{records.name(index)} ({reason})" for index, reason in problems.items()]
+    # Of a picture that could not be read the label may be known, and then its class is not missing.
+    seen = labels[good] if records.labels is None else records.labels
+    counts = np.bincount(seen, minlength=len(records.classes))
+    lines += [f"class {name} has no picture" for name, count in zip(records.classes, counts) if not count]
+    if lines and config.on_bad_image == "error":
+        raise UserError(
+            f"{records.where}: {len(lines)} that cannot be used: {listed(lines)}; mend or remove them, or set "
+            "data.images.on_bad_image to 'skip'"
+        )
+    if lines:
+        _log.warning("%s: left out %d of %d: %s", records.where, len(lines), len(records), listed(lines))
+    if not good.any():
+        raise UserError(f"{records.where}: not one picture can be read: {listed(lines)}")
+    return pixels[good], labels[good]

@@ -1,0 +1,1 @@
+"""Which stages produce which rows of which table."""

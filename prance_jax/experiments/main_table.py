@@ -1,0 +1,109 @@
+"""The rows of a run's table: PRANCE, and what it is compared with at the MACs that it spends.
+
+Stages of baselines are named as those of `experiment`: seedN/MODE/finetune_random and .../finetune_static.
+"""
+
+from __future__ import annotations
+
+import json
+
+import jax.numpy as jnp
+
+from prance_jax.config.experiment import Config
+from prance_jax.evaluation.static_search import search
+from prance_jax.experiments.experiment import Contender, Experiment, percent
+from prance_jax.models.reduction import at_macs
+from prance_jax.selector.policies import RandomRule, StaticRule
+from prance_jax.spec.macs import macs
+from prance_jax.spec.search_space import GroupChoice, Structure
+from prance_jax.training.workdir import write_atomic
+
+
+def best_static(experiment: Experiment, seed: int, mode: str, budget: float) -> Contender:
+    """The best static structure at `budget` MACs; the search's result is kept in the workdir."""
+    spec, settings = experiment.spec(mode), experiment.config.baselines
+    file = experiment.workdir.path / f"static_seed{seed}_{mode}.json"
+    structure = _read_structure(file, budget)
+    if structure is None:
+        experiment.progress.note(
+            f"seed{seed}/{mode}: searching the best of {settings.candidates} static structures"
+        )
+        structure, loss = search(
+            spec,
+            experiment.selector(mode).lattice,
+            experiment.meta(seed),
+            experiment.source.split("validation"),
+            budget,
+            candidates=settings.candidates,
+            images=settings.images,
+            seed=seed,
+        )
+        write_atomic(file, json.dumps({"budget": budget, "loss": loss, "structure": structure}))
+    rule = StaticRule(structure)
+    params = experiment.meta(seed)
+    if settings.finetune:
+        params = experiment.finetuned(seed, mode, "finetune_static", rule, ())
+    return Contender(_name("best_static", mode, experiment.config), spec, rule, params, ())
+
+
+def random_policy(experiment: Experiment, seed: int, mode: str, share: float) -> Contender:
+    """Random decisions whose mean MACs are `share` of the full network's."""
+    spec = experiment.spec(mode)
+    rule = RandomRule(experiment.first_group(), experiment.selector(mode).lattice)
+    tilt = jnp.float32(rule.tilt_for(spec, share))
+    params = experiment.meta(seed)
+    if experiment.config.baselines.finetune:
+        params = experiment.finetuned(seed, mode, "finetune_random", rule, tilt)
+    return Contender(_name("random_policy", mode, experiment.config), spec, rule, params, tilt)
+
+
+def reductions(experiment: Experiment, seed: int, target: float, suffix: str = "") -> list[Contender]:
+    """Token reductions that need no training, on the dense network, at the MACs nearest to `target`."""
+    spec = experiment.spec(experiment.config.token_modes[0])
+    return [
+        Contender(name + suffix, spec, at_macs(spec, spec.largest, name, target), experiment.dense(seed), ())
+        for name in experiment.config.baselines.reductions
+    ]
+
+
+def contenders(experiment: Experiment, seed: int) -> list[Contender]:
+    """All rows of one seed; budgets of the baselines are what PRANCE really spends on the validation images."""
+    spec = experiment.spec(experiment.config.token_modes[0])
+    rows = [
+        Contender("dense", spec, experiment.largest, experiment.dense(seed), ()),
+        Contender("meta_largest", spec, experiment.largest, experiment.meta(seed), ()),
+    ]
+    for mode in experiment.config.token_modes:
+        if experiment.config.budgets:
+            rows.extend(experiment.at_budgets(seed, mode))
+            if mode == experiment.config.token_modes[0]:
+                full = macs(spec, spec.largest).total
+                for budget in experiment.config.budgets:
+                    rows.extend(reductions(experiment, seed, budget * full, percent(budget)))
+            continue
+        prance = experiment.prance(seed, mode)
+        spent = experiment.evaluate(prance, "validation").macs.mean()
+        full = macs(spec, spec.largest).total
+        rows.append(best_static(experiment, seed, mode, float(spent)))
+        rows.append(random_policy(experiment, seed, mode, float(spent) / full))
+        if mode == experiment.config.token_modes[0]:
+            rows.extend(reductions(experiment, seed, float(spent)))
+        rows.append(prance)
+    return rows
+
+
+def _name(method: str, mode: str, config: Config) -> str:
+    """The first mode's baselines carry the plain name."""
+    return method if mode == config.token_modes[0] else f"{method}_{mode}"
+
+
+def _read_structure(file, budget: float) -> Structure | None:
+    """The structure that an earlier search for the same budget found."""
+    try:
+        found = json.loads(file.read_text())
+        if found["budget"] != budget:
+            return None
+        (groups,) = found["structure"]
+        return Structure(tuple(GroupChoice(*(tuple(field) for field in group)) for group in groups))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

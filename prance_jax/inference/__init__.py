@@ -1,1 +1,0 @@
-"""A trained workdir as a function of images, in process and exported."""

@@ -1,1 +1,0 @@
-"""Evaluation, search, speed, and the table of results."""

@@ -1,0 +1,1 @@
+"""Rows of results, their tables, significance and plots."""

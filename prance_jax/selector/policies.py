@@ -1,0 +1,161 @@
+"""Ways to decide, as pure functions of arrays: by a trained selector, at random, or by a fixed structure.
+
+A `Rule` has no arrays of its own: what it decides by is passed in (`variables`), so that one compiled program serves
+every seed and every checkpoint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from prance_jax.models.forward import Decide
+from prance_jax.models.vit import Midway
+from prance_jax.selector.actions import ActionSpace
+from prance_jax.selector.cost_weight import draw_prices
+from prance_jax.selector.observation import Observer
+from prance_jax.selector.rl.ppo import PPO, Policy
+from prance_jax.spec.macs import macs
+from prance_jax.spec.model_spec import ModelSpec
+from prance_jax.spec.search_space import GroupChoice, Structure
+
+Variables = Any
+
+
+class Rule(Protocol):
+    """How groups are decided. Hashable, so that it can select a compiled program."""
+
+    first: GroupChoice
+
+    def decide(self, variables: Variables, key: jax.Array) -> Decide:
+        """A function (group, Midway) -> GroupChoice, for a batch."""
+
+
+class Priced(NamedTuple):
+    """A policy that was trained for every budget, and what compute costs now: scalar, or [B] for a price per image."""
+
+    policy: Policy
+    price: jax.Array
+
+
+@dataclass(frozen=True)
+class SelectorRule:
+    """The trained policy at its mode. variables: the `Policy` of the PPO state, or `Priced`."""
+
+    first: GroupChoice
+    actions: ActionSpace
+    observer: Observer
+    policy: PPO
+
+    def decide(self, variables: Variables, key: jax.Array) -> Decide:
+        policy, price = variables if isinstance(variables, Priced) else (variables, None)
+
+        def choose(group: int, midway: Midway) -> GroupChoice:
+            return self.actions.decode(self.policy.act(policy, self.observer(midway, group, price)), group)
+
+        return choose
+
+
+@dataclass(frozen=True)
+class AnyPriceRule:
+    """A selector of every budget, at a price drawn for each image: for fine-tuning a network that is to serve them all.
+
+    prices: (lowest, highest), see `selector.price`. variables: the `Policy`.
+    """
+
+    rule: Rule
+    prices: tuple[float, float]
+
+    @property
+    def first(self) -> GroupChoice:
+        return self.rule.first
+
+    def decide(self, variables: Variables, key: jax.Array) -> Decide:
+        def choose(group: int, midway: Midway) -> GroupChoice:
+            # One key for all groups: an image keeps its price.
+            batch = midway.tokens.features.shape[0]
+            priced = Priced(variables, draw_prices(key, self.prices, batch))
+            return self.rule.decide(priced, key)(group, midway)
+
+        return choose
+
+
+@dataclass(frozen=True)
+class RandomRule:
+    """Every component drawn independently; variables: the tilt (scalar), 0 for uniform.
+
+    Choice i of n has probability proportional to exp(tilt x i / (n - 1)): of all random policies with a given mean
+    of the indices the one of largest entropy, so it can be set to any mean MACs without becoming a rule of thumb.
+    """
+
+    first: GroupChoice
+    actions: ActionSpace
+
+    def decide(self, variables: Variables, key: jax.Array) -> Decide:
+        def choose(group: int, midway: Midway) -> GroupChoice:
+            batch = midway.tokens.features.shape[0]
+            return self.actions.decode(self.draw(variables, jax.random.fold_in(key, group), batch), group)
+
+        return choose
+
+    def draw(self, tilt: jax.Array, key: jax.Array, batch: int) -> jax.Array:
+        """int32 [batch, components] of the lattice."""
+        keys = jax.random.split(key, self.actions.components)
+        columns = [
+            jax.random.categorical(own, tilt * jnp.linspace(0.0, 1.0, size), shape=(batch,))
+            for own, size in zip(keys, self.actions.sizes)
+        ]
+        return jnp.stack(columns, axis=1)
+
+    def structure(self, tilt: jax.Array, key: jax.Array, batch: int) -> Structure:
+        """A per-image random structure, without running the network."""
+        groups = range(1, self.actions.space.groups)
+        drawn = (self.actions.decode(self.draw(tilt, jax.random.fold_in(key, g), batch), g) for g in groups)
+        return Structure((self.first, *drawn))
+
+    def tilt_for(self, spec: ModelSpec, target: float, decision_cost: int = 0, samples: int = 4096) -> float:
+        """The tilt at which mean MACs are `target` (a share of the full network), to sampling error, by bisection.
+
+        Where no tilt reaches the target the nearest one is returned.
+        """
+        full = float(macs(spec, spec.largest).total)
+
+        @jax.jit
+        def share(tilt):
+            return (
+                jnp.mean(macs(spec, self.structure(tilt, jax.random.key(0), samples), decision_cost).total)
+                / full
+            )
+
+        low, high = -30.0, 30.0
+        for _ in range(30):
+            middle = (low + high) / 2
+            low, high = (middle, high) if share(middle) < target else (low, middle)
+        return (low + high) / 2
+
+
+@dataclass(frozen=True)
+class StaticRule:
+    """One static structure for every image: compact execution. variables: ignored."""
+
+    structure: Structure
+
+    @property
+    def first(self) -> GroupChoice:
+        return self.structure.groups[0]
+
+    def decide(self, variables: Variables, key: jax.Array) -> Decide:
+        return lambda group, midway: self.structure.groups[group]
+
+
+@dataclass(frozen=True)
+class GivenRule:
+    """Structures passed in as arrays (masked execution). variables: a `Structure` of scalars or [B] arrays."""
+
+    first: GroupChoice
+
+    def decide(self, variables: Variables, key: jax.Array) -> Decide:
+        return lambda group, midway: variables.groups[group]

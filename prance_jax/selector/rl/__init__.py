@@ -1,0 +1,1 @@
+"""Proximal policy optimization. Knows nothing of Vision Transformers."""

@@ -1,0 +1,315 @@
+"""Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347) in pure JAX.
+
+One update (rollout, advantages, epochs of minibatches) is one pure function; jit it, scan over it, vmap it over seeds.
+The process has few decisions that differ in kind (each runs other layers), so its horizon is unrolled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Callable, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from prance_jax.core.errors import UserError
+from prance_jax.selector.rl.advantage import advantages
+from prance_jax.selector.rl.distributions import Distribution
+from prance_jax.selector.rl.networks import Actor, Critic
+
+Tree = Any
+Metrics = dict[str, jax.Array]
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """The paper's settings, but for `minibatches`, which it does not tell.
+
+    epochs, minibatches: passes over the buffer of an update, and parts of it that each step sees.
+    std_start, std_end: of the Gaussian policy, linear over all updates. lr_decay: learning rates fall linearly to zero.
+    normalise_observation: running mean and variance; off for official selectors.
+    """
+
+    gamma: float = 0.9
+    lam: float = 0.9
+    clip: float = 0.2
+    epochs: int = 10
+    minibatches: int = 4
+    actor_lr: float = 1e-4
+    critic_lr: float = 5e-3
+    adam_eps: float = 1e-5
+    entropy: float = 0.01
+    max_grad_norm: float = 0.5
+    normalise_advantage: bool = True
+    normalise_observation: bool = True
+    std_start: float = 0.3
+    std_end: float = 0.05
+    lr_decay: bool = True
+
+    def __post_init__(self):
+        if min(self.epochs, self.minibatches) < 1:
+            raise UserError(f"ppo: epochs={self.epochs} and minibatches={self.minibatches} must be 1 or more")
+
+
+class Process(Protocol):
+    """A batched process of `horizon` decisions that ends by termination.
+
+    reset(context, key) -> (state, observation [B, D]); step(context, t, state, action) -> (state, observation [B, D],
+    reward [B], info: dict of [B] arrays), t a Python int. `context` is any pytree, fixed within an update.
+    """
+
+    horizon: int
+    reset: Callable
+    step: Callable
+
+
+class Normaliser(NamedTuple):
+    """Running statistics of observations: number seen, mean and variance, [D] (Chan et al. 1983, pairwise merge)."""
+
+    count: jax.Array
+    mean: jax.Array
+    variance: jax.Array
+
+    def __call__(self, observation: jax.Array) -> jax.Array:
+        deviation = jnp.sqrt(jnp.maximum(self.variance, 1e-6))
+        return jnp.clip((observation - self.mean) / deviation, -10.0, 10.0)
+
+    def seen(self, observations: jax.Array) -> Normaliser:
+        """Statistics after [..., D] more observations."""
+        flat = observations.reshape(-1, observations.shape[-1])
+        count = self.count + flat.shape[0]
+        weight = flat.shape[0] / count
+        # Not from mean squares: their difference loses float32's digits where the mean is large.
+        apart = flat.mean(0) - self.mean
+        variance = self.variance + weight * (flat.var(0) - self.variance) + weight * (1 - weight) * apart**2
+        return Normaliser(count, self.mean + weight * apart, variance)
+
+
+class Policy(NamedTuple):
+    """What acting needs."""
+
+    actor: Tree
+    normaliser: Normaliser
+
+
+class PPOState(NamedTuple):
+    """policy, critic parameters, the two optimizer states, updates done (int32)."""
+
+    policy: Policy
+    critic: Tree
+    actor_optimizer: Tree
+    critic_optimizer: Tree
+    updates: jax.Array
+
+
+class Rollout(NamedTuple):
+    """One buffer, time-major [T, B, ...]; log_prob is that which the action was drawn with."""
+
+    observation: jax.Array
+    action: jax.Array
+    log_prob: jax.Array
+    value: jax.Array
+    reward: jax.Array
+
+
+@dataclass(frozen=True)
+class PPO:
+    """The algorithm for one kind of policy. updates: how many there will be, for the schedules."""
+
+    config: PPOConfig
+    distribution: Distribution
+    observation_size: int
+    hidden: tuple[int, ...]
+    updates: int
+
+    @property
+    def actor(self) -> Actor:
+        return Actor(self.distribution.outputs, self.hidden)
+
+    @property
+    def critic(self) -> Critic:
+        return Critic(self.hidden)
+
+    def init(self, key: jax.Array) -> PPOState:
+        actor_key, critic_key = jax.random.split(key)
+        blank = jnp.zeros((1, self.observation_size))
+        actor, critic = (
+            self.actor.init(actor_key, blank)["params"],
+            self.critic.init(critic_key, blank)["params"],
+        )
+        normaliser = Normaliser(
+            jnp.float32(0), jnp.zeros(self.observation_size), jnp.ones(self.observation_size)
+        )
+        optimizers = self._optimizers()
+        states = optimizers[0].init(actor), optimizers[1].init(critic)
+        return PPOState(Policy(actor, normaliser), critic, *states, jnp.int32(0))
+
+    def act(self, policy: Policy, observation: jax.Array) -> jax.Array:
+        """The mode of the policy, for evaluation: [B, D] -> action [B, components]."""
+        return self.distribution.mode(self._output(policy.actor, policy.normaliser, observation))
+
+    def std(self, updates: jax.Array) -> jax.Array:
+        """Standard deviation of the Gaussian policy after so many updates."""
+        share = jnp.clip(updates / max(self.updates, 1), 0.0, 1.0)
+        return self.config.std_start + share * (self.config.std_end - self.config.std_start)
+
+    def rollout(
+        self, state: PPOState, process: Process, context: Tree, key: jax.Array
+    ) -> tuple[Rollout, dict]:
+        """Plays one batch of episodes. Returns the buffer and the process's info, [T, B] each."""
+        keys = jax.random.split(key, process.horizon + 1)
+        episode, observation = process.reset(context, keys[0])
+        std, steps, infos = self.std(state.updates), [], []
+        for t in range(process.horizon):
+            output = self._output(state.policy.actor, state.policy.normaliser, observation)
+            action, log_prob = self.distribution.sample(output, keys[t + 1], std)
+            value = self._value(state.critic, state.policy.normaliser, observation)
+            episode, following, reward, info = process.step(context, t, episode, action)
+            steps.append(Rollout(observation, action, log_prob, value, reward))
+            infos.append(info)
+            observation = following
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *steps), jax.tree.map(
+            lambda *leaves: jnp.stack(leaves), *infos
+        )
+
+    def update(
+        self, state: PPOState, process: Process, context: Tree, key: jax.Array
+    ) -> tuple[PPOState, Metrics, dict]:
+        """One update on a fresh buffer. Returns the state, scalar metrics, and the process's info [T, B].
+
+        Randomness comes from `key` alone.
+        """
+        config = self.config
+        roll_key, epoch_key = jax.random.split(key)
+        if config.normalise_observation:
+            # The first statistics come from a rollout of their own, else the first buffer would be seen unscaled.
+            # A loop that ends once anything was seen, not `cond`, which under vmap over seeds runs every update.
+            def warm(own):
+                warm_key = jax.random.fold_in(roll_key, own.count.astype(jnp.int32))
+                return own.seen(self.rollout(state, process, context, warm_key)[0].observation)
+
+            normaliser = jax.lax.while_loop(lambda own: own.count == 0, warm, state.policy.normaliser)
+            state = state._replace(policy=state.policy._replace(normaliser=normaliser))
+        buffer, info = self.rollout(state, process, context, roll_key)
+        advantage = advantages(buffer.reward, buffer.value, config.gamma, config.lam)
+        targets = advantage + buffer.value
+        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (buffer, advantage, targets))
+        state, losses = self._learn(state, *flat, epoch_key)
+        if config.normalise_observation:
+            policy = state.policy._replace(normaliser=state.policy.normaliser.seen(buffer.observation))
+            state = state._replace(policy=policy)
+        spread = jnp.var(targets)
+        metrics = {
+            "reward": buffer.reward.mean(),
+            "return": buffer.reward.sum(0).mean(),
+            "explained_variance": 1 - jnp.var(targets - buffer.value) / jnp.maximum(spread, 1e-8),
+            **losses,
+        }
+        return state._replace(updates=state.updates + 1), metrics, info
+
+    def _learn(
+        self, state: PPOState, buffer: Rollout, advantage: jax.Array, targets: jax.Array, key: jax.Array
+    ):
+        config, std, normaliser = self.config, self.std(state.updates), state.policy.normaliser
+        actor_optimizer, critic_optimizer = self._optimizers()
+        total = advantage.shape[0]
+        if total % config.minibatches:
+            raise UserError(
+                f"ppo: {total} decisions an update cannot be cut into {config.minibatches} equal minibatches"
+            )
+
+        def minibatch(carry, index):
+            actor, critic, actor_state, critic_state = carry
+            part, own_advantage, target = jax.tree.map(lambda x: x[index], (buffer, advantage, targets))
+            if config.normalise_advantage:
+                own_advantage = (own_advantage - own_advantage.mean()) / (own_advantage.std() + 1e-8)
+
+            def policy_objective(params):
+                output = self._output(params, normaliser, part.observation)
+                log_prob = self.distribution.log_prob(output, part.action, std)
+                entropy = self.distribution.entropy(output, std).mean()
+                loss, metrics = policy_loss(log_prob, part.log_prob, own_advantage, config.clip)
+                return loss - config.entropy * entropy, {"policy_loss": loss, "entropy": entropy, **metrics}
+
+            def value_objective(params):
+                return value_loss(self._value(params, normaliser, part.observation), target)
+
+            gradient, metrics = jax.grad(policy_objective, has_aux=True)(actor)
+            loss, critic_gradient = jax.value_and_grad(value_objective)(critic)
+            change, actor_state = actor_optimizer.update(gradient, actor_state, actor)
+            critic_change, critic_state = critic_optimizer.update(critic_gradient, critic_state, critic)
+            carry = (
+                optax.apply_updates(actor, change),
+                optax.apply_updates(critic, critic_change),
+                actor_state,
+                critic_state,
+            )
+            return carry, {"value_loss": loss, **metrics}
+
+        def epoch(carry, key):
+            order = jax.random.permutation(key, total).reshape(config.minibatches, -1)
+            return jax.lax.scan(minibatch, carry, order)
+
+        carry = state.policy.actor, state.critic, state.actor_optimizer, state.critic_optimizer
+        carry, metrics = jax.lax.scan(epoch, carry, jax.random.split(key, config.epochs))
+        actor, critic, actor_state, critic_state = carry
+        state = state._replace(
+            policy=state.policy._replace(actor=actor),
+            critic=critic,
+            actor_optimizer=actor_state,
+            critic_optimizer=critic_state,
+        )
+        return state, jax.tree.map(jnp.mean, metrics)
+
+    def train(
+        self, state: PPOState, process: Process, context: Tree, key: jax.Array, updates: int
+    ) -> tuple[PPOState, Metrics]:
+        """`updates` updates as one scan; metrics [updates]. Update i uses fold_in(key, i), i counted from the start of
+        training."""
+
+        def body(state, _):
+            state, metrics, _ = self.update(state, process, context, jax.random.fold_in(key, state.updates))
+            return state, metrics
+
+        return jax.lax.scan(body, state, None, updates)
+
+    def _output(self, actor: Tree, normaliser: Normaliser, observation: jax.Array) -> jax.Array:
+        return self.actor.apply({"params": actor}, self._seen(normaliser, observation))
+
+    def _value(self, critic: Tree, normaliser: Normaliser, observation: jax.Array) -> jax.Array:
+        return self.critic.apply({"params": critic}, self._seen(normaliser, observation))
+
+    def _seen(self, normaliser: Normaliser, observation: jax.Array) -> jax.Array:
+        return normaliser(observation) if self.config.normalise_observation else observation
+
+    def _optimizers(self) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
+        config = self.config
+        steps = self.updates * config.epochs * config.minibatches
+
+        def build(rate):
+            schedule = optax.linear_schedule(rate, 0.0, steps) if config.lr_decay else rate
+            return optax.chain(
+                optax.clip_by_global_norm(config.max_grad_norm), optax.adam(schedule, eps=config.adam_eps)
+            )
+
+        return build(config.actor_lr), build(config.critic_lr)
+
+
+def policy_loss(
+    log_prob: jax.Array, behaviour: jax.Array, advantage: jax.Array, clip: float
+) -> tuple[jax.Array, Metrics]:
+    """The clipped surrogate (eq. 7) on joint log-probabilities; all arguments [M]. Returns the loss and metrics."""
+    log_ratio = log_prob - behaviour
+    ratio = jnp.exp(log_ratio)
+    surrogate = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
+    metrics = {
+        "approx_kl": jnp.mean(ratio - 1 - log_ratio),
+        "clip_fraction": jnp.mean((jnp.abs(ratio - 1) > clip).astype(jnp.float32)),
+    }
+    return -surrogate.mean(), metrics
+
+
+def value_loss(value: jax.Array, target: jax.Array) -> jax.Array:
+    """Half the mean squared error; [M] each."""
+    return 0.5 * jnp.mean((value - target) ** 2)

@@ -1,0 +1,1 @@
+"""Trained networks as functions of images, in Python or as exported files."""

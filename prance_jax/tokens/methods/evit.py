@@ -1,0 +1,27 @@
+"""Token reorganisation by CLS attention (EViT, Liang et al. 2022, arXiv 2202.07800, section 3)."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from prance_jax.spec.search_space import Size, number
+from prance_jax.tokens.counts import column, nothing_goes, with_one_more
+from prance_jax.tokens.regroup import regroup
+from prance_jax.tokens.token_set import AttentionSignals, TokenSet, ranks
+
+
+def evit(tokens: TokenSet, signals: AttentionSignals, left: Size) -> TokenSet:
+    """Keeps the tokens that CLS attends to most and adds up the others in one: `left` remain, by falling attention.
+
+    What goes is weighted by its (not normalised) attention; the sum is the last token and an ordinary one from then on.
+    Sizes are left alone: EViT's attention is not proportional to them. left: int or int32 [B], 2 at least. Without the
+    sum, EViT is `prune`.
+    """
+    left = with_one_more(tokens.count, left)
+    if nothing_goes(tokens, left):
+        return tokens
+    rank, kept = ranks(tokens, signals.cls_attention), column(left) - 1
+    changes = column(tokens.count - number(left)) > 0
+    place = jnp.where(changes, jnp.minimum(rank, kept), jnp.arange(rank.shape[1]))
+    weights = jnp.where(changes & (rank >= kept), signals.cls_attention, 1.0)
+    return regroup(tokens, place, left, weights, mean=False, sized=False)

@@ -1,0 +1,146 @@
+"""Stage two: the selector learns by PPO while the meta-network is frozen (PRANCE, section 3.4)."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any, Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from prance_jax.adaptive.bucket_latency import LatencyTable
+from prance_jax.config.stages import SelectorConfig
+from prance_jax.core.sharding import jit_step, local, replicate
+from prance_jax.data.prefetch import feed
+from prance_jax.data.source import Source
+from prance_jax.models.vit import ViT
+from prance_jax.selector.actions import ActionSpace
+from prance_jax.selector.environment import Context, PranceProcess
+from prance_jax.selector.observation import Observer, decision_macs
+from prance_jax.selector.policies import SelectorRule
+from prance_jax.selector.reward import next_price
+from prance_jax.selector.rl.distributions import Gaussian, Lattice
+from prance_jax.selector.rl.ppo import PPO
+from prance_jax.spec.model_spec import ModelSpec
+from prance_jax.spec.search_space import GroupChoice
+
+Tree = Any
+
+
+@dataclass(frozen=True)
+class Selector:
+    """Everything of a selector that is not learned. first: the fixed structure of group 0. latency: what a
+    structure costs, where that is not its MACs. mesh: the devices of its rollouts."""
+
+    spec: ModelSpec
+    config: SelectorConfig
+    first: GroupChoice
+    latency: LatencyTable | None = None
+    mesh: Mesh | None = None
+
+    @property
+    def lattice(self) -> ActionSpace:
+        """The finite choices; also what baselines draw from when the selector itself is continuous."""
+        return ActionSpace(self.spec.space, self.spec.rates, (self.config.keep_choices,) * self.spec.rates)
+
+    @property
+    def actions(self) -> ActionSpace:
+        return (
+            self.lattice if self.config.policy == "lattice" else ActionSpace(self.spec.space, self.spec.rates)
+        )
+
+    @property
+    def observer(self) -> Observer:
+        return Observer(self.spec, self.config.state, self.config.prices is not None)
+
+    @property
+    def ppo(self) -> PPO:
+        lattice = self.config.policy == "lattice"
+        distribution = Lattice(self.actions.sizes) if lattice else Gaussian(self.actions.components)
+        return PPO(self.config.ppo, distribution, self.observer.size, self.config.hidden, self.config.updates)
+
+    @property
+    def decision_cost(self) -> int:
+        """MACs of one decision: the actor, and but for the paper's state a look at the class token by the classifier (for
+        pixels at all tokens)."""
+        actor = decision_macs(self.observer.size, self.config.hidden, self.ppo.distribution.outputs)
+        looks = (self.spec.tokens if self.spec.pixels else 1) * (self.config.state != "keys")
+        return actor + looks * self.spec.space.widest * self.spec.num_classes
+
+    @property
+    def rule(self) -> SelectorRule:
+        """Decides by the mode of the policy; its variables are the policy of the PPO state."""
+        return SelectorRule(self.first, self.actions, self.observer, self.ppo)
+
+    @property
+    def process(self) -> PranceProcess:
+        return PranceProcess(
+            ViT(self.spec),
+            self.actions,
+            self.observer,
+            self.config.reward,
+            self.first,
+            self.config.batch,
+            self.decision_cost,
+            None if self.latency is None else self.latency.share,
+            self.mesh,
+        )
+
+    def init(self, key: jax.Array) -> Tree:
+        """Fresh state: PPO's, and the price of compute."""
+        return {"ppo": self.ppo.init(key), "price": jnp.float32(self.config.reward.price)}
+
+
+def pool(
+    selector: Selector, params: Tree, source: Source, key: jax.Array, batch: int = 256
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The images of stage two, (images of the network's type, labels, logits of the full network), drawn once from the
+    training data.
+
+    On several hosts each gets the same ones.
+    """
+    draw, tables = (
+        _pool_batch(selector.spec, source.sample_plain, batch),
+        feed(source, batch, mesh=selector.mesh),
+    )
+    count = -(-selector.config.pool // batch)
+    params, key = replicate(selector.mesh, (params, key))
+    parts = [
+        jax.device_get(local(draw(params, next(tables), jax.random.fold_in(key, index))))
+        for index in range(count)
+    ]
+    return tuple(jnp.asarray(np.concatenate(column)[: selector.config.pool]) for column in zip(*parts))
+
+
+@functools.lru_cache(maxsize=None)
+def _pool_batch(spec: ModelSpec, sample: Callable, batch: int) -> Callable:
+    model = ViT(spec)
+
+    def draw(params, tables, key):
+        images, labels = sample(tables, key, batch)
+        # In the network's own type, which is what it reads them in: half the memory in bfloat16.
+        return images.astype(spec.dtype), labels, model.apply({"params": params}, images, spec.largest)
+
+    return jax.jit(draw)
+
+
+@functools.lru_cache(maxsize=None)
+def select_step(selector: Selector) -> Callable:
+    """Compiled (state, update, key, params, images, labels, full_logits) -> (state, metrics): one update of PPO."""
+    ppo, process, config = selector.ppo, selector.process, selector.config
+
+    def step(state, index, key, params, images, labels, full_logits):
+        price = state["price"] if config.prices is None else tuple(map(jnp.float32, config.prices))
+        context = Context(params, images, labels, full_logits, price)
+        learned, metrics, info = ppo.update(state["ppo"], process, context, jax.random.fold_in(key, index))
+        # Only after the last decision nothing is left at its default: that structure is what serving will run.
+        final = {name: value[-1].mean() for name, value in info.items()}
+        price = state["price"]
+        if config.prices is None:
+            price = next_price(config.reward, price, final["cost"])
+        return {"ppo": learned, "price": price}, {**final, **metrics, "price": state["price"]}
+
+    return jit_step(step, selector.mesh)

@@ -1,0 +1,1 @@
+"""Models by name; pretrained weights in and out."""

@@ -1,0 +1,78 @@
+"""Models by name, as people of the field expect them: `create_model('prance_small_patch16_224')`."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import fnmatch
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prance_jax.core.errors import UserError
+from prance_jax.models.vit import ViT
+from prance_jax.spec.model_spec import ModelSpec
+from prance_jax.spec.search_space import SPACES, SearchSpace
+from prance_jax.zoo.load import load_weights, semantics
+
+_MODELS: dict[str, Callable[[], ModelSpec]] = {}
+
+
+def register_model(name: str, spec: Callable[[], ModelSpec]) -> None:
+    """Adds a model under a name; spec: makes its specification. Raises UserError for a name that is taken."""
+    if name in _MODELS:
+        raise UserError(f"a model {name!r} is registered already; choose another name")
+    _MODELS[name] = spec
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names in order; pattern: with * and ?, say 'prance*'."""
+    return sorted(fnmatch.filter(_MODELS, pattern))
+
+
+def create_model(name: str, *, weights: str | Path | None = None, **changes: Any) -> ViT | tuple[ViT, dict]:
+    """A Flax module by name; with `weights` a pair of the module and its parameters.
+
+    The module is called as `model.apply({"params": params}, images)`, images [B, S, S, channels] normalised, for the full
+    network, and with a structure of its search space for any other. `model.init(key, images)` makes fresh parameters.
+
+    weights: a file, see `models.weights.load_weights`; what its card tells of the network's semantics holds, and a released
+    PRANCE file means official deployment (`ModelSpec.official`), unless `changes` say otherwise. changes: fields of
+    `ModelSpec`, say num_classes=10, image_size=384, token_optimization='merge', dtype='bfloat16'.
+
+    Raises UserError for a name or a field that is not known (with the nearest ones), and for weights of another model.
+    """
+    if name not in _MODELS:
+        near = difflib.get_close_matches(name, _MODELS, n=3, cutoff=0.4) or list_models()
+        raise UserError(f"model {name!r} is not known; nearest: {', '.join(near)}")
+    spec = _MODELS[name]()
+    fields = [field.name for field in dataclasses.fields(ModelSpec)]
+    for change in changes:
+        if change not in fields:
+            near = difflib.get_close_matches(change, fields, n=1) or fields
+            raise UserError(f"create_model has no option {change!r}; nearest: {', '.join(near)}")
+    told = {} if weights is None else semantics(weights)
+    model = ViT(dataclasses.replace(spec, **{**told, **changes}))
+    return model if weights is None else (model, load_weights(weights, model.spec))
+
+
+def _plain(size: str, distilled: bool = False) -> ModelSpec:
+    """A DeiT or ViT: nothing to choose, one group, no residual maps."""
+    preset = SPACES[f"deit_{size}"]
+    space = SearchSpace(
+        f"deit_{size}",
+        preset.super_width,
+        preset.super_ratio,
+        preset.heads,
+        preset.widths,
+        preset.ratios,
+        (12,),
+    )
+    return ModelSpec(space, image_size=224, patch_size=16, num_classes=1000, distilled=distilled)
+
+
+for _size in ("tiny", "small", "base"):
+    register_model(f"deit_{_size}_patch16_224", lambda size=_size: _plain(size))
+    register_model(f"deit_{_size}_distilled_patch16_224", lambda size=_size: _plain(size, distilled=True))
+    register_model(f"vit_{_size}_patch16_224", lambda size=_size: _plain(size))
+    register_model(f"prance_{_size}_patch16_224", lambda size=_size: ModelSpec(SPACES[size], 224, 16, 1000))

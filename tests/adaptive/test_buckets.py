@@ -1,0 +1,91 @@
+"""Plans cover what was decided, are nested, and cost as little as any cut of the images can make them cost."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small import SPACE, make_spec, structures
+
+from prance_jax.adaptive.buckets import Plan, Plans, cheapest_cuts, choose_plans, even_plans, sizes
+from prance_jax.core.errors import UserError
+from prance_jax.spec.macs import token_counts
+
+FIRST = SPACE.first_group("24x2")
+
+
+def decided(spec, seed, batch):
+    drawn = structures(spec, seed, batch)
+    return drawn._replace(groups=(FIRST, *drawn.groups[1:]))
+
+
+@given(st.lists(st.tuples(st.integers(1, 30), st.integers(1, 5)), min_size=2, max_size=9), st.integers(1, 4))
+def test_the_cuts_are_the_best_there_are(rows, number):
+    steps, images = np.array(rows).T
+    costs = np.cumsum(steps)
+    last = len(costs) - 1
+
+    def total(cuts):
+        return sum(costs[end] * images[begin + 1 : end + 1].sum() for begin, end in zip((-1, *cuts), cuts))
+
+    cuts = cheapest_cuts(costs, images, number)
+    assert len(cuts) <= number and cuts[-1] == last and list(cuts) == sorted(set(cuts))
+    every = (
+        (*inner, last) for k in range(number) for inner in itertools.combinations(range(last), min(k, last))
+    )
+    assert total(cuts) == min(total(one) for one in every)
+
+
+@pytest.mark.parametrize("mode", ["prune", "prune_merge"])
+def test_every_image_fits_into_its_plan_and_not_into_a_smaller_one(mode):
+    spec = make_spec(mode)
+    plans = choose_plans(spec, decided(spec, 0, 60), 3, multiple=2)
+    other = decided(spec, 1, 40)
+    counts = token_counts(spec, other)
+    for group in range(1, SPACE.groups):
+        assert 1 <= len(plans.groups[group - 1]) <= 4
+        arrive = jnp.broadcast_to(counts.attention[SPACE.first_layers[group]], 40)
+        index = np.asarray(plans.index(group, other.groups[group], arrive))
+        wanted = np.stack([np.broadcast_to(x, 40) for x in sizes(spec, other.groups[group], arrive)], axis=1)
+        for image, own in enumerate(index):
+            assert (wanted[image] <= plans.groups[group - 1][own].sizes).all()
+            if own:
+                assert (wanted[image] > plans.groups[group - 1][own - 1].sizes).any()
+
+
+def test_tokens_are_rounded_to_what_hardware_likes():
+    spec = make_spec("prune")
+    for plans in choose_plans(spec, decided(spec, 2, 60), 3, multiple=4).groups:
+        assert all(plan.tokens[0] % 4 == 0 or plan.tokens[0] == spec.tokens for plan in plans)
+
+
+def test_one_decision_for_all_makes_one_plan_of_its_size():
+    spec = make_spec("prune")
+    alike = jax.tree.map(lambda leaf: jnp.full(20, leaf), SPACE.uniform(24, 2, (0.55,)))
+    alike = alike._replace(groups=(FIRST, *alike.groups[1:]))
+    plans = choose_plans(spec, alike, 3, multiple=1)
+    left = token_counts(spec, SPACE.uniform(24, 2, (0.55,))).mlp
+    for group in range(1, SPACE.groups):
+        smallest, covering = plans.groups[group - 1]
+        layers = SPACE.layers[group]
+        assert smallest == Plan((24,) * layers, (48,) * layers, (left[SPACE.first_layers[group]],))
+        assert covering == Plan((28,) * layers, (84,) * layers, (spec.tokens,))
+
+
+def test_even_plans_go_from_the_smallest_choice_to_the_largest():
+    spec = make_spec("merge")
+    plans = even_plans(spec, FIRST, 4, 0.3)
+    for group, layers in zip(plans.groups, SPACE.layers[1:]):
+        assert group[0].widths == group[0].hidden == (16,) * layers
+        assert group[-1] == Plan((28,) * layers, (84,) * layers, (spec.tokens,))
+    assert plans.groups[-1][0].tokens == (int(0.3 * spec.tokens),)
+
+
+def test_plans_that_are_not_nested_are_refused():
+    spec = make_spec("prune")
+    wide, narrow = Plan((28, 28), (56, 56), (9,)), Plan((24, 24), (48, 48), (12,))
+    with pytest.raises(UserError, match="group 2 are not nested"):
+        Plans(spec, FIRST, ((narrow,), (wide, narrow), (narrow,)))

@@ -1,0 +1,155 @@
+"""PiT: its published sizes, grids through pooling, and one network in training and evaluation."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import quick_jit
+from spec.test_macs import product_flops
+
+from prance_jax.baselines import pit
+from prance_jax.baselines.depthwise import DepthwisePool
+from prance_jax.baselines.pit import PiT, PiTSpec, pit_at_share, pit_macs
+from prance_jax.core.errors import UserError
+
+SMALL = {
+    "image_size": 20,
+    "num_classes": 5,
+    "patch_size": 4,
+    "stride": 4,
+    "dims": (8, 16),
+    "heads": (2, 2),
+    "depths": (2, 2),
+}
+
+
+def network(images, **changes):
+    model = PiT(PiTSpec(**{**SMALL, **changes}))
+    params = quick_jit(model.init)(jax.random.key(0), images)["params"]
+    wave = lambda leaf: leaf + 0.1 * jnp.sin(jnp.arange(leaf.size, dtype=jnp.float32)).reshape(leaf.shape)
+    return model, jax.tree.map(wave, params)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return jax.random.normal(jax.random.key(1), (4, 20, 20, 3))
+
+
+@pytest.mark.parametrize(
+    "dims, heads, depths, gmacs, millions",
+    [
+        ((64, 128, 256), (2, 4, 8), (2, 6, 4), 0.7, 4.9),
+        ((96, 192, 384), (2, 4, 8), (2, 6, 4), 1.4, 10.6),
+        ((144, 288, 576), (3, 6, 12), (2, 6, 4), 2.9, 23.5),
+    ],
+)
+def test_published_sizes(dims, heads, depths, gmacs, millions):
+    """PiT-Ti, -XS and -S (table 2 of the paper)."""
+    spec = PiTSpec(224, 1000, dims=dims, heads=heads, depths=depths)
+    assert spec.grids == (27, 14, 7)
+    assert pit_macs(spec) / 1e9 == pytest.approx(gmacs, abs=0.06)
+    image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    shapes = jax.eval_shape(PiT(spec).init, jax.random.key(0), image)["params"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e6 == pytest.approx(millions, abs=0.1)
+
+
+def test_everything_kept_is_the_plain_network(pictures):
+    """With selectors that keep all, in an odd grid (5 x 5, then 3 x 3)."""
+    model, params = network(pictures, sites=(1, 1), kept=(1.0, 1.0))
+    assert model.spec.grids == (5, 3)
+    plain = PiT(PiTSpec(**SMALL))
+    without = {name: leaf for name, leaf in params.items() if not name.startswith("selector")}
+    run = lambda model, params: quick_jit(lambda p, x: model.apply({"params": p}, x))(params, pictures)
+    np.testing.assert_allclose(run(model, params), run(plain, without), rtol=1e-5, atol=1e-5)
+
+
+def test_training_is_evaluation_with_the_same_decisions(pictures, monkeypatch):
+    """The most likely tokens in both: masked and removed, through the pooling and the carried package. (Of several heads
+    the two averages, in logarithms and plain, may order tokens differently.)"""
+    model, params = network(pictures, sites=(1, 0), kept=(0.4, 0.5), heads=(1, 1))
+
+    def best(chances, key):
+        left = model.spec.left(0 if chances.shape[1] == 25 else 1)
+        rank = jnp.argsort(jnp.argsort(-jnp.exp(chances[..., 0]), axis=1), axis=1)
+        return (rank < left).astype(jnp.float32)
+
+    monkeypatch.setattr(pit, "draw", best)
+    trained = quick_jit(lambda p, x, k: model.apply({"params": p}, x, k, method="train"))(
+        params, pictures, jax.random.key(0)
+    )
+    np.testing.assert_allclose(trained.kept, np.broadcast_to([10 / 25, 4 / 9], (4, 2)), rtol=1e-5)
+    logits = quick_jit(lambda p, x: model.apply({"params": p}, x))(params, pictures)
+    np.testing.assert_allclose(trained.logits, logits, rtol=1e-4, atol=1e-4)
+    order = np.array([2, 0, 3, 1])
+    again = quick_jit(lambda p, x: model.apply({"params": p}, x))(params, pictures[order])
+    np.testing.assert_allclose(again, logits[order], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("side, dim, wide", [(5, 4, 8), (4, 3, 9)])
+def test_the_pooling_is_a_grouped_convolution(side, dim, wide):
+    x = jax.random.normal(jax.random.key(2), (2, side, side, dim))
+    plain = nn.Conv(wide, (3, 3), (2, 2), padding=1, feature_group_count=dim)
+    params = plain.init(jax.random.key(3), x)
+    params["params"]["bias"] = jnp.arange(wide, dtype=jnp.float32)
+    found = DepthwisePool(wide).apply(params, x)
+    np.testing.assert_allclose(found, plain.apply(params, x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("sites, kept", [((), ()), ((1, 0), (0.4, 0.5)), ((1, 1), (1.0, 0.5))])
+def test_costs_are_what_runs(sites, kept):
+    """Every product of the program, and besides: the convolutions, which hold none, and a row of attention in each block
+    that only token methods by attention read."""
+    spec = PiTSpec(**SMALL, sites=sites, kept=kept)
+    image = jax.ShapeDtypeStruct((1, 20, 20, 3), jnp.float32)
+    params = jax.eval_shape(PiT(spec).init, jax.random.key(0), image)["params"]
+    program = lambda p, x: PiT(spec).apply({"params": p}, x)
+    found = product_flops(jax.make_jaxpr(program)(params, image).jaxpr) // 2
+    # Tokens in the blocks of both stages, of 25 and 9 patches: CLS, those that stay, the package.
+    counts = {(): (26, 26, 10, 10), (1, 0): (26, 12, 6, 6), (1, 1): (26, 26, 10, 6)}[sites]
+    rows = 8 * sum(counts[:2]) + 16 * sum(counts[2:])
+    convolutions = 25 * 4 * 4 * 3 * 8 + 9 * 3 * 3 * 16
+    assert pit_macs(spec) == found - rows + convolutions
+
+
+@pytest.mark.parametrize("sites, powers", [(None, (1, 1, 1)), ((1, 1, 0), None), ((1, 0, 0), (1, 1.5, 2))])
+def test_no_rate_comes_nearer_to_a_share(sites, powers):
+    """Against every rate in a finer grid, in shares of the plain network's cost."""
+    spec = PiTSpec(28, 10, patch_size=4, stride=3, dims=(32, 64, 128), heads=(2, 4, 8), depths=(2, 4, 2))
+    cost = lambda own: pit_macs(own) / pit_macs(spec)
+    found = pit_at_share(spec, 0.75, sites, powers)
+    patches, sites = (81, 25, 9), sites or (1, 2, 1)
+    assert found.sites == sites and [own * share for own, share in zip(patches, found.kept)] == [
+        pytest.approx(found.left(stage)) for stage in range(3)
+    ]
+    shares = []
+    for rate in np.arange(0.005, 1.0, 0.005):
+        kept = tuple(float(rate**power) for power in powers or (1, 2, 3))
+        shares.append(cost(dataclasses.replace(spec, sites=sites, kept=kept)))
+    nearest = min(abs(share - 0.75) for share in shares)
+    assert nearest <= abs(cost(found) - 0.75) < nearest + 0.01
+    assert cost(pit_at_share(spec, 0.65, sites, powers)) < cost(found)
+
+
+def test_a_patch_alone_opens_no_package():
+    """It would take as much as it saves; where there is a package it goes in."""
+    spec = PiTSpec(**SMALL, sites=(1, 0), kept=(24 / 25, 8 / 9))
+    assert (spec.left(0), spec.left(1)) == (25, 9)
+    spec = PiTSpec(**SMALL, sites=(1, 0), kept=(20 / 25, 8 / 9))
+    assert (spec.left(0), spec.left(1)) == (20, 8)
+
+
+def test_specs_that_make_no_sense():
+    for changes, words in (
+        ({"dims": (8,)}, "must be as many"),
+        ({"dims": (8, 12)}, "multiple of the one before"),
+        ({"sites": (1,), "kept": (0.5,)}, "one entry for each stage"),
+        ({"sites": (2, 0), "kept": (0.5, 0.5)}, "blocks of stages"),
+        ({"sites": (1, 0), "kept": (0.5, 0.0)}, "above 0"),
+    ):
+        with pytest.raises(UserError, match=words):
+            PiTSpec(**{**SMALL, **changes})
+    with pytest.raises(UserError, match="one entry for each of 2 stages"):
+        pit_at_share(PiTSpec(**SMALL), 0.6, powers=(1,))

@@ -1,0 +1,81 @@
+"""The profile of one layer: what is made of the times of its programs, and that the programs run."""
+
+from pathlib import Path
+
+import pytest
+from small import SHORT, drawn_params, make_spec
+
+from prance_jax.baselines.predictor_vit import Selective
+from prance_jax.benchmarks.profiles import blocks
+from prance_jax.cli import main
+from prance_jax.config import io
+from prance_jax.config.experiment import Config
+from prance_jax.data.load import stand_in
+from prance_jax.models.reduction import at_milliseconds
+from prance_jax.spec.block_latency import load_block_latency, network_name
+from prance_jax.spec.macs import TokenCounts
+
+CONFIG = Path(__file__).parents[1] / "tiny_config.py"
+SPVIT = Selective(True, (0,), (1.0,), heads=2)
+
+
+def test_the_table_by_hand(monkeypatch):
+    """Of a device on which a call takes 4 ms, a token 8 ms in an attention and 16 in an MLP, a reduction of ToMe 24 and a
+    selector 40, in batches of 8; the dense network 4 and 4 x 17 x 24, and 8 for its embedding."""
+    spec = make_spec(space=SHORT)  # four layers, 17 tokens
+
+    def interleaved(programs, repeats):
+        taken = {}
+        for name in programs:
+            what, count = name if isinstance(name, tuple) else (name, 0)
+            milliseconds = {"dense": 1640, "call": 0, "attend": 4 * 8 * count, "feed": 4 * 16 * count}.get(
+                what
+            )
+            if what == "tome":
+                milliseconds = 2 * (8 * count + 24)
+            elif what == SPVIT:
+                milliseconds = 2 * 40
+            taken[name] = [9.0, (4 + milliseconds) / 1e3, 0.0]  # the median counts
+        return taken
+
+    monkeypatch.setattr(blocks, "interleaved", interleaved)
+    found = blocks.measure(spec, drawn_params(spec), ["tome", SPVIT], "here", 8, counts=(1, 2, 9, 17))
+    assert (found.network, found.device, found.batch) == (network_name(spec), "here", 8)
+    assert found.attend == pytest.approx((1, 2, 9, 17)) and found.feed == pytest.approx((2, 4, 18, 34))
+    columns = dict(found.methods)
+    assert columns["tome"] == pytest.approx((0, 0, 3, 3)) and columns["spvit_2"] == pytest.approx(
+        (0, 0, 5, 5)
+    )
+    assert found.dense == pytest.approx(1644 / 8) and found.outside == pytest.approx(12 / 8)
+    assert found.milliseconds(TokenCounts((17,) * 4, (17,) * 4)) == pytest.approx(found.dense)
+
+
+def test_even_steps():
+    assert blocks.token_grid(make_spec()) == (1, 3, 6, 8, 11, 14, 17)
+    assert blocks.token_grid(make_spec(image_size=4)) == (1, 2)
+
+
+def test_the_command(tmp_path, capsys):
+    """Every program runs; the table fits the network and is one to choose by."""
+    file, words = tmp_path / "blocks.json", ["--config.model.patch_size=10"]  # five tokens
+    words += ["--config.compare.methods=('mctf','spvit')", "--repeats", "1"]
+    line = [
+        "profile",
+        "--what",
+        "blocks",
+        "--config",
+        str(CONFIG),
+        "--out",
+        str(file),
+        "--batch",
+        "2",
+        *words,
+    ]
+    assert main(line) == 0 and "outside of the layers" in capsys.readouterr().out
+    config = io.load(CONFIG, Config, words[:1])
+    spec = config.spec(stand_in(config.data), "prune")
+    table = load_block_latency(file, spec)
+    assert table.tokens == (1, 2, 3, 4, 5) and table.batch == 2 and "JAX" in table.device
+    assert [name for name, _ in table.methods] == ["mctf", "spvit_1"]
+    assert all(times[0] == 0 for _, times in table.methods)
+    assert at_milliseconds(spec, "mctf", 1e6 * table.dense, table).left(spec) == (5, 5)

@@ -1,0 +1,28 @@
+"""The stated spread of plans is what it says: each image on a plan, and exactly as large as it."""
+
+import numpy as np
+import pytest
+from small import SPACE, make_spec
+
+from prance_jax.adaptive.buckets import even_plans
+from prance_jax.benchmarks.serving import even_spread
+from prance_jax.spec.macs import macs, token_counts
+
+
+@pytest.mark.parametrize("mode", ["prune", "prune_merge"])
+def test_every_image_is_as_large_as_a_plan(mode):
+    spec, batch = make_spec(mode), 40
+    first = SPACE.first_group("max")
+    plans = even_plans(spec, first, 3, 0.3)
+    drawn = even_spread(plans, batch)
+    counts = token_counts(spec, drawn)
+    kept = np.asarray(macs(spec, drawn).total) / macs(spec, spec.largest).total
+    assert kept.max() == pytest.approx(1) and kept.min() < 0.6
+    arriving = np.full(batch, spec.tokens)
+    for group, own in enumerate(plans.groups, start=1):
+        tokens = np.asarray(counts.mlp[SPACE.first_layers[group]])
+        widths = np.asarray(drawn.groups[group].widths[0])
+        for width, left, before in zip(widths, tokens, arriving):
+            assert any(plan.widths[0] == width and min(plan.tokens[-1], before) == left for plan in own)
+        assert set(widths) == {plan.widths[0] for plan in own}
+        arriving = tokens

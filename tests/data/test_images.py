@@ -1,0 +1,210 @@
+"""Pictures on disk: every kind that cameras and tools write, and every way in which a data set is broken."""
+
+import dataclasses
+import io
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from prance_jax.core.errors import UserError
+from prance_jax.data.images.decode import BadPicture, decode
+from prance_jax.data.images.folder import hold_out, open_split
+from prance_jax.data.images.image_folder import FolderConfig, load_folder_source
+from prance_jax.data.images.image_source import ImagesConfig
+from prance_jax.data.load import DataConfig, load_source
+
+RNG = np.random.default_rng(0)
+
+
+def encoded(image, kind="PNG", **options):
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def picture(value, side=8):
+    """A picture of one colour; PNG, so that it comes back exactly."""
+    return encoded(Image.new("RGB", (side, side), value))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes; a picture's red says its class, its green its number."""
+    for split, count in (("train", 10), ("test", 3)):
+        for label, name in enumerate(("ant", "bee")):
+            where = tmp_path / split / name
+            where.mkdir(parents=True)
+            for number in range(count):
+                (where / f"{number}.png").write_bytes(picture((100 * label, 10 * number, 0)))
+    return tmp_path
+
+
+IMAGES = ImagesConfig(size=8, crop=1.0, mean=(0.0,) * 3, std=(1.0,) * 3)
+
+
+def load(path, on_bad_image="error", **change):
+    images = dataclasses.replace(IMAGES, on_bad_image=on_bad_image)
+    return load_folder_source(FolderConfig(path=str(path), **change), images)
+
+
+def packed(folder, tmp_path, together):
+    """The same data set as zips."""
+    out = tmp_path / "zips"
+    out.mkdir()
+    for split in ("train", "test"):
+        with zipfile.ZipFile(out / ("all.zip" if together else f"{split}.zip"), "a") as file:
+            for own in sorted((folder / split).rglob("*.png")):
+                file.write(own, own.relative_to(folder))
+    return out / "all.zip" if together else out
+
+
+@pytest.mark.parametrize("kind", ["folder", "zips", "one zip"])
+def test_every_picture_comes_with_its_label(folder, tmp_path, kind):
+    where = folder if kind == "folder" else packed(folder, tmp_path, kind == "one zip")
+    source = load(where)
+    assert source.classes == ("ant", "bee") and source.image_size == 8
+    test = source.split("test")
+    red, green = (np.round(test.images[:, 4, 4, channel] * 255) for channel in (0, 1))
+    np.testing.assert_array_equal(red, 100 * test.labels)
+    np.testing.assert_array_equal(green, [0, 10, 20] * 2)
+    train, held = (np.asarray(own) for own in (source.tables.images, source.stored["validation"][0]))
+    # One picture of ten in each class is held out, and no picture is in both.
+    assert len(train) == 18 and len(held) == 2
+    assert not {tuple(own[4, 4]) for own in train} & {tuple(own[4, 4]) for own in held}
+    np.testing.assert_array_equal(np.asarray(source.tables.labels) * 100, train[:, 4, 4, 0])
+
+
+def test_held_out_are_the_same_at_every_call_and_even(folder):
+    files = open_split(folder, "train")
+    first, again = hold_out(files, 0.3), hold_out(files, 0.3)
+    assert first[1].names == again[1].names and len(first[1].names) == 6
+    assert set(first[0].names) | set(first[1].names) == set(files.names)
+    np.testing.assert_array_equal(np.bincount(first[1].labels), [3, 3])
+
+
+@pytest.mark.parametrize("in_memory", (True, False))
+def test_validation_images_stand_in_no_order_with_their_labels(folder, in_memory):
+    """A folder's pictures come class by class; what looks at the first few of the validation set has to see all classes."""
+    images = dataclasses.replace(IMAGES, in_memory=in_memory)
+    split = load_folder_source(FolderConfig(path=str(folder), validation_share=0.5), images).split(
+        "validation"
+    )
+    pixels = np.round(np.asarray(split.images[:]) * 255).astype(int)
+    np.testing.assert_array_equal(pixels[:, 4, 4, 0], 100 * split.labels)
+    assert set(split.labels[:5]) == {0, 1} and len({*pixels[:, 4, 4, 1]}) > 1
+    few = split.some(4)
+    np.testing.assert_array_equal(np.round(few.images * 255)[:, 4, 4, 0], 100 * few.labels)
+    assert len(few.labels) == 4 and set(few.labels) == {0, 1}
+    assert split.some(10) is split
+
+
+def test_every_kind_of_picture_becomes_colours():
+    grey = Image.fromarray(np.full((4, 4), 77, np.uint8))
+    deep = Image.fromarray(np.full((4, 4), 257 * 77, np.uint16))
+    cmyk = Image.new("CMYK", (4, 4), (255, 0, 0, 0))
+    see_through = Image.new("RGBA", (4, 4), (9, 8, 7, 0))
+    palette = Image.new("RGB", (4, 4), (200, 0, 0)).quantize(4)
+    for data, wanted in (
+        (encoded(grey), (77, 77, 77)),
+        (encoded(grey, "JPEG", quality=95), (77, 77, 77)),
+        (encoded(deep), (77, 77, 77)),
+        (encoded(cmyk, "JPEG", quality=100), (0, 255, 255)),
+        (encoded(see_through), (9, 8, 7)),
+        (encoded(palette), (200, 0, 0)),
+        (picture((1, 2, 3), side=1), (1, 2, 3)),
+    ):
+        out = decode(data)
+        assert out.mode == "RGB"
+        np.testing.assert_allclose(np.asarray(out)[0, 0], wanted, atol=3)
+
+
+def test_half_a_picture_is_none():
+    noise = Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    whole = encoded(noise, "JPEG")
+    for data in (whole[: len(whole) // 2], b"", b"not a picture", encoded(noise)[:300]):
+        with pytest.raises(BadPicture):
+            decode(data)
+
+
+def break_one(folder):
+    (folder / "train" / "bee" / "3.png").write_bytes(b"\x89PNG and then nothing")
+
+
+def test_a_bad_picture_is_an_error_that_names_it(folder):
+    break_one(folder)
+    (folder / "train" / "cat").mkdir()
+    with pytest.raises(
+        UserError, match=r"2 that cannot be used: train/bee/3.png \(.*\); class cat has no picture"
+    ):
+        load(folder, validation="test")
+
+
+def test_bad_pictures_that_are_skipped_are_counted_and_labels_stay_right(folder, caplog):
+    break_one(folder)
+    source = load(folder, "skip", validation="test")
+    assert "left out 1 of 20: train/bee/3.png" in caplog.text and len(caplog.records) == 1
+    images = np.asarray(source.tables.images)
+    assert len(images) == 19
+    np.testing.assert_array_equal(images[:, 4, 4, 0], 100 * np.asarray(source.tables.labels))
+
+
+@pytest.mark.parametrize(
+    "ruin, change, words",
+    [
+        (
+            lambda path: shutil.rmtree(path / "test"),
+            {},
+            "no split 'test' in .*: wanted test/ or test.zip; found train",
+        ),
+        (lambda path: None, dict(validation="val"), "no split 'val'"),
+        (lambda path: (path / "test" / "wasp").mkdir(), {}, "classes that the training set has not: wasp"),
+        (lambda path: [own.unlink() for own in path.glob("test/*/*")], {}, "holds no picture"),
+        (lambda path: shutil.rmtree(path), {}, "no split 'train' in .*; found nothing"),
+        (
+            lambda path: [own.write_bytes(b"") for own in path.glob("train/*/*")],
+            dict(on_bad_image="skip"),
+            "not one",
+        ),
+        (lambda path: None, dict(path=""), "data.folder.path is empty"),
+    ],
+)
+def test_data_sets_that_are_broken_are_refused(folder, ruin, change, words):
+    ruin(folder)
+    with pytest.raises(UserError, match=words):
+        load(**{"path": folder, **change})
+
+
+def test_a_torn_zip_is_refused(tmp_path):
+    (tmp_path / "train.zip").write_bytes(b"PK\x03\x04 and then nothing")
+    with pytest.raises(UserError, match="train.zip cannot be read as a zip"):
+        open_split(tmp_path, "train")
+
+
+def test_one_config_one_source(folder):
+    """Compiled steps belong to a source, so the same config gives the same one."""
+    wanted = DataConfig(name="folder", folder=FolderConfig(str(folder)), images=IMAGES)
+    source = load_source(wanted)
+    assert load_source(dataclasses.replace(wanted, folder=FolderConfig(str(folder)))) is source
+    images, labels = jax.jit(source.sample, static_argnums=2)(source.tables, jax.random.key(0), 16)
+    np.testing.assert_array_equal(np.round(np.asarray(images)[:, 4, 4, 0] * 255), 100 * np.asarray(labels))
+    with pytest.raises(UserError, match="'cifra' is not known; choose from digits, folder, tfds"):
+        load_source(DataConfig(name="cifra"))
+
+
+def test_folders_and_arrays_need_no_loader():
+    """Neither TensorFlow Datasets nor Grain nor TensorFlow is imported on their way."""
+    code = (
+        "import sys, prance_jax.data.load, prance_jax.config.experiment, prance_jax.experiments.experiment;"
+        "print([name for name in ('tensorflow_datasets', 'tensorflow', 'grain') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2]
+    )
+    assert done.stdout.strip() == "[]", done.stderr

@@ -1,0 +1,129 @@
+"""Whole networks under training-free reduction: published costs, nothing removed is dense, no image sees another."""
+
+import jax
+import numpy as np
+import pytest
+from small import make_spec
+
+from prance_jax.models.forward import follow, walk
+from prance_jax.models.reduction import METHODS, Reduction, at_macs, reduced, reduced_macs
+from prance_jax.models.vit import ViT
+from prance_jax.spec.model_spec import ModelSpec
+from prance_jax.spec.search_space import SPACES
+from prance_jax.tokens.schedules import Constant, KeepRate, Kept, Removed, Sites
+
+DEIT = {"T": "deit_tiny", "S": "deit_small", "B": "deit_base"}
+
+
+def deit(size):
+    return ModelSpec(SPACES[DEIT[size]], image_size=224, patch_size=16, num_classes=1000)
+
+
+def gmacs(size, method, schedule, trick=False):
+    """A plain DeiT has no residual maps, and the papers run the last MLP on all tokens that are left."""
+    spec = deit(size)
+    reduction = Reduction(METHODS[method], schedule)
+    found = reduced_macs(spec, spec.largest, reduction)
+    width = spec.space.super_width
+    last = 8 * width**2 * (schedule.left(12, 197)[-1] - 1)
+    return (found.total - found.residual_maps + (0 if trick else last)) / 1e9
+
+
+PUBLISHED = [
+    ("T", "tome", Constant(0), 1.25),
+    ("S", "tome", Constant(0), 4.60),
+    ("B", "tome", Constant(0), 17.56),
+    *[("T", "tome", Constant(r), value) for r, value in ((4, 1.09), (8, 0.92), (13, 0.73), (16, 0.62))],
+    *[("S", "tome", Constant(r), value) for r, value in ((4, 4.00), (8, 3.42), (13, 2.70), (16, 2.29))],
+    *[("B", "tome", Constant(r), value) for r, value in ((4, 15.32), (8, 13.10), (13, 10.37), (16, 8.77))],
+    *[
+        ("S", "evit", KeepRate(rate), value)
+        for rate, value in ((0.9, 4.02), (0.8, 3.48), (0.7, 3.03), (0.6, 2.64), (0.5, 2.31))
+    ],
+    *[("S", "ppt", Sites(r), value) for r, value in ((20, 3.92), (30, 3.58), (50, 2.944), (60, 2.72))],
+    ("T", "ppt", Sites(50), 0.80),
+    ("B", "ppt", Sites(50), 11.26),
+    ("S", "tome", Kept((197, 194, 176, 156, 141, 133, 121, 107, 88, 64, 56, 3)), 2.905),
+    ("S", "tome", Kept((197, 180, 156, 127, 109, 98, 80, 66, 52, 37, 31, 3)), 2.327),
+]
+
+
+@pytest.mark.parametrize("size, method, schedule, published", PUBLISHED)
+def test_costs_that_were_published(size, method, schedule, published):
+    assert gmacs(size, method, schedule) == pytest.approx(published, abs=0.006)
+
+
+@pytest.mark.parametrize("size, every_layer, three_sites", [("T", 0.71, 0.75), ("S", 2.60, 2.76)])
+def test_costs_of_mctf_that_were_published(size, every_layer, three_sites):
+    """16 tokens in all layers but the first, ten of them staying; and 35 % at three sites ("Fast"). Their counter calls the
+    dense networks 1.26 and 4.61, so a hundredth is what it can tell."""
+    left = (197, 181, 165, 149, 133, 117, 101, 85, 69, 53, 37, 21)
+    assert Removed((0, *[16] * 11)).left(12, 197) == left
+    assert gmacs(size, "mctf", Kept(left)) == pytest.approx(every_layer, abs=0.01)
+    fast = Kept((197,) * 3 + (129,) * 3 + (85,) * 3 + (56,) * 3)
+    assert gmacs(size, "mctf", fast) == pytest.approx(three_sites, abs=0.01)
+
+
+def test_tokens_that_were_published():
+    finals = lambda schedule: schedule.left(12, 197)[-1]
+    assert [finals(KeepRate(rate)) for rate in (0.9, 0.8, 0.7, 0.6, 0.5)] == [148, 105, 72, 46, 28]
+    assert [finals(Constant(r)) for r in (4, 8, 10, 12, 13, 14, 16)] == [149, 101, 77, 53, 41, 29, 11]
+    assert [finals(Sites(r)) for r in (50, 60)] == [49, 39]
+    # A falling ramp removes the most in front.
+    assert Constant(8, -1.0).left(5, 100) == (84, 72, 64, 60, 60)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_removed_is_the_network(method, params, images):
+    spec = make_spec()
+    nothing = KeepRate(1.0, (2, 5), fused=False) if "evit" in method else Constant(0)
+    found = reduced(ViT(spec), params, images, spec.largest, Reduction(METHODS[method], nothing))
+    wanted = walk(ViT(spec), params, images, spec.largest.groups[0], follow(spec.largest)).logits
+    np.testing.assert_allclose(found.logits, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_image_does_not_see_its_batch(method, params, images):
+    """Alone, shuffled and among others."""
+    spec = make_spec()
+    schedule = KeepRate(0.6, (1, 4), fused=method == "evit") if "evit" in method else Removed((0, 4, 0, 3, 2))
+    run = jax.jit(lambda x: reduced(ViT(spec), params, x, spec.largest, Reduction(METHODS[method], schedule)))
+    whole, order = run(images), np.array([3, 0, 5, 1, 4, 2])
+    shuffled, others = run(images[order]), run(images.at[1:].set(3 * images[:1] + 1))
+    np.testing.assert_allclose(shuffled.logits, whole.logits[order], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(others.logits[0], whole.logits[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(shuffled.tokens.owner, whole.tokens.owner[order])
+    assert whole.tokens.features.shape[1] == Reduction(METHODS[method], schedule).left(spec)[-1]
+    # Every patch is where it belongs: with its size where nothing was dropped.
+    if method == "tome":
+        for owner, size in zip(whole.tokens.owner, whole.tokens.size):
+            np.testing.assert_array_equal(np.bincount(owner, minlength=len(size))[1:], size[1:])
+
+
+def test_attention_is_proportional_to_sizes(params, images):
+    """Two equal tokens merged into one of size two leave the rest of the network as it was."""
+    spec = make_spec()
+    same = {**params, "pos_embed": params["pos_embed"].at[2].set(params["pos_embed"][1])}
+    twins = images.at[:, :4, 4:8].set(images[:, :4, :4])
+    reduction = Reduction(METHODS["tome"], Removed((1,)))
+    found = reduced(ViT(spec), same, twins, spec.largest, reduction)
+    wanted = walk(ViT(spec), same, twins, spec.largest.groups[0], follow(spec.largest)).logits
+    np.testing.assert_allclose(found.logits, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_schedule_for_given_macs(method):
+    """One token more or less in each layer is the finest step."""
+    spec = deit("S")
+    full = reduced_macs(spec, spec.largest, Reduction(METHODS[method], Constant(0))).total
+    for share in (0.5, 0.7, 1.0):
+        found = at_macs(spec, spec.largest, method, share * full)
+        assert reduced_macs(spec, spec.largest, found).total / full == pytest.approx(share, abs=0.025)
+
+
+def test_the_first_layer_joins_in_where_the_others_cannot_give_more():
+    """Of a method that is one step ahead: half of what comes is the most that a layer gives, so on six layers it is needed."""
+    spec = make_spec()
+    full = reduced_macs(spec, spec.largest, Reduction(METHODS["mctf"], Constant(0))).total
+    left = {share: at_macs(spec, spec.largest, "mctf", share * full).left(spec) for share in (0.6, 0.35)}
+    assert left == {0.6: (17, 13, 9, 5, 3, 2), 0.35: (11, 6, 4, 3, 2, 2)}

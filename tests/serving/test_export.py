@@ -1,0 +1,81 @@
+"""An exported file gives what the model gives, for any batch, without the package's model code."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from serving.test_model import IMAGES, make
+
+import prance_jax
+from prance_jax.core.errors import UserError
+from prance_jax.serving.export import export
+from prance_jax.serving.exported import CARD, PROGRAM
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    model = make(prices=(0.01, 0.5))
+    path = tmp_path_factory.mktemp("export") / "model.prance"
+    card = export(model, path, {"labels": list("abcde")})
+    return model, path, card
+
+
+def test_results_are_the_same_for_any_batch_and_budget(exported):
+    model, path, card = exported
+    loaded = prance_jax.load_exported(path)
+    assert loaded.card == json.loads(json.dumps(card)) and loaded.card["labels"] == list("abcde")
+    for batch, budget in ((1, 0.3), (5, 0.55), (5, None)):
+        wanted = model(IMAGES[:batch], budget=budget)
+        found = loaded(IMAGES[:batch], budget=budget)
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * float(np.abs(wanted).max()))
+
+
+def test_the_models_code_is_not_needed(exported, tmp_path):
+    images = tmp_path / "images.npy"
+    np.save(images, np.asarray(IMAGES[:2]))
+    script = (
+        "import sys, numpy, prance_jax\n"
+        "model = prance_jax.load_exported(sys.argv[1])\n"
+        "print(model(numpy.load(sys.argv[2])).shape)\n"
+        "print(sorted(name for name in sys.modules if name.startswith(('prance_jax.', 'flax'))))\n"
+    )
+    words = [sys.executable, "-c", script, str(exported[1]), str(images)]
+    told = subprocess.run(words, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    shape, modules = told.stdout.splitlines()
+    assert (
+        shape == "(2, 5)"
+        and modules == "['prance_jax.core.errors', 'prance_jax.serving.exported', 'prance_jax.core.checks']"
+    )
+
+
+def test_what_the_card_does_not_admit_is_refused(exported):
+    loaded = prance_jax.load_exported(exported[1])
+    for images, words in (
+        (np.zeros((2, 8, 8, 3), np.float32), r"takes \[batch, 16, 16, 3\]"),
+        (np.zeros((2, 16, 16, 3), np.int32), "images are int32"),
+        (np.full((2, 16, 16, 3), np.inf, np.float32), "image 0 .* not finite"),
+    ):
+        with pytest.raises(UserError, match=words):
+            loaded(images)
+    with pytest.raises(UserError, match="budget 0.95 is outside"):
+        loaded(IMAGES, budget=0.95)
+
+
+def test_broken_files_are_named(exported, tmp_path):
+    _, path, card = exported
+    with pytest.raises(UserError, match="does not exist"):
+        prance_jax.load_exported(tmp_path / "none.prance")
+    cut = tmp_path / "cut.prance"
+    cut.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(UserError, match="cut.prance is not an exported model"):
+        prance_jax.load_exported(cut)
+    old = tmp_path / "old.prance"
+    with zipfile.ZipFile(old, "w") as file:
+        file.writestr(CARD, json.dumps({**card, "version": 0}))
+        file.writestr(PROGRAM, b"")
+    with pytest.raises(UserError, match="version 0, this program reads .* version 1"):
+        prance_jax.load_exported(old)

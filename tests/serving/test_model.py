@@ -1,0 +1,123 @@
+"""The adaptive model as a library user meets it: a function of images, inside and outside of jit, and its errors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import KEEP, SHORT, make_spec, noisy_params
+
+from prance_jax.adaptive.buckets import choose_plans
+from prance_jax.adaptive.budget import Ladder
+from prance_jax.adaptive.calibrate import decisions
+from prance_jax.config.stages import SelectorConfig
+from prance_jax.core.errors import UserError
+from prance_jax.models.forward import walk
+from prance_jax.models.vit import ViT
+from prance_jax.selector.policies import Priced
+from prance_jax.serving.model import AdaptiveModel, _run
+from prance_jax.spec.macs import macs
+from prance_jax.training.stages.selector import Selector
+
+SPEC = make_spec("prune", space=SHORT)
+IMAGES = jax.random.normal(jax.random.key(8), (11, 16, 16, 3))
+
+
+def make(prices=None):
+    """A selector with a lively random policy: nearly every image gets a structure of its own."""
+    settings = SelectorConfig(updates=1, batch=6, keep_choices=KEEP, hidden=(16,), prices=prices)
+    params = noisy_params(SPEC)
+    selector = Selector(SPEC, settings, SHORT.first_group("24x2"))
+    policy = selector.ppo.init(jax.random.key(4)).policy
+    policy = policy._replace(actor=jax.tree.map(lambda leaf: 30 * leaf, policy.actor))
+    variables = policy if prices is None else Priced(policy, jnp.float32(0.1))
+    plans = choose_plans(SPEC, decisions(SPEC, selector.rule, params, variables, np.asarray(IMAGES)), 2, 2)
+    ladder = None if prices is None else Ladder((0.5, 0.01), (0.3, 0.9), (2, 0), 400)
+    return AdaptiveModel(params, policy, plans, selector.rule, selector.decision_cost, ladder, chunk=4)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make()
+
+
+@pytest.fixture(scope="module")
+def logits(model):
+    """Of the same decisions by masked execution."""
+    decide = model.rule.decide(model.policy, jax.random.key(0))
+    return jax.jit(lambda x: walk(ViT(SPEC), model.params, x, model.rule.first, decide).logits)(IMAGES)
+
+
+def test_a_call_is_masked_execution_under_the_selector(model, logits):
+    np.testing.assert_allclose(model(IMAGES), logits, rtol=0, atol=1e-5 * float(jnp.abs(logits).max()))
+
+
+def test_it_works_inside_the_users_own_jit(model, logits):
+    """As an argument: it is a pytree, so that weights are no constants of the program."""
+    share = jax.jit(lambda model, images: jax.nn.softmax(model(2 * images / 2)).max(axis=1))
+    np.testing.assert_allclose(share(model, IMAGES), jax.nn.softmax(logits).max(axis=1), rtol=1e-4)
+
+
+def test_explanations_add_up(model, logits):
+    told = model.explain(IMAGES)
+    structure = decisions(SPEC, model.rule, model.params, model.policy, np.asarray(IMAGES))
+    full = macs(SPEC, SPEC.largest).total
+    assert len({one.widths for one in told}) > 3
+    for index, one in enumerate(told):
+        own = structure.image(index)
+        assert one.predicted == int(logits[index].argmax())
+        assert one.macs_kept == pytest.approx(macs(SPEC, own, model.decision_cost).total / full)
+        assert one.widths == own.widths and one.hidden == own.hidden
+        for group, owners in zip(range(1, SHORT.groups), one.surviving):
+            left = one.tokens[SHORT.first_layers[group]]
+            # CLS and the patches that have a token of their own.
+            assert len(set(owners[owners >= 0])) == left - 1
+
+
+def test_budgets_reach_the_selector_without_a_new_trace():
+    model = make(prices=(0.01, 0.5))
+    traces = []
+
+    def run(model, images, budget):
+        traces.append(1)
+        return model.serve(images, budget)
+
+    program = jax.jit(run)
+    for budget, price in ((0.3, 0.5), (0.9, 0.01)):
+        served = program(model, IMAGES, jnp.float32(budget))
+        variables = Priced(model.policy, jnp.float32(price))
+        wanted = decisions(SPEC, model.rule, model.params, variables, np.asarray(IMAGES))
+        jax.tree.map(np.testing.assert_array_equal, served.structure.groups[1:], wanted.groups[1:])
+    mixed = program(model, IMAGES, jnp.full(11, 0.3).at[4].set(0.9))
+    own = jax.tree.map(lambda leaf: leaf[4], mixed.structure.groups[1:])
+    jax.tree.map(np.testing.assert_array_equal, own, jax.tree.map(lambda leaf: leaf[4], wanted.groups[1:]))
+    assert len(traces) == 2  # a number, and one budget per image
+    with pytest.raises(UserError, match="budget 0.2 is outside"):
+        model(IMAGES, budget=0.2)
+
+
+def test_a_hundred_batches_of_other_content_and_budget_compile_once():
+    model = make(prices=(0.01, 0.5))
+    before = _run._cache_size()
+    for seed in range(100):
+        model(jax.random.normal(jax.random.key(seed), (4, 16, 16, 3)), budget=0.3 + 0.006 * seed)
+    assert _run._cache_size() == before + 1
+
+
+@pytest.mark.parametrize(
+    "images, words",
+    [
+        (np.zeros((2, 8, 8, 3), np.float32), r"shape \(2, 8, 8, 3\); this model takes \[batch, 16, 16, 3\]"),
+        (np.zeros((16, 16, 3), np.float32), r"shape \(16, 16, 3\)"),
+        (np.zeros((0, 16, 16, 3), np.float32), r"shape \(0, 16, 16, 3\)"),
+        (np.zeros((2, 16, 16, 3), np.uint8), "images are uint8; convert"),
+        (np.full((2, 16, 16, 3), np.nan, np.float32), "image 0 of the batch has pixels"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(images, words, model):
+    with pytest.raises(UserError, match=words):
+        model(images)
+
+
+def test_a_selector_of_one_budget_says_so(model):
+    with pytest.raises(UserError, match="trained for one budget"):
+        model(IMAGES, budget=0.5)

@@ -1,0 +1,117 @@
+"""One-step-ahead attention against its text, in plain NumPy: the map is made of the tokens that arrive, regrouped, and used."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import drawn_params, make_spec, quick_jit
+
+from prance_jax.models.reduction import METHODS, Reduction
+from prance_jax.models.vit import Reducing, ViT
+from prance_jax.tokens.schedules import Removed
+from prance_jax.tokens.token_set import TokenSet
+
+LAYER, WIDTH = 1, 28
+
+
+def normed(x, weights):
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    return x * weights["scale"][: x.shape[-1]] + weights["bias"][: x.shape[-1]]
+
+
+def affine(x, weights, outputs):
+    return x @ weights["kernel"][: x.shape[-1], outputs] + weights["bias"][outputs]
+
+
+def plain(params, x, size, groups, weights_of, heads=2, channels=8):
+    """One image: features [N, C], sizes [N], groups a list of lists, weights_of: attention received -> weights [N]."""
+    block, inner = params[f"block_{LAYER}"], heads * channels
+    q, k = (
+        affine(normed(x, block["norm1"]), block["qkv"], slice(i * inner, (i + 1) * inner)) for i in (0, 1)
+    )
+    maps = []
+    for head in range(heads):
+        own = slice(head * channels, (head + 1) * channels)
+        logits = q[:, own] @ k[:, own].T / np.sqrt(channels) + np.log(size)
+        shares = np.exp(logits - logits.max(1, keepdims=True))
+        maps.append(shares / shares.sum(1, keepdims=True))
+    weights = weights_of(np.mean(maps, axis=(0, 1)))
+    merge = lambda rows: np.stack([weights[g] @ rows[g] / weights[g].sum() for g in groups])
+    merged = merge(x)
+    v = affine(normed(merged, block["norm1"]), block["qkv"], slice(2 * inner, 3 * inner))
+    mixed = []
+    for head in range(heads):
+        keys = np.stack([maps[head][:, g].sum(1) for g in groups], axis=1)
+        mixed.append(merge(keys) @ v[:, head * channels : (head + 1) * channels])
+    return merged + affine(np.concatenate(mixed, axis=1), block["proj"], slice(0, WIDTH))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_map_is_that_of_the_groups(masked):
+    """MCTF's groups; masked, images keep numbers of their own, all of the tokens too, and what is invalid holds anything."""
+    spec, (batch, count), removed = make_spec(), (3, 13), ([2, 0, 5] if masked else [5, 5, 5])
+    params, rng, method = drawn_params(spec), np.random.default_rng(0), METHODS["mctf"]
+    x = rng.normal(size=(batch, count, WIDTH)).astype(np.float32)
+    size = rng.integers(1, 4, (batch, count)).astype(np.float32)
+    there = [13, 13, 12] if masked else [13] * 3
+    valid = jnp.arange(count) < jnp.asarray(there)[:, None]
+    owner = jnp.zeros((batch, spec.patches), jnp.int32)
+    arriving = TokenSet(
+        jnp.where(valid[..., None], x, 1e6), jnp.asarray(size), valid if masked else None, owner
+    )
+    left = jnp.asarray(there) - jnp.asarray(removed) if masked else count - 5
+    found, groupings = [], []
+
+    def group(tokens, signals):
+        groupings.append((method.ahead(tokens, signals, left), signals))
+        return groupings[-1][0]
+
+    def run(params, tokens):
+        attend = lambda model: model.blocks[LAYER].attend_ahead(tokens, WIDTH, WIDTH, group)[0]
+        found = ViT(spec).apply({"params": params}, method=attend)
+        return found, *groupings.pop()
+
+    found, grouping, signals = quick_jit(run)(params, arriving)
+    reduced = method.reduce(arriving, signals, left)
+    for image in range(batch):
+        own = slice(0, there[image])
+        place = np.asarray(grouping.place)[image, own]
+        groups = [np.flatnonzero(place == i) for i in range(place.max() + 1)]
+        assert len(groups) == there[image] - removed[image]
+        wanted = plain(params, x[image, own], size[image, own], groups, lambda got: got * size[image, own])
+        np.testing.assert_allclose(found.features[image, : len(wanted)], wanted, rtol=1e-4, atol=1e-4)
+        # The same groups as behind the attention, under the same signals.
+        np.testing.assert_array_equal(found.owner[image], reduced.owner[image])
+        np.testing.assert_allclose(found.sizes[image], reduced.sizes[image], rtol=1e-6)
+
+
+def test_no_gradient_reaches_the_weights_of_a_group_and_one_reaches_the_map(params, images):
+    spec = make_spec()
+    reduction = Reduction(METHODS["mctf"], Removed((0, 4, 3)))
+
+    def score(params):
+        reducing = reduction.reducing(spec)
+        return (
+            ViT(spec).apply({"params": params}, images, spec.largest, reducing, method="reduced").logits.sum()
+        )
+
+    grads = quick_jit(jax.grad(score))(params)
+    qkv = np.asarray(grads["block_1"]["qkv"]["kernel"])
+    assert np.isfinite(qkv).all() and all(np.abs(part).max() > 0 for part in np.split(qkv, 3, axis=1))
+
+
+def test_a_number_of_tokens_for_each_image(params, images):
+    """Numbers per image in every layer, drawn milder than a schedule: each image as with its numbers alone."""
+    spec, method = make_spec(), METHODS["mctf"]
+    left = [(17, 13, 10, 10, 8, 7), (17, 17, 17, 17, 17, 17), (17, 12, 12, 9, 9, 5)]
+    masked = tuple(jnp.asarray(counts) for counts in zip(*left))
+    run = lambda images, left: ViT(spec).apply(
+        {"params": params}, images, spec.largest, Reducing(method, left), method="reduced"
+    )
+    together = quick_jit(run)(images[:3], masked)
+    for image, counts in enumerate(left):
+        alone = quick_jit(lambda x, counts=counts: run(x, counts))(images[image : image + 1])
+        scale = float(np.abs(alone.logits).max())
+        np.testing.assert_allclose(together.logits[image], alone.logits[0], rtol=1e-4, atol=1e-5 * scale)
+        np.testing.assert_allclose(together.class_token[image], alone.class_token[0], rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(together.tokens.owner[image], alone.tokens.owner[0])

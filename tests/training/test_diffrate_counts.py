@@ -1,0 +1,121 @@
+"""DiffRate's counts: the network that learns them is the one that runs with them, and they find what is cheap to lose."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import SHORT, drawn_params, make_spec, quick_jit
+
+from prance_jax.baselines.diffrate_counts import SoftCounts
+from prance_jax.config import io
+from prance_jax.config.comparison import CountsConfig
+from prance_jax.config.experiment import Config
+from prance_jax.config.stages import OptimizerConfig
+from prance_jax.core.errors import UserError
+from prance_jax.experiments.comparison import rows_of
+from prance_jax.experiments.experiment import Experiment
+from prance_jax.experiments.targets import Target
+from prance_jax.models.reduction import METHODS, Reduction, reduced, reduced_macs
+from prance_jax.models.vit import ViT
+from prance_jax.spec.block_latency import OutOfReach
+from prance_jax.spec.macs import macs
+from prance_jax.tokens.methods.diffrate import Counted
+from prance_jax.tokens.schedules import Kept
+from prance_jax.tokens.token_set import AttentionSignals, initial_tokens
+from prance_jax.training.metrics import Progress
+from prance_jax.training.stages import diffrate_counts
+from prance_jax.training.workdir import Workdir
+
+SPEC = make_spec(space=SHORT)  # four layers, 17 tokens; counts are learned in layers 1 and 2
+SEARCH = SoftCounts(SPEC)
+CONFIG = CountsConfig()
+CONFIG_FILE = Path(__file__).parents[1] / "tiny_config.py"
+
+
+def logits_of(*wanted):
+    """Distributions all but at the given numbers of tokens, (after pruning, after merging) of each layer."""
+    return -100.0 * jnp.square(SEARCH.numbers - jnp.asarray(wanted, jnp.float32)[..., None])
+
+
+def test_counts_by_hand():
+    """The mean, rounded up, never above what arrives; chances are those of the places."""
+    assert SEARCH.numbers[0] == 17 and SEARCH.numbers[-1] == 2 and list(SEARCH.layers) == [1, 2]
+    assert list(SoftCounts(SPEC, first=0).layers) == [0, 1, 2]
+    np.testing.assert_array_equal(SoftCounts(SPEC, 4).numbers, [17, 13, 9, 5])
+    even = jnp.full((2, 2, 16), -1e9).at[0, 0, jnp.asarray([0, 3])].set(0.0)  # 17 or 14: 15.5 on average
+    even = even.at[0, 1, 9].set(0.0).at[1, :, 2].set(0.0)  # 8; then 15 twice, of which 8 are there
+    found = SEARCH.counts(even)
+    np.testing.assert_array_equal(found.left, [[16, 8], [8, 8]])
+    np.testing.assert_allclose(found.chances[0, 0], [1.0] * 14 + [0.5] * 3, rtol=1e-6)
+    np.testing.assert_allclose(found.chances[0, 1], [1.0] * 8 + [0.0] * 9, rtol=1e-6)
+    moves = jax.grad(lambda logits: SEARCH.counts(logits).left[0, 0])(even)
+    np.testing.assert_allclose(moves[0, 0, jnp.asarray([0, 3])], [0.75, -0.75], rtol=1e-5)
+
+
+def test_what_learns_is_what_runs(images):
+    """Logits and MACs under counts are those of the reduction that comes out."""
+    params, logits = drawn_params(SPEC), logits_of((14, 9), (8, 5))
+    counts = SEARCH.counts(logits)
+    run = jax.jit(lambda p, x, l: SEARCH.run(ViT(SPEC), p, x, SEARCH.counts(l)))
+    found = run(params, images, logits)
+    reduction = diffrate_counts.learned(SPEC, CONFIG, logits)
+    assert reduction.left(SPEC) == (17, 9, 5, 5) and reduction.method.reduce.steps[1] == (17, 14, 9)
+    wanted = quick_jit(lambda p, x: reduced(ViT(SPEC), p, x, SPEC.largest, reduction).logits)(params, images)
+    scale = float(np.abs(wanted).max())
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5 * scale)
+    share = reduced_macs(SPEC, SPEC.largest, reduction).total / macs(SPEC, SPEC.largest).total
+    assert float(SEARCH.share(counts)) == pytest.approx(share, rel=1e-6)
+
+
+def test_counts_go_where_they_should(images):
+    """Towards the share of MACs that is asked for, beginning at DiffRate's constant schedule; everything has a gradient."""
+    params = drawn_params(SPEC)
+    config = CountsConfig(steps=40, batch=6, optimizer=OptimizerConfig(learning_rate=0.5, warmup=0))
+    labels = jnp.arange(6) % 5
+    sample = lambda tables, key, batch: (images, labels)
+    step = diffrate_counts.counts_step(SPEC, config, 0.6, sample)
+    state = diffrate_counts.init(SPEC, 0.8, config)
+    first = diffrate_counts.learned(SPEC, config, state["params"]["logits"])
+    shares = []
+    for index in range(config.steps):
+        state, metrics = step(state, index, jax.random.key(0), None, params)
+        shares.append(float(metrics["macs_kept"]))
+    assert shares[0] > 0.75 and abs(shares[-1] - 0.6) < 0.06
+    last = diffrate_counts.learned(SPEC, config, state["params"]["logits"])
+    full = macs(SPEC, SPEC.largest).total
+    assert reduced_macs(SPEC, SPEC.largest, last).total < reduced_macs(SPEC, SPEC.largest, first).total < full
+    moved = np.abs(state["params"]["logits"] - diffrate_counts.init(SPEC, 0.8, config)["params"]["logits"])
+    assert moved.max(axis=2).min() > 0
+
+
+def test_rows_of_a_comparison(tmp_path):
+    """Learned on the run's dense network, near its share of the MACs; a network of two layers has nothing to learn."""
+
+    def run(path, layers):
+        overrides = f"--config.model.space.layers={layers}", "--config.compare.finetune.steps=0"
+        counts = "--config.compare.counts.steps=3", "--config.compare.counts.batch=8"
+        config = io.load(CONFIG_FILE, Config, (*overrides, *counts))
+        experiment = Experiment(config, Workdir(tmp_path / path), Progress(quiet=True))
+        return experiment, Target(experiment.spec("prune"), 0.8)
+
+    experiment, target = run("three", "(1,2)")
+    (row,) = rows_of(experiment, 0, "diffrate_learned", target, None)
+    assert row.method == "diffrate_learned_80" and row.rule.method.name == "diffrate_learned"
+    kept = experiment.evaluate(row, "validation").macs.mean() / macs(row.spec, row.spec.largest).total
+    assert kept == pytest.approx(0.8, abs=0.1)
+    with pytest.raises(OutOfReach, match="there is none to learn for"):
+        experiment, target = run("two", "(1,1)")
+        rows_of(experiment, 0, "diffrate_learned", target, None)
+
+
+def test_settings_and_tokens_that_were_not_learned():
+    with pytest.raises(UserError, match="compare.counts: granularity=0"):
+        CountsConfig(granularity=0)
+    tokens = initial_tokens(jnp.ones((1, 5, 4)))
+    signals = AttentionSignals(jnp.ones((1, 5)), jnp.ones((1, 5, 4)), jnp.ones((1, 5)))
+    with pytest.raises(UserError, match="no layer was learned that leaves 3 of 5 tokens"):
+        Counted(((5, 4, 2),))(tokens, signals, 3)
+    same = Reduction(METHODS["diffrate"], Kept((17, 9, 5, 5)))
+    assert same != diffrate_counts.learned(SPEC, CONFIG, logits_of((14, 9), (8, 5)))

@@ -1,0 +1,73 @@
+"""What a panel shows: patches that one token carries look alike, others do not, and nothing else is painted over."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prance_jax.visualize.patches import ALONE, PRUNED, colour, enlarged, groups, kept
+
+SIDE, GRID = 24, 4
+
+
+@st.composite
+def histories(draw):
+    """Owners after three decisions: tokens are pruned or merged, as reductions do."""
+    owner, rows = np.arange(1, GRID**2 + 1), []
+    for _ in range(3):
+        tokens = np.unique(owner[owner >= 0])
+        kept_tokens = draw(st.integers(1, 8))
+        moves = {token: draw(st.integers(-1, kept_tokens)) for token in tokens}
+        owner = np.array([moves.get(token, -1) for token in owner])
+        rows.append(owner)
+    return np.stack(rows)
+
+
+@given(histories())
+def test_patches_share_a_number_exactly_where_one_token_carries_them(owners):
+    for owner, numbers in zip(owners, groups(owners)):
+        assert ((numbers == PRUNED) == (owner < 0)).all()
+        for patch, number in enumerate(numbers):
+            together = np.flatnonzero(owner == owner[patch]) if owner[patch] >= 0 else []
+            if number >= 0:
+                assert list(np.flatnonzero(numbers == number)) == list(together) and len(together) > 1
+            else:
+                assert len(together) <= 1
+
+
+def test_a_token_keeps_its_number():
+    """Two pairs are made; the first then takes a third patch, the second keeps to itself; at last both are one."""
+    owners = np.array([[1, 1, 2, 2, 3, 4], [1, 1, 2, 2, 1, 3], [1, 1, 1, 1, 1, -1]])
+    first, second, third = groups(owners)
+    assert first[0] == second[0] == second[4] == third[0] != first[2]
+    assert first[2] == second[2] and third[2] == first[0] and third[5] == PRUNED
+    assert list(first[4:]) == [ALONE, ALONE] and second[5] == ALONE
+
+
+def test_twenty_groups_have_twenty_colours():
+    colours = np.array([colour(group) for group in range(20)])
+    far = np.linalg.norm(colours[:, None] - colours[None], axis=2) + 1e9 * np.eye(20)
+    assert far.min() > 30 and colours.min() >= 0 and colours.max() <= 255
+
+
+def test_a_panel():
+    """Patch 0 pruned, 1 and 2 merged side by side, the others alone."""
+    pixels = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    numbers = np.full(GRID**2, ALONE)
+    numbers[0], numbers[1:3] = PRUNED, 0
+    shown, patch = kept(pixels, numbers), SIDE // GRID
+    alone = np.kron(numbers.reshape(GRID, GRID), np.ones((patch, patch))) == ALONE
+    assert (shown[alone] == pixels[alone]).all()
+    assert shown[:patch, :patch].std() < 0.5 * pixels[:patch, :patch].std()
+    tint = np.round(colour(0))
+    assert (shown[0, patch : 3 * patch] == tint).all() and (shown[:patch, patch] == tint).all()
+    # No line where the two meet.
+    assert not (shown[2, 2 * patch - 1 : 2 * patch + 1] == tint).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_enlarging_is_exact(channels):
+    image = np.random.default_rng(0).random((28, 28, channels))
+    large = enlarged(image, side=100)
+    assert large.shape == (112, 112, 3) and large.dtype == np.uint8
+    assert (large[::4, ::4] == np.round(255 * image)).all()

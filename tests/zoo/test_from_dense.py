@@ -1,0 +1,94 @@
+"""A meta-network that starts from a dense one computes what the dense one computes."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from small import PAIR, drawn_params, logits, make_spec
+
+import prance_jax
+from prance_jax.core.errors import UserError
+from prance_jax.spec.search_space import SearchSpace
+from prance_jax.zoo.formats.files import save_weights
+from prance_jax.zoo.formats.timm import to_timm
+from prance_jax.zoo.from_dense import channel_order, hidden_order, meta_from_dense, same_structure, start_from
+
+
+def dense_spec(width=24, hidden=60, heads=2, **changes):
+    """A plain ViT; 24 and 60: narrower than the space's 28 and 84 in both."""
+    ratio = SearchSpace.ratio(width, hidden)
+    space = SearchSpace("plain", width, ratio, heads, (width,), (ratio,), (2,), head_dim=8)
+    return make_spec(**{"space": space, **changes})
+
+
+def meta_spec(**changes):
+    return make_spec(space=PAIR, **changes)
+
+
+@pytest.mark.parametrize(
+    "source, distilled",
+    [
+        (meta_spec(), False),  # the run's own dense network, its residual maps trained
+        (dense_spec(24, 60, heads=1), True),  # fewer heads, hidden units and channels than there are
+    ],
+)
+def test_the_structure_of_its_width_is_the_dense_network(source, distilled, images):
+    source = dataclasses.replace(source, distilled=distilled)
+    spec = meta_spec(distilled=distilled)
+    dense = drawn_params(source)
+    params = meta_from_dense(dense, source, spec, drawn_params(spec, 5))
+    structure = same_structure(source, spec)
+    assert structure.widths == (source.space.widest,) * 2
+    wanted = logits(source, dense, images)
+    found = logits(spec, params, images, structure)
+    np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max(), rtol=0)
+
+
+@pytest.mark.parametrize("size, width", [("tiny", 192), ("small", 384), ("base", 768)])
+def test_every_deit_has_a_place_in_the_papers_space(size, width):
+    source, spec = (prance_jax.create_model(f"{name}_{size}_patch16_224").spec for name in ("deit", "prance"))
+    assert set(same_structure(source, spec).widths) == {width}
+
+
+def test_what_matters_most_comes_first():
+    """Of a network whose channels and units were shuffled, the order found undoes the shuffle."""
+    source = dense_spec()
+    dense = jax.tree.map(np.array, drawn_params(source))
+    rng = np.random.default_rng(0)
+    channels, units = rng.permutation(24), rng.permutation(60)
+    for layer in range(2):
+        block = dense[f"block_{layer}"]
+        block["fc2"]["kernel"][units] *= np.linspace(9, 1, 60)[:, None]
+        block["fc2"]["kernel"][:, channels] *= np.linspace(9, 1, 24)
+    found = hidden_order(dense, source, 1)
+    assert np.corrcoef(np.argsort(found), np.argsort(units))[0, 1] > 0.8
+    assert np.corrcoef(np.argsort(channel_order(dense, source)), np.argsort(channels))[0, 1] > 0.9
+
+
+def test_everything_in_the_way_is_listed():
+    source = dense_spec(20, 100, heads=3, norm_epsilon=1e-5)
+    with pytest.raises(UserError) as caught:
+        same_structure(source, meta_spec())
+    for words in (
+        "norm_epsilon 1e-05, wanted 1e-06",
+        "3 heads, at most 2",
+        "width 20, wanted one of (16, 24",
+    ):
+        assert words in str(caught.value)
+    with pytest.raises(UserError, match="100 hidden units, at most 72 at width 24"):
+        same_structure(dense_spec(24, 100), meta_spec())
+    with pytest.raises(UserError, match="residual maps where this network has none"):
+        same_structure(meta_spec(), meta_spec(residual_maps=False))
+
+
+def test_a_file_of_a_dense_network_is_measured_and_taken(tmp_path):
+    """Sizes come from the file; with other classes the classifier stays fresh and all else is taken."""
+    spec, source = meta_spec(), dense_spec(28, 84, num_classes=7)
+    dense = drawn_params(source)
+    save_weights(tmp_path / "dense.safetensors", to_timm(dense, source), {})
+    fresh = drawn_params(spec, 5)
+    params = start_from(tmp_path / "dense.safetensors", spec, fresh)
+    np.testing.assert_array_equal(params["head"]["kernel"], fresh["head"]["kernel"])
+    direct = meta_from_dense(dense, source, spec, fresh)
+    jax.tree.map(np.testing.assert_array_equal, params, direct)
