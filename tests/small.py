@@ -8,7 +8,8 @@ import numpy as np
 from prance_jax.models import forward
 from prance_jax.models.vit import ViT
 from prance_jax.spec.model_spec import ModelSpec
-from prance_jax.spec.search_space import SearchSpace, Structure
+from prance_jax.spec.search_space import SearchSpace
+from prance_jax.spec.structure import Structure
 
 SPACE = SearchSpace("small test", 32, 3, 2, (16, 24, 28), (1, 2, 3), layers=(1, 2, 2, 1), head_dim=8)
 # Three groups: for programs with a branch per plan, whose compilation is what a test waits for.

@@ -14,7 +14,7 @@ from prance_jax.adaptive.buckets import Plan, Plans
 from prance_jax.core.errors import UserError
 from prance_jax.spec.macs import token_counts
 from prance_jax.spec.model_spec import ModelSpec
-from prance_jax.spec.search_space import GroupChoice, Structure
+from prance_jax.spec.structure import GroupChoice, Structure
 
 
 @dataclass(frozen=True)

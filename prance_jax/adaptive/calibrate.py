@@ -18,7 +18,7 @@ from prance_jax.selector.cost_weight import level, price_at
 from prance_jax.selector.policies import Priced, Rule, StaticRule
 from prance_jax.spec.macs import macs
 from prance_jax.spec.model_spec import ModelSpec
-from prance_jax.spec.search_space import Structure
+from prance_jax.spec.structure import Structure
 
 
 @functools.lru_cache(maxsize=None)

@@ -16,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from prance_jax.adaptive.buckets import Plan, Plans
+from prance_jax.core.sizes import Within, number
 from prance_jax.models.forward import advance, begin, finish
 from prance_jax.models.vit import Midway, ViT
 from prance_jax.selector.policies import Rule
-from prance_jax.spec.search_space import Structure, Within, number
+from prance_jax.spec.structure import Structure
 from prance_jax.tokens.token_set import resized
 
 Tree = Any

@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prance_jax.adaptive.buckets import cheapest_cuts
+from prance_jax.adaptive.choose_buckets import cheapest_cuts
 from prance_jax.adaptive.executor import in_chunks
-from prance_jax.baselines.predictor_vit import Chosen, Selective, SelectiveViT
+from prance_jax.baselines.predictor_config import Selective
+from prance_jax.baselines.predictor_vit import Chosen, SelectiveViT
 from prance_jax.core.errors import UserError
+from prance_jax.core.sizes import Within
 from prance_jax.spec.model_spec import ModelSpec
-from prance_jax.spec.search_space import Within
 from prance_jax.tokens.token_set import TokenSet, resized
 
 Tree = Any

@@ -12,7 +12,7 @@ from prance_jax.adaptive.buckets import Plans
 from prance_jax.models.forward import Decide
 from prance_jax.models.vit import Midway
 from prance_jax.selector.policies import Rule
-from prance_jax.spec.search_space import GroupChoice
+from prance_jax.spec.structure import GroupChoice
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from prance_jax.models.vit import ViT
 from prance_jax.spec.macs import TokenCounts, macs
 from prance_jax.spec.model_spec import ModelSpec
-from prance_jax.tokens.methods.merge import cosine
+from prance_jax.tokens.similarity import cosine
 from prance_jax.tokens.token_set import TokenSet, descending, initial_tokens
 
 

@@ -7,143 +7,21 @@ nothing. What is dropped goes into one package token (SPViT) or nowhere (Dynamic
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from prance_jax.baselines.predictor_config import Selective
+from prance_jax.baselines.token_predictor import TokenSelector, draw
 from prance_jax.core.errors import UserError
+from prance_jax.core.sizes import Size
 from prance_jax.models.block import norm
 from prance_jax.models.vit import ViT
-from prance_jax.spec.block_latency import BlockLatency, OutOfReach, first_within
-from prance_jax.spec.macs import Macs, TokenCounts, macs
 from prance_jax.spec.model_spec import ModelSpec
-from prance_jax.spec.search_space import Size
 from prance_jax.tokens.counts import nothing_goes
-from prance_jax.tokens.methods.registry import METHODS, TokenMethod
 from prance_jax.tokens.token_set import AttentionSignals, TokenSet, initial_tokens
-
-
-@dataclass(frozen=True)
-class Selective:
-    """What is selected where. Hashable: it selects a compiled program.
-
-    package: what is dropped goes into a package token (SPViT); else it is gone (DynamicViT). sites: layers, from 0,
-    before which a selector stands. kept: share of the original patches that stays at each, never rising. heads: of the
-    selectors; 1 is DynamicViT's, which has no branch of head importance. by_threshold: evaluation keeps the tokens that
-    are more likely to be kept than not, so every image has a number of its own; else the best `kept` of each.
-    """
-
-    package: bool
-    sites: tuple[int, ...]
-    kept: tuple[float, ...]
-    heads: int = 1
-    by_threshold: bool = False
-
-    def __post_init__(self):
-        if len(self.sites) != len(self.kept) or list(self.sites) != sorted(set(self.sites)):
-            raise UserError(
-                f"selective: sites={self.sites} must rise, with a share of kept={self.kept} for each"
-            )
-        if list(self.kept) != sorted(self.kept, reverse=True) or not all(
-            0 < share <= 1 for share in self.kept
-        ):
-            raise UserError(f"selective: kept={self.kept} must be shares above 0 and up to 1 that never rise")
-
-    @property
-    def method(self) -> TokenMethod:
-        """What removes the tokens."""
-        return METHODS["package" if self.package else "prune"]
-
-    @property
-    def name(self) -> str:
-        """By which tables of latencies know a selector: 'spvit_H' with H heads, or 'dynamicvit_1'."""
-        return f"{'spvit' if self.package else 'dynamicvit'}_{self.heads}"
-
-    def left(self, spec: ModelSpec) -> tuple[int, ...]:
-        """Tokens (CLS and the package counted) in each layer at the shares of `kept`."""
-        count, counts, dropped = spec.tokens, [], False
-        for layer in range(spec.space.depth):
-            if layer in self.sites:
-                wanted = max(1, round(self.kept[self.sites.index(layer)] * spec.patches))
-                dropped |= wanted < spec.patches
-                count = min(count, 1 + wanted + (self.package and dropped))
-            counts.append(count)
-        return tuple(counts)
-
-    def macs(self, spec: ModelSpec, left: tuple[Size, ...] | None = None) -> Macs:
-        """Multiply-accumulates of one image, selectors included, with CLS alone in the last MLP. left: tokens in each
-        layer, ints or int32 [B]; by default those at the shares of `kept`."""
-        left = left or self.left(spec)
-        counts = TokenCounts(left, (*left[:-1], 1))
-        before = (spec.tokens, *left)
-        width = spec.space.widest
-        selectors = sum(selector_macs(before[site] - 1, width, self.heads) for site in self.sites)
-        return macs(spec, spec.largest, counts=counts)._replace(selector=selectors)
-
-    def milliseconds(self, spec: ModelSpec, table: BlockLatency) -> float:
-        """Of one image at the shares of `kept`, by a measured table, selectors included."""
-        left = self.left(spec)
-        before = (spec.tokens, *left)
-        counts = TokenCounts(left, (*left[:-1], 1))
-        return table.milliseconds(counts, self.name, tuple(before[site] for site in self.sites))
-
-
-def selector_macs(tokens: int, width: int, heads: int) -> int:
-    """Of one selector on so many tokens: per head d -> d, d -> d/2 -> d/4 -> 2, d = width / heads; head importance."""
-    inner = width // heads
-    each = inner * inner + inner * (inner // 2) + (inner // 2) * (inner // 4) + (inner // 4) * 2
-    return tokens * (heads * each + (2 * heads * (heads // 2) if heads > 1 else 0))
-
-
-class TokenSelector(nn.Module):
-    """Log-probabilities (keep, drop) of every token, from itself and the mean of those that are still there.
-
-    Every head has weights of its own (in SPViT's public code all share one set by mistake).
-    """
-
-    width: int
-    heads: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array, there: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """x: [B, N, C] without CLS; there: float32 [B, N]. Returns log-probabilities for drawing, float32 [B, N, 2], and
-        the probability to be kept, float32 [B, N]; heads are averaged by their importance, in logarithms for the first
-        and plainly for the second (section 3.2)."""
-        heads, inner = self.heads, self.width // self.heads
-        x = x.astype(jnp.float32).reshape(*x.shape[:2], heads, inner)
-
-        def affine(name: str, x: jax.Array, outputs: int) -> jax.Array:
-            # One matrix per head is drawn as one: lecun_normal would count the heads as inputs.
-            init = nn.initializers.lecun_normal(batch_axis=(0,))
-            kernel = self.param(f"{name}_kernel", init, (heads, x.shape[-1], outputs))
-            bias = self.param(f"{name}_bias", nn.initializers.zeros, (heads, outputs))
-            return jnp.einsum("bnhi,hio->bnho", x, kernel) + bias
-
-        scale = self.param("norm_scale", nn.initializers.ones, (heads, inner))
-        shift = self.param("norm_bias", nn.initializers.zeros, (heads, inner))
-        normed = (x - x.mean(-1, keepdims=True)) * jax.lax.rsqrt(x.var(-1, keepdims=True) + 1e-6)
-        z = nn.gelu(affine("embed", normed * scale + shift, inner), approximate=False)
-        local, spread = z[..., : inner // 2], z[..., inner // 2 :]
-        weight = there[:, :, None, None]
-        mean = jnp.sum(spread * weight, 1, keepdims=True) / jnp.maximum(
-            jnp.sum(weight, 1, keepdims=True), 1.0
-        )
-        z = jnp.concatenate([local, jnp.broadcast_to(mean, spread.shape)], axis=-1)
-        z = nn.gelu(affine("first", z, inner // 2), approximate=False)
-        z = nn.gelu(affine("second", z, inner // 4), approximate=False)
-        logits = affine("decide", z, 2)
-        if heads == 1:
-            chances = jax.nn.log_softmax(logits[:, :, 0])
-            return chances, jnp.exp(chances[..., 0])
-        importance = nn.Dense(max(heads // 2, 1), name="squeeze")(x.mean(-1))
-        importance = nn.sigmoid(nn.Dense(heads, name="excite")(nn.gelu(importance, approximate=False)))
-        importance = (importance / importance.sum(-1, keepdims=True))[..., None]
-        chances = jnp.sum(importance * jax.nn.log_softmax(logits), axis=2)
-        keep = jnp.sum(importance * jax.nn.softmax(logits), axis=2)[..., 0]
-        return chances, keep
 
 
 class Chosen(NamedTuple):
@@ -311,51 +189,3 @@ def remove(
     # The reductions read scores where they otherwise read the attention from CLS; it ranks first anyway.
     scores = AttentionSignals(*[jnp.pad(keep, ((0, 0), (1, 0)), constant_values=1.0)] * 3)
     return selective.method.reduce(tokens, scores, left, *drops)
-
-
-def draw(chances: jax.Array, key: jax.Array) -> jax.Array:
-    """1 where a token is kept, float32 [B, N]; its gradient is that of the softmax at temperature 1."""
-    soft = jax.nn.softmax(chances + jax.random.gumbel(key, chances.shape))[..., 0]
-    hard = (soft > 0.5).astype(jnp.float32)
-    # In brackets: the difference is exactly zero, so that nothing is dropped by a rounding error.
-    return hard + (soft - jax.lax.stop_gradient(soft))
-
-
-def at_share(
-    spec: ModelSpec, package: bool, share: float, heads: int = 1, by_threshold: bool = False
-) -> Selective:
-    """Of `selections` the one whose multiply-accumulates come nearest to `share` of the full network's."""
-    target = share * macs(spec, spec.largest).total
-    own = selections(spec, package, heads, by_threshold)
-    return min(reversed(own), key=lambda choice: abs(choice.macs(spec).total - target))
-
-
-def at_latency(
-    spec: ModelSpec,
-    package: bool,
-    target: float,
-    table: BlockLatency,
-    heads: int = 1,
-    by_threshold: bool = False,
-) -> Selective:
-    """Of `selections` the one that keeps the most of those whose time by a measured table is at most `target`
-    milliseconds an image: SPViT's way from a budget of latency to kept shares. Raises OutOfReach, a UserError, where none
-    is so fast."""
-    own = selections(spec, package, heads, by_threshold)
-    try:
-        return first_within(target, own, lambda choice: choice.milliseconds(spec, table), table)
-    except OutOfReach as error:
-        raise OutOfReach(f"{own[0].name}: {error}") from None
-
-
-def selections(spec: ModelSpec, package: bool, heads: int = 1, by_threshold: bool = False) -> list[Selective]:
-    """Selectors after a quarter, half and three quarters of the layers that keep rho, rho^2 and rho^3 of the patches, for
-    rho from 1 down in steps of 0.01."""
-    depth = spec.space.depth
-    sites = tuple(sorted({depth // 4, depth // 2, 3 * depth // 4}))
-
-    def choice(rho: float) -> Selective:
-        kept = tuple(rho ** (i + 1) for i in range(len(sites)))
-        return Selective(package, sites, kept, heads, by_threshold)
-
-    return [choice(percent / 100) for percent in range(100, 0, -1)]

@@ -1,16 +1,20 @@
-"""How often what is served is right: the adaptive executor beside the dense network and reductions at its MACs."""
+"""Accuracies that belong to a measurement of speed or of stage one."""
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 
-from prance_jax.experiments.experiment import Contender, Experiment
+from prance_jax.evaluation.evaluate import evaluate
+from prance_jax.experiments.experiment import Experiment
 from prance_jax.experiments.main_table import reductions
+from prance_jax.experiments.stage_runner import Contender
+from prance_jax.selector.policies import RandomRule, StaticRule
 from prance_jax.serving.model import AdaptiveModel
 from prance_jax.spec.macs import macs
 
 
-def accuracies(
+def served_accuracies(
     experiment: Experiment, model: AdaptiveModel, macs_kept: float, budget: float | None = None
 ) -> dict[str, float]:
     """Top-1 on the test images, of the experiment's first seed: 'dense', 'adaptive' and the reductions at `macs_kept`."""
@@ -29,3 +33,21 @@ def accuracies(
         predicted.append(np.asarray(model(padded, budget)).argmax(-1)[: len(images)])
     found["adaptive"] = float((np.concatenate(predicted) == split.labels).mean())
     return found
+
+
+def meta_accuracies(experiment: Experiment, seed: int) -> dict[str, float]:
+    """Shares of right answers: 'largest', 'smallest' (at the keep rate it was trained at) and 'random', a structure drawn
+    for every image and layer from what the selector can choose, behind the fixed first group."""
+    spec, settings = experiment.meta_spec, experiment.config.meta
+    lattice = experiment.selector(experiment.config.token_modes[0]).lattice
+    rules = {
+        "largest": (StaticRule(spec.largest), ()),
+        "smallest": (StaticRule(spec.space.smallest((settings.smallest_keep,) * spec.rates)), ()),
+        "random": (RandomRule(experiment.first_group(), lattice), jnp.float32(0)),
+    }
+    params, split = experiment.meta(seed), experiment.source.split("test")
+    batch = experiment.config.evaluation.batch
+    return {
+        name: evaluate(spec, rule, params, variables, split, batch=batch, mesh=experiment.mesh).top1
+        for name, (rule, variables) in rules.items()
+    }

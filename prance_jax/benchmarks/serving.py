@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import io
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
@@ -15,43 +14,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prance_jax.adaptive.buckets import Plans, even_plans
+from prance_jax.adaptive.buckets import Plans
+from prance_jax.adaptive.choose_buckets import even_plans
 from prance_jax.adaptive.executor import serve
+from prance_jax.core.files import write_atomic
 from prance_jax.core.timing import interleaved
 from prance_jax.models.forward import walk
 from prance_jax.models.reduction import at_macs, reduced, reduced_macs
 from prance_jax.models.vit import ViT
+from prance_jax.results.rows import Speed
 from prance_jax.selector.policies import GivenRule, Priced, Rule
 from prance_jax.serving.model import AdaptiveModel
 from prance_jax.spec.macs import macs
-from prance_jax.spec.search_space import GroupChoice, Structure
+from prance_jax.spec.structure import GroupChoice, Structure
 from prance_jax.tokens.token_set import rate_for
-from prance_jax.training.workdir import write_atomic
 
 Tree = Any
-
-
-@dataclass(frozen=True)
-class Speed:
-    """One measurement. Times are medians over interleaved repeats.
-
-    macs_kept: share of the dense network's MACs. speedup: against dense at the same batch and type. realised_share:
-    speedup x macs_kept, 1 where every MAC saved is time saved. spread: quartiles of the latency, ms. peak_mb: memory of
-    the program by the compiler's own analysis, weights and images included; None where it does not tell. top1: accuracy on
-    the test images, of a trained workdir.
-    """
-
-    method: str
-    batch: int
-    dtype: str
-    images_per_s: float
-    latency_ms: float
-    macs_kept: float
-    speedup: float
-    realised_share: float
-    spread: tuple[float, float]
-    peak_mb: float | None
-    top1: float | None = None
 
 
 def even_spread(plans: Plans, batch: int, seed: int = 0) -> Structure:

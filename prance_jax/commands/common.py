@@ -56,7 +56,7 @@ def opened(options: argparse.Namespace, config, workdir, train: bool):
 
 def clock(workdir) -> Callable[[], float]:
     """Seconds of all sessions of a workdir so far, those that were stopped after a seed included."""
-    from prance_jax.training.workdir import write_atomic
+    from prance_jax.core.files import write_atomic
 
     file, start = workdir.path / "seconds.json", time.monotonic()
     before = json.loads(file.read_text()) if file.exists() else 0.0

@@ -27,13 +27,13 @@ def compare_methods(options: argparse.Namespace) -> int:
     from prance_jax.experiments.comparison import comparison
     from prance_jax.results.comparison_plot import plot_field
     from prance_jax.results.evaluate_rows import compare
-    from prance_jax.results.table import table
+    from prance_jax.results.table import save_results, table
 
     join(options.distributed)
     config, workdir = claimed(options)
     experiment = opened(options, config, workdir, train=True)
     for results in compare(experiment, options.line, clock(workdir), comparison):
-        results.save(workdir.path, "comparison")
+        save_results(results, workdir.path, "comparison")
     if leads():
         plot_field(results, workdir.path / "comparison.png")
         print(table(results))
@@ -61,7 +61,7 @@ def _rows(options: argparse.Namespace, name: str, rows_of: Callable, table: Call
     """An experiment that makes a table of its own: NAME.json and NAME.md, written after every seed."""
     import dataclasses
 
-    from prance_jax.training.workdir import write_atomic
+    from prance_jax.core.files import write_atomic
 
     config, workdir = claimed(options)
     experiment, rows = opened(options, config, workdir, train=True), []

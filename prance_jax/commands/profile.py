@@ -43,12 +43,12 @@ def _profile_plans(options: argparse.Namespace) -> int:
     from prance_jax.benchmarks.serving import random_weights_plans
     from prance_jax.config import io
     from prance_jax.config.experiment import Config
+    from prance_jax.core.files import write_atomic
     from prance_jax.data.load import stand_in
     from prance_jax.models import forward
     from prance_jax.models.vit import ViT
     from prance_jax.results.table import hardware
     from prance_jax.serving.load import load
-    from prance_jax.training.workdir import write_atomic
 
     if options.workdir is not None:
         model = load(options.workdir)
@@ -77,12 +77,13 @@ def _profile_blocks(options: argparse.Namespace) -> int:
     from prance_jax.benchmarks.profiles.blocks import measure
     from prance_jax.config import io
     from prance_jax.config.experiment import Config
+    from prance_jax.core.files import write_atomic
     from prance_jax.data.load import stand_in
     from prance_jax.experiments.targets import measurable
     from prance_jax.models import forward
     from prance_jax.models.vit import ViT
     from prance_jax.results.table import hardware
-    from prance_jax.training.workdir import Workdir, write_atomic
+    from prance_jax.training.workdir import Workdir
 
     if options.workdir is not None:
         config = Workdir(options.workdir).config()

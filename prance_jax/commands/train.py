@@ -80,11 +80,11 @@ def evaluate(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace, config, workdir, train: bool) -> int:
     from prance_jax.core.sharding import leads
     from prance_jax.results.evaluate_rows import compare
-    from prance_jax.results.table import table
+    from prance_jax.results.table import save_results, table
 
     experiment = opened(options, config, workdir, train)
     for results in compare(experiment, options.line, clock(workdir)):
-        results.save(workdir.path)
+        save_results(results, workdir.path)
     if not leads():
         return 0
     print(table(results))
@@ -96,7 +96,7 @@ def drawn(experiment, everything: bool) -> str:
     """Draws the pictures, or accuracy.png alone, and says where they are. They must never cost a run: whatever goes wrong is
     told in words."""
     from prance_jax.results.plots import plot
-    from prance_jax.results.table import load
+    from prance_jax.results.rows import load
     from prance_jax.visualize.report import show
 
     try:

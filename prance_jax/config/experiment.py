@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from prance_jax.config.comparison import CompareConfig, PiTConfig, SegmentConfig
+from prance_jax.config.comparison import CompareConfig
+from prance_jax.config.other_tasks import PiTConfig, SegmentConfig
 from prance_jax.config.stages import DenseConfig, FinetuneConfig, MetaConfig, SelectorConfig
 from prance_jax.core.errors import UserError
 from prance_jax.core.sharding import MeshConfig

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from prance_jax.core.errors import UserError
 from prance_jax.selector.actions import check_keep_choices
 from prance_jax.selector.reward import RewardConfig
-from prance_jax.selector.rl.ppo import PPOConfig
+from prance_jax.selector.rl.types import PPOConfig
 
 
 @dataclass(frozen=True)

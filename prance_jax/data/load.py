@@ -10,10 +10,11 @@ import numpy as np
 from prance_jax.core.errors import UserError
 from prance_jax.data.arrays import Scale, from_arrays
 from prance_jax.data.augment import AugmentConfig
-from prance_jax.data.digits.digits import DigitsConfig, load_digits_source
+from prance_jax.data.digits.digits import load_digits_source
 from prance_jax.data.digits.masks import DigitMasks
-from prance_jax.data.images.image_folder import FolderConfig, load_folder_source
-from prance_jax.data.images.image_source import ImagesConfig
+from prance_jax.data.digits.render import DigitsConfig
+from prance_jax.data.images.folder import FolderConfig, load_folder_source
+from prance_jax.data.images.records import ImagesConfig
 from prance_jax.data.images.stream import Stream
 from prance_jax.data.images.tfds import TfdsConfig, load_tfds_source
 from prance_jax.data.noise import NoiseConfig, load_noise_source

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from prance_jax.baselines.predictor_vit import Selective, SelectiveViT
+from prance_jax.baselines.predictor_config import Selective
+from prance_jax.baselines.predictor_vit import SelectiveViT
 from prance_jax.core.sharding import divide, keep_rows, keep_whole, replicate
 from prance_jax.data.source import Split
 from prance_jax.models.forward import walk

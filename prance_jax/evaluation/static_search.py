@@ -19,7 +19,7 @@ from prance_jax.models.vit import ViT
 from prance_jax.selector.actions import ActionSpace
 from prance_jax.spec.macs import macs
 from prance_jax.spec.model_spec import ModelSpec
-from prance_jax.spec.search_space import GroupChoice, Structure
+from prance_jax.spec.structure import GroupChoice, Structure
 
 Genes = tuple[int, ...]
 

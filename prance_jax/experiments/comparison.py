@@ -8,10 +8,11 @@ from typing import Any
 
 from prance_jax.baselines.channel_gates import keep_for
 from prance_jax.baselines.channel_removal import materialize
-from prance_jax.baselines.predictor_vit import Selective
+from prance_jax.baselines.predictor_config import Selective
 from prance_jax.config.comparison import CONSISTENT, COUNTED, INSERTED
-from prance_jax.experiments.experiment import Contender, Experiment, percent
+from prance_jax.experiments.experiment import Experiment
 from prance_jax.experiments.insertion import Insertion
+from prance_jax.experiments.stage_runner import Contender, percent
 from prance_jax.experiments.targets import Target, heads_of
 from prance_jax.models.reduction import METHODS, Reduction, at_macs
 from prance_jax.selector.policies import StaticRule

@@ -17,8 +17,9 @@ from typing import Any, Callable, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from prance_jax.baselines.predictor_vit import Selective
-from prance_jax.experiments.experiment import Contender, Experiment
+from prance_jax.baselines.predictor_config import Selective
+from prance_jax.experiments.experiment import Experiment
+from prance_jax.experiments.stage_runner import Contender
 from prance_jax.experiments.targets import Target, heads_of
 from prance_jax.training.checkpoint import Checkpoints
 from prance_jax.training.stages import baseline_finetune

@@ -10,13 +10,14 @@ import json
 import jax.numpy as jnp
 
 from prance_jax.config.experiment import Config
+from prance_jax.core.files import write_atomic
 from prance_jax.evaluation.static_search import search
-from prance_jax.experiments.experiment import Contender, Experiment, percent
+from prance_jax.experiments.experiment import Experiment
+from prance_jax.experiments.stage_runner import Contender, percent
 from prance_jax.models.reduction import at_macs
 from prance_jax.selector.policies import RandomRule, StaticRule
 from prance_jax.spec.macs import macs
-from prance_jax.spec.search_space import GroupChoice, Structure
-from prance_jax.training.workdir import write_atomic
+from prance_jax.spec.structure import GroupChoice, Structure
 
 
 def best_static(experiment: Experiment, seed: int, mode: str, budget: float) -> Contender:

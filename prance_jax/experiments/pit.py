@@ -8,10 +8,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from prance_jax.baselines.pit import PiTSpec, pit_at_share, pit_macs
+from prance_jax.baselines.pit_spec import PiTSpec, pit_at_share, pit_macs
 from prance_jax.config.stages import FinetuneConfig
 from prance_jax.core.sharding import check_rows
-from prance_jax.experiments.experiment import Experiment, percent
+from prance_jax.experiments.experiment import Experiment
+from prance_jax.experiments.stage_runner import percent
 from prance_jax.training.metrics import read
 from prance_jax.training.stages.pit import init, pit_step, top1
 

@@ -13,7 +13,8 @@ from prance_jax.config.experiment import Config
 from prance_jax.config.stages import DenseConfig
 from prance_jax.core.errors import UserError
 from prance_jax.evaluation.miou import confusion_matrix, from_confusion
-from prance_jax.experiments.experiment import Contender, Experiment
+from prance_jax.experiments.experiment import Experiment
+from prance_jax.experiments.stage_runner import Contender
 from prance_jax.models.reduction import at_macs
 from prance_jax.spec.macs import macs
 from prance_jax.training.workdir import Workdir

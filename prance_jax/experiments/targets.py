@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prance_jax.baselines.predictor_vit import Selective, at_latency, at_share
+from prance_jax.baselines.predictor_config import Selective, at_latency, at_share
 from prance_jax.config.comparison import CONSISTENT, INSERTED, CompareConfig
 from prance_jax.models.reduction import METHODS, Reduction, at_macs, at_milliseconds
 from prance_jax.spec.block_latency import BlockLatency

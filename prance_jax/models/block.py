@@ -9,10 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from prance_jax.core.sizes import Size
 from prance_jax.models import attention
 from prance_jax.models.elastic import dense, fit, layer_norm, spread
 from prance_jax.spec.model_spec import ModelSpec
-from prance_jax.spec.search_space import Size
 from prance_jax.tokens.regroup import Grouping, pooled, regroup
 from prance_jax.tokens.token_set import AttentionSignals, TokenSet
 

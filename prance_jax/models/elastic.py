@@ -10,7 +10,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from prance_jax.spec.search_space import Size, extent, number
+from prance_jax.core.sizes import Size, extent, number
 
 
 def spread(width: Size, ndim: int) -> jax.Array:

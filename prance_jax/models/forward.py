@@ -10,7 +10,7 @@ from typing import Any, Callable, NamedTuple
 import jax
 
 from prance_jax.models.vit import Midway, ViT
-from prance_jax.spec.search_space import GroupChoice, Structure
+from prance_jax.spec.structure import GroupChoice, Structure
 from prance_jax.tokens.token_set import TokenSet
 
 Params = Any

@@ -7,13 +7,14 @@ from typing import Any
 
 import jax
 
-from prance_jax.models.vit import Reduced, Reducing, ViT
+from prance_jax.models.token_steps import Reducing
+from prance_jax.models.vit import Reduced, ViT
 from prance_jax.spec.block_latency import BlockLatency, OutOfReach, first_within
 from prance_jax.spec.macs import Macs, TokenCounts, macs
 from prance_jax.spec.model_spec import ModelSpec
-from prance_jax.spec.search_space import Structure
+from prance_jax.spec.structure import Structure
+from prance_jax.tokens.method import TokenMethod
 from prance_jax.tokens.methods.registry import METHODS as ALL
-from prance_jax.tokens.methods.registry import TokenMethod
 from prance_jax.tokens.schedules import Constant, KeepRate, Removed, Schedule, Sites
 
 # Under a schedule; methods of two rates need a decision for each.

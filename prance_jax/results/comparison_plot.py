@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prance_jax.results.table import Results, Row
+from prance_jax.results.rows import Results, Row
 
 _MARKERS = "osv^<>DPX*hdp"
 _TICKS = (10, 20, 30, 40, 50, 60, 70, 80, 85, 90, 92, 94, 95, 96, 97, 98, 98.5, 99, 99.5, 99.8, 99.9)

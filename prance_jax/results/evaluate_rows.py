@@ -8,22 +8,24 @@ from typing import Callable, Iterator
 import jax
 import numpy as np
 
-from prance_jax.adaptive.buckets import choose_plans
 from prance_jax.adaptive.calibrate import decisions
+from prance_jax.adaptive.choose_buckets import choose_plans
 from prance_jax.adaptive.executor import serve
 from prance_jax.adaptive.predictor_executor import choose_levels, seen, serve_selected
 from prance_jax.adaptive.rounding import RoundedRule
-from prance_jax.baselines.predictor_vit import Selective
+from prance_jax.baselines.predictor_config import Selective
 from prance_jax.core.timing import throughput
 from prance_jax.evaluation.evaluate import forward
-from prance_jax.experiments.experiment import Contender, Experiment
+from prance_jax.experiments.experiment import Experiment
 from prance_jax.experiments.main_table import contenders
+from prance_jax.experiments.stage_runner import Contender
 from prance_jax.models.reduction import Reduction
+from prance_jax.results.rows import Results, Row
 from prance_jax.results.significance import won_and_lost
-from prance_jax.results.table import Results, Row, hardware
+from prance_jax.results.table import hardware
 from prance_jax.selector.policies import Rule, SelectorRule, StaticRule
 from prance_jax.spec.macs import macs
-from prance_jax.spec.search_space import Structure
+from prance_jax.spec.structure import Structure
 
 
 def compare(

@@ -6,8 +6,7 @@ import re
 import statistics
 from pathlib import Path
 
-from prance_jax.benchmarks.serving import Speed
-from prance_jax.results.table import Results, Row
+from prance_jax.results.rows import Results, Row, Speed
 
 # Colours that colour-blind readers can tell apart (Okabe and Ito 2008), and a marker each.
 _STYLES = {

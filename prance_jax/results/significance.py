@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from prance_jax.results.table import Row
+    from prance_jax.results.rows import Row
 
 
 def won_and_lost(correct: np.ndarray, reference: np.ndarray) -> tuple[int, int]:

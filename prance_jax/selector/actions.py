@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from prance_jax.core.errors import UserError
-from prance_jax.spec.search_space import GroupChoice, SearchSpace, check_keep
+from prance_jax.spec.search_space import SearchSpace, check_keep
+from prance_jax.spec.structure import GroupChoice
 
 
 def check_keep_choices(choices: tuple[float, ...]) -> None:

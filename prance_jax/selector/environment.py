@@ -21,7 +21,7 @@ from prance_jax.selector.cost_weight import draw_prices, weight
 from prance_jax.selector.observation import Observer
 from prance_jax.selector.reward import RewardConfig, per_image, quality, reward, worth
 from prance_jax.spec.macs import macs, token_counts
-from prance_jax.spec.search_space import GroupChoice, Structure
+from prance_jax.spec.structure import GroupChoice, Structure
 
 
 class Context(NamedTuple):

@@ -17,10 +17,11 @@ from prance_jax.models.vit import Midway
 from prance_jax.selector.actions import ActionSpace
 from prance_jax.selector.cost_weight import draw_prices
 from prance_jax.selector.observation import Observer
-from prance_jax.selector.rl.ppo import PPO, Policy
+from prance_jax.selector.rl.ppo import PPO
+from prance_jax.selector.rl.types import Policy
 from prance_jax.spec.macs import macs
 from prance_jax.spec.model_spec import ModelSpec
-from prance_jax.spec.search_space import GroupChoice, Structure
+from prance_jax.spec.structure import GroupChoice, Structure
 
 Variables = Any
 

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
+from prance_jax.core.files import disk_errors
 from prance_jax.serving.exported import CARD, FORMAT, PROGRAM, VERSION, WEIGHTS
 from prance_jax.serving.model import AdaptiveModel
-from prance_jax.training.workdir import disk_errors
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prance_jax.adaptive.buckets import choose_plans
 from prance_jax.adaptive.calibrate import calibrated_ladder, decisions
+from prance_jax.adaptive.choose_buckets import choose_plans
 from prance_jax.adaptive.rounding import RoundedRule
 from prance_jax.core.errors import UserError
-from prance_jax.experiments.experiment import Contender, Experiment
+from prance_jax.experiments.experiment import Experiment
+from prance_jax.experiments.stage_runner import Contender
 from prance_jax.serving.model import AdaptiveModel
 from prance_jax.training.metrics import Progress
 from prance_jax.training.workdir import Workdir

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from prance_jax.core.sizes import Size, number
 from prance_jax.spec.model_spec import ModelSpec
-from prance_jax.spec.search_space import Size, Structure, number
+from prance_jax.spec.structure import Structure
 from prance_jax.tokens.counts import if_any_goes
 from prance_jax.tokens.regroup import pooled_macs, regroup_macs
 

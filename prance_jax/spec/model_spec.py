@@ -6,8 +6,10 @@ import dataclasses
 from dataclasses import dataclass
 
 from prance_jax.core.errors import UserError
-from prance_jax.spec.search_space import Rate, SearchSpace, Size
-from prance_jax.tokens.methods.registry import TokenMethod, get_method
+from prance_jax.core.sizes import Rate, Size
+from prance_jax.spec.search_space import SearchSpace
+from prance_jax.tokens.method import TokenMethod
+from prance_jax.tokens.methods.registry import get_method
 
 
 @dataclass(frozen=True)

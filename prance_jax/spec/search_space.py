@@ -1,112 +1,17 @@
-"""What may be chosen: search spaces, and structures drawn from them (METHODS: PRANCE, section 3, table 1).
-
-A structure exists in two forms with the same fields. *Static*: Python numbers, the program is compiled for them and
-inactive channels and tokens do not exist (compact execution). *Per image*: arrays of shape [B], full shapes with
-masks (masked execution). Code that walks a structure does not ask which one it holds.
-
-`Within` stands between the two: a size per image inside a static bound, so that what no image of a chunk can use does
-not exist, and what only some use is masked.
-"""
+"""Search spaces: the structures that one set of weights holds (PRANCE, section 3, table 1)."""
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from prance_jax.core.errors import UserError
-
-
-@functools.partial(jax.tree_util.register_dataclass, data_fields=("value",), meta_fields=("bound",))
-@dataclass(frozen=True)
-class Within:
-    """A number per image with a static bound on the size that it leads to.
-
-    value: int32 [B] (a width, hidden units, a token count), or float32 [B] (a keep rate).
-    bound: no image has more than so many channels, or keeps more than so many tokens; the caller sees to that.
-    """
-
-    value: jax.Array
-    bound: int
-
-
-Size = int | jax.Array | Within  # int, or int32 [B]
-Rate = float | jax.Array | Within  # float in (0, 1], or float32 [B]
-
-
-def extent(size: Size, full: int) -> int:
-    """Channels or slots that an array of this size really has. full: those of a masked array without a bound."""
-    if isinstance(size, int):
-        return size
-    return min(size.bound, full) if isinstance(size, Within) else full
-
-
-def number(size: Size | Rate) -> int | float | jax.Array:
-    """The size without its bound."""
-    return size.value if isinstance(size, Within) else size
-
-
-class GroupChoice(NamedTuple):
-    """The choices for one group of layers.
-
-    widths: embedding width of each layer of the group (channels).
-    hidden: hidden units of each layer's MLP.
-    keep: keep rates at the decision point that opens the group, as share of the tokens there (CLS counted); one for
-      prune or merge, two for prune_merge (prune, then merge), none for the first group, which sees every token.
-    """
-
-    widths: tuple[Size, ...]
-    hidden: tuple[Size, ...]
-    keep: tuple[Rate, ...] = ()
-
-
-class Structure(NamedTuple):
-    """One choice per group; static when every entry is a Python number."""
-
-    groups: tuple[GroupChoice, ...]
-
-    @property
-    def widths(self) -> tuple[Size, ...]:
-        return tuple(width for group in self.groups for width in group.widths)
-
-    @property
-    def hidden(self) -> tuple[Size, ...]:
-        return tuple(hidden for group in self.groups for hidden in group.hidden)
-
-    @property
-    def keep(self) -> tuple[tuple[Rate, ...], ...]:
-        """Keep rates per decision point (the first group has none)."""
-        return tuple(group.keep for group in self.groups[1:])
-
-    @property
-    def static(self) -> bool:
-        return all(isinstance(leaf, (int, float)) for leaf in jax.tree.leaves(tuple(self)))
-
-    def image(self, index: int) -> Structure:
-        """The static structure that image `index` of a per-image structure chose."""
-
-        def pick(leaf):
-            if isinstance(leaf, (int, float)):
-                return leaf
-            value = np.asarray(leaf)
-            return (value[index] if value.ndim else value).item()
-
-        return jax.tree.map(pick, self)
-
-    def __str__(self) -> str:
-        if not self.static:
-            return f"Structure(per image, {len(self.groups)} groups)"
-        parts = []
-        for group in self.groups:
-            keep = "".join(f" keep {rate:.3g}" for rate in group.keep)
-            layers = " ".join(f"{width}/{hidden}" for width, hidden in zip(group.widths, group.hidden))
-            parts.append(f"[{layers}{keep}]")
-        return " ".join(parts)
+from prance_jax.core.sizes import Rate, Size
+from prance_jax.spec.structure import GroupChoice, Structure
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from prance_jax.spec.search_space import Size, Within, number
+from prance_jax.core.sizes import Size, Within, number
 from prance_jax.tokens.token_set import TokenSet
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from prance_jax.spec.search_space import Size, extent
+from prance_jax.core.sizes import Size, extent
 from prance_jax.tokens.token_set import TokenSet, prefix, renumber
 
 

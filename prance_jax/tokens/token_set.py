@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prance_jax.spec.search_space import Rate, Size, Within, extent, number
+from prance_jax.core.sizes import Rate, Size, Within, extent, number
 
 
 class TokenSet(NamedTuple):

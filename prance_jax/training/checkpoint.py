@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import jax
 
 from prance_jax.core.errors import UserError
+from prance_jax.core.files import disk_errors
 from prance_jax.training import tree_leaves
-from prance_jax.training.workdir import disk_errors
 
 _log = logging.getLogger(__name__)
 _FORMAT = "prance_jax checkpoint 1"

@@ -7,11 +7,9 @@ cut back to that step, and the half-filled logging window travels with the check
 
 import math
 import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ import numpy as np
 from prance_jax.core.errors import UserError
 from prance_jax.training import tree_leaves
 from prance_jax.training.checkpoint import Checkpoints
+from prance_jax.training.interrupts import _agreed, _stop_requests
 from prance_jax.training.metrics import MetricsWriter, Progress
 
 PyTree = Any
@@ -184,49 +183,6 @@ class _Run:
             f"stage {self._stage.name}: {what} became non-finite between steps {after} and {until}; the last "
             f"good checkpoint {good}; try a lower learning rate, or float32 instead of a 16-bit type"
         )
-
-
-def _agreed(meeting: bool, late: bool, stop: bool) -> tuple[bool, bool]:
-    """Whether to save and whether to stop. Several hosts must do both at the same step, but their clocks and signals
-    differ: at a `meeting` all do what one of them asks for, between two meetings none does."""
-    if jax.process_count() == 1:
-        return late, stop
-    if not meeting:
-        return False, False
-    from jax.experimental import multihost_utils
-
-    asked = multihost_utils.process_allgather(np.array([late, stop]))
-    return tuple(bool(value) for value in asked.any(axis=0))
-
-
-@contextmanager
-def _stop_requests() -> Iterator[list[BaseException]]:
-    """Collects Ctrl-C and SIGTERM instead of dying from them, so that a step is never cut in half.
-
-    A second Ctrl-C stops at once. Outside the main thread, where signals cannot be caught, it collects none.
-    """
-    stops: list[BaseException] = []
-
-    def interrupt(number: int, frame: Any) -> None:
-        if stops:
-            raise KeyboardInterrupt
-        stops.append(KeyboardInterrupt())
-
-    def terminate(number: int, frame: Any) -> None:
-        stops.append(SystemExit(128 + signal.SIGTERM))
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stops
-        return
-    previous = {
-        signal.SIGINT: signal.signal(signal.SIGINT, interrupt),
-        signal.SIGTERM: signal.signal(signal.SIGTERM, terminate),
-    }
-    try:
-        yield stops
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _headline(stage: Stage, means: dict[str, float]) -> dict[str, float]:

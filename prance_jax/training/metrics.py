@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from prance_jax.core.files import disk_errors, write_atomic
 from prance_jax.core.sharding import leads
 from prance_jax.training.tensorboard import Events
-from prance_jax.training.workdir import disk_errors, write_atomic
 
 
 class MetricsWriter:

@@ -12,12 +12,13 @@ import numpy as np
 
 from prance_jax.config import io
 from prance_jax.core.errors import UserError
-from prance_jax.experiments.experiment import Contender, Experiment
+from prance_jax.core.files import disk_errors, write_atomic
+from prance_jax.experiments.experiment import Experiment
+from prance_jax.experiments.stage_runner import Contender
 from prance_jax.results import table as results_file
 from prance_jax.results.plots import plot
-from prance_jax.results.table import Results
+from prance_jax.results.rows import Results, load
 from prance_jax.training.metrics import read
-from prance_jax.training.workdir import disk_errors, write_atomic
 from prance_jax.visualize import charts, html
 from prance_jax.visualize.contact_sheets import ends_sheet, kept_sheet
 from prance_jax.visualize.panels import Shown, ends, shown, spread
@@ -57,7 +58,7 @@ def show(
     own = read_own(pictures, experiment.source, config.data) if pictures else None
     drawer = _Drawer(workdir.path / "show")
     parts = []
-    found = results_file.load(workdir.path) if (workdir.path / "results.json").exists() else None
+    found = load(workdir.path) if (workdir.path / "results.json").exists() else None
     if found is not None:
         parts += _measured(found, drawer, workdir.path)
     for one in config.token_modes if mode is None else (mode,):

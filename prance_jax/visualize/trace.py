@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prance_jax.experiments.experiment import Contender
+from prance_jax.experiments.stage_runner import Contender
 from prance_jax.models.forward import advance, begin, finish
 from prance_jax.models.vit import ViT
 from prance_jax.selector.policies import Rule

@@ -19,7 +19,8 @@ import numpy as np
 from prance_jax.core.errors import UserError
 from prance_jax.spec.macs import macs
 from prance_jax.spec.model_spec import ModelSpec
-from prance_jax.spec.search_space import SearchSpace, Structure
+from prance_jax.spec.search_space import SearchSpace
+from prance_jax.spec.structure import Structure
 
 Tree = dict[str, Any]
 

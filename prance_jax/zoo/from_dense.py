@@ -21,7 +21,8 @@ import numpy as np
 
 from prance_jax.core.errors import UserError
 from prance_jax.spec.model_spec import ModelSpec
-from prance_jax.spec.search_space import SearchSpace, Structure
+from prance_jax.spec.search_space import SearchSpace
+from prance_jax.spec.structure import Structure
 from prance_jax.zoo.formats.files import read_tensors
 from prance_jax.zoo.formats.match import fill, paths
 from prance_jax.zoo.load import load_weights, origin, renamed

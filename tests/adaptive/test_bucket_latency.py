@@ -8,7 +8,7 @@ from small import SHORT, make_spec
 from prance_jax.adaptive.bucket_latency import LatencyTable, load_latency
 from prance_jax.adaptive.buckets import Plan, Plans
 from prance_jax.core.errors import UserError
-from prance_jax.spec.search_space import GroupChoice, Structure
+from prance_jax.spec.structure import GroupChoice, Structure
 
 SPEC = make_spec("prune", space=SHORT)
 PLANS = Plans(

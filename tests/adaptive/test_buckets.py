@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import SPACE, make_spec, structures
 
-from prance_jax.adaptive.buckets import Plan, Plans, cheapest_cuts, choose_plans, even_plans, sizes
+from prance_jax.adaptive.buckets import Plan, Plans, sizes
+from prance_jax.adaptive.choose_buckets import cheapest_cuts, choose_plans, even_plans
 from prance_jax.core.errors import UserError
 from prance_jax.spec.macs import token_counts
 

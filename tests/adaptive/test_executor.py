@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small import MODES, SPACE, make_spec, structures
 
-from prance_jax.adaptive.buckets import choose_plans
+from prance_jax.adaptive.choose_buckets import choose_plans
 from prance_jax.adaptive.executor import serve
 from prance_jax.models.forward import follow, walk
 from prance_jax.models.vit import ViT

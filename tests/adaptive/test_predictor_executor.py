@@ -9,7 +9,8 @@ import pytest
 from small import SHORT, make_spec, quick_jit
 
 from prance_jax.adaptive.predictor_executor import choose_levels, seen, serve_selected
-from prance_jax.baselines.predictor_vit import Selective, SelectiveViT
+from prance_jax.baselines.predictor_config import Selective
+from prance_jax.baselines.predictor_vit import SelectiveViT
 from prance_jax.core.errors import UserError
 
 SPEC = make_spec(space=SHORT)

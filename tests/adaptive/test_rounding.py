@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small import SHORT, make_spec, noisy_params, structures
 
-from prance_jax.adaptive.buckets import choose_plans
+from prance_jax.adaptive.choose_buckets import choose_plans
 from prance_jax.adaptive.executor import serve
 from prance_jax.adaptive.rounding import RoundedRule
 from prance_jax.models.forward import walk

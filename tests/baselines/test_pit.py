@@ -12,7 +12,8 @@ from spec.test_macs import product_flops
 
 from prance_jax.baselines import pit
 from prance_jax.baselines.depthwise import DepthwisePool
-from prance_jax.baselines.pit import PiT, PiTSpec, pit_at_share, pit_macs
+from prance_jax.baselines.pit import PiT
+from prance_jax.baselines.pit_spec import PiTSpec, pit_at_share, pit_macs
 from prance_jax.core.errors import UserError
 
 SMALL = {

@@ -7,7 +7,9 @@ import pytest
 from small import SHORT, make_spec, quick_jit
 
 from prance_jax.baselines import predictor_vit
-from prance_jax.baselines.predictor_vit import Selective, SelectiveViT, TokenSelector, at_share, selector_macs
+from prance_jax.baselines.predictor_config import Selective, at_share
+from prance_jax.baselines.predictor_vit import SelectiveViT
+from prance_jax.baselines.token_predictor import TokenSelector, selector_macs
 from prance_jax.core.errors import UserError
 from prance_jax.models.attention import attend
 from prance_jax.spec.model_spec import ModelSpec

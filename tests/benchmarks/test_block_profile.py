@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from small import SHORT, drawn_params, make_spec
 
-from prance_jax.baselines.predictor_vit import Selective
+from prance_jax.baselines.predictor_config import Selective
 from prance_jax.benchmarks.profiles import blocks
 from prance_jax.cli import main
 from prance_jax.config import io

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from small import SPACE, make_spec
 
-from prance_jax.adaptive.buckets import even_plans
+from prance_jax.adaptive.choose_buckets import even_plans
 from prance_jax.benchmarks.serving import even_spread
 from prance_jax.spec.macs import macs, token_counts
 

@@ -12,7 +12,7 @@ import pytest
 
 from prance_jax.benchmarks.profiles.tpu_compile import collectives
 from prance_jax.data.arrays import ArrayTables
-from prance_jax.data.images.image_source import ImagesConfig
+from prance_jax.data.images.records import ImagesConfig
 from prance_jax.data.load import DataConfig, stand_in
 
 ROOT = Path(__file__).parents[2]

@@ -15,9 +15,8 @@ from PIL import Image
 
 from prance_jax.core.errors import UserError
 from prance_jax.data.images.decode import BadPicture, decode
-from prance_jax.data.images.folder import hold_out, open_split
-from prance_jax.data.images.image_folder import FolderConfig, load_folder_source
-from prance_jax.data.images.image_source import ImagesConfig
+from prance_jax.data.images.folder import FolderConfig, hold_out, load_folder_source, open_split
+from prance_jax.data.images.records import ImagesConfig
 from prance_jax.data.load import DataConfig, load_source
 
 RNG = np.random.default_rng(0)

@@ -7,7 +7,8 @@ import pytest
 
 from prance_jax.core.errors import UserError
 from prance_jax.data.arrays import from_arrays
-from prance_jax.data.digits.digits import DigitsConfig, draw, load_digits_source, place, split_digits
+from prance_jax.data.digits.digits import load_digits_source, split_digits
+from prance_jax.data.digits.render import DigitsConfig, draw, place
 
 CONFIG = DigitsConfig(
     canvas=28,

@@ -11,8 +11,8 @@ from PIL import Image
 from prance_jax.core.errors import UserError
 from prance_jax.data.augment import AugmentConfig
 from prance_jax.data.images import stream as module
-from prance_jax.data.images.image_folder import FolderConfig, load_folder_source
-from prance_jax.data.images.image_source import ImagesConfig
+from prance_jax.data.images.folder import FolderConfig, load_folder_source
+from prance_jax.data.images.records import ImagesConfig
 from prance_jax.data.prefetch import feed
 
 

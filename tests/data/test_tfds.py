@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from prance_jax.core.errors import UserError
-from prance_jax.data.images.image_source import ImagesConfig
+from prance_jax.data.images.records import ImagesConfig
 from prance_jax.data.images.tfds import TfdsConfig, load_tfds_source
 from prance_jax.data.load import DataConfig, load_source
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from small import drawn_params
 
-from prance_jax.baselines.predictor_vit import Selective
+from prance_jax.baselines.predictor_config import Selective
 from prance_jax.config import io
 from prance_jax.config.experiment import Config
 from prance_jax.core.errors import UserError

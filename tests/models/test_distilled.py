@@ -6,11 +6,13 @@ import pytest
 from small import PAIR, compact, drawn_params, make_spec, masked, quick_jit, structures
 from spec.test_macs import product_flops
 
-from prance_jax.baselines.predictor_vit import Selective, SelectiveViT
+from prance_jax.baselines.predictor_config import Selective
+from prance_jax.baselines.predictor_vit import SelectiveViT
 from prance_jax.core.errors import UserError
 from prance_jax.models.forward import init
 from prance_jax.models.reduction import at_macs, reduced
-from prance_jax.models.vit import ViT, apply_method
+from prance_jax.models.token_steps import apply_method
+from prance_jax.models.vit import ViT
 from prance_jax.spec.macs import macs, parameters, token_counts
 from prance_jax.tokens.methods.registry import METHODS
 from prance_jax.tokens.token_set import AttentionSignals, initial_tokens

@@ -13,7 +13,8 @@ from prance_jax.selector.actions import ActionSpace
 from prance_jax.selector.observation import Observer
 from prance_jax.selector.policies import SelectorRule
 from prance_jax.selector.rl.distributions import Gaussian
-from prance_jax.selector.rl.ppo import PPO, Policy, PPOConfig
+from prance_jax.selector.rl.ppo import PPO
+from prance_jax.selector.rl.types import Policy, PPOConfig
 from prance_jax.spec.macs import token_counts
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.search_space import SearchSpace

@@ -7,11 +7,13 @@ import pytest
 from small import PAIR, SHORT, compact, drawn_params, logits, make_spec, masked, quick_jit, structures
 from spec.test_macs import product_flops
 
-from prance_jax.baselines.predictor_vit import Selective, SelectiveViT
-from prance_jax.config.comparison import PiTConfig, SegmentConfig
+from prance_jax.baselines.predictor_config import Selective
+from prance_jax.baselines.predictor_vit import SelectiveViT
+from prance_jax.config.other_tasks import PiTConfig, SegmentConfig
 from prance_jax.core.errors import UserError
-from prance_jax.data.digits.digits import DigitsConfig, load_digits_source
+from prance_jax.data.digits.digits import load_digits_source
 from prance_jax.data.digits.masks import DigitMasks
+from prance_jax.data.digits.render import DigitsConfig
 from prance_jax.evaluation.miou import confusion_matrix, from_confusion
 from prance_jax.models.reduction import METHODS, Reduction, reduced, reduced_macs
 from prance_jax.models.segmenter import filled

@@ -5,7 +5,7 @@ import pytest
 
 from prance_jax.results.comparison_plot import curves, plot_field, ticks
 from prance_jax.results.plots import _families, _point, plot
-from prance_jax.results.table import Results, Row
+from prance_jax.results.rows import Results, Row
 
 
 def row(method, seed=0, top1=0.9, kept=0.5, speed=100.0):

@@ -9,8 +9,9 @@ import pytest
 
 from prance_jax.core.errors import UserError
 from prance_jax.results import table as results_module
+from prance_jax.results.rows import Results, Row, load
 from prance_jax.results.significance import p_value, won_and_lost
-from prance_jax.results.table import Results, Row, hardware, load, markdown, table
+from prance_jax.results.table import hardware, markdown, save_results, table
 
 COLUMNS = """method seed top1 top1_change gmacs macs_kept tokens_left tokens_mean active_params
 images_per_s speedup realised_share won lost""".split()
@@ -44,7 +45,9 @@ def cells(results, method):
 
 
 def test_json_has_the_fixed_layout_and_null_for_what_was_not_measured(tmp_path):
-    dataclasses.replace(ONE, rows=(*ONE.rows, row("random_policy", 0, 0.9, speedup=math.nan))).save(tmp_path)
+    save_results(
+        dataclasses.replace(ONE, rows=(*ONE.rows, row("random_policy", 0, 0.9, speedup=math.nan))), tmp_path
+    )
     record = json.loads((tmp_path / "results.json").read_text())
     assert list(record) == ["rows", "images", "hardware", "command", "seconds"]
     assert all(list(line) == COLUMNS for line in record["rows"])
@@ -54,7 +57,7 @@ def test_json_has_the_fixed_layout_and_null_for_what_was_not_measured(tmp_path):
 
 
 def test_what_is_saved_is_loaded(tmp_path):
-    ONE.save(tmp_path / "new")
+    save_results(ONE, tmp_path / "new")
     assert load(tmp_path / "new") == ONE
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["results.json", "results.md"]
     assert (tmp_path / "new" / "results.md").read_text() == markdown(ONE)
@@ -156,14 +159,14 @@ def test_no_file_is_named(tmp_path):
 
 
 def test_a_crash_while_writing_leaves_the_old_results(tmp_path, monkeypatch):
-    ONE.save(tmp_path)
+    save_results(ONE, tmp_path)
 
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("prance_jax.training.workdir.os.replace", full)
+    monkeypatch.setattr("prance_jax.core.files.os.replace", full)
     with pytest.raises(UserError, match="the disk is full"):
-        make(row("dense", 0, 0.1)).save(tmp_path)
+        save_results(make(row("dense", 0, 0.1)), tmp_path)
     monkeypatch.undo()
     assert load(tmp_path) == ONE
     assert len(list(tmp_path.iterdir())) == 2

@@ -19,7 +19,7 @@ from prance_jax.selector.observation import Observer, decision_macs
 from prance_jax.selector.policies import RandomRule
 from prance_jax.selector.reward import RewardConfig, next_price, quality, reward, worth
 from prance_jax.spec.macs import macs
-from prance_jax.spec.search_space import Structure
+from prance_jax.spec.structure import Structure
 from prance_jax.training.stages.selector import Selector, _pool_batch
 
 

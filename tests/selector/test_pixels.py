@@ -14,7 +14,7 @@ from prance_jax.selector.environment import Context
 from prance_jax.selector.observation import decision_macs
 from prance_jax.selector.reward import RewardConfig, quality
 from prance_jax.spec.macs import macs
-from prance_jax.spec.search_space import Structure
+from prance_jax.spec.structure import Structure
 from prance_jax.training.stages.selector import Selector
 
 CHANCES = np.array([[0.7, 0.3], [0.2, 0.8], [0.6, 0.4], [0.9, 0.1]])

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from small import KEEP, SHORT, make_spec, noisy_params
 
-from prance_jax.adaptive.buckets import choose_plans
 from prance_jax.adaptive.budget import Ladder
 from prance_jax.adaptive.calibrate import decisions
+from prance_jax.adaptive.choose_buckets import choose_plans
 from prance_jax.config.stages import SelectorConfig
 from prance_jax.core.errors import UserError
 from prance_jax.models.forward import walk

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import SHORT, make_spec
 
-from prance_jax.baselines.predictor_vit import Selective, at_latency, selections
+from prance_jax.baselines.predictor_config import Selective, at_latency, selections
 from prance_jax.core.errors import UserError
 from prance_jax.models.reduction import METHODS, Reduction, at_milliseconds, reductions
 from prance_jax.spec.block_latency import BlockLatency, load_block_latency, network_name

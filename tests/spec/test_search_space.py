@@ -7,7 +7,8 @@ import pytest
 from small import KEEP, SPACE, make_spec
 
 from prance_jax.core.errors import UserError
-from prance_jax.spec.search_space import SPACES, GroupChoice, SearchSpace
+from prance_jax.spec.search_space import SPACES, SearchSpace
+from prance_jax.spec.structure import GroupChoice
 
 
 def changed(structure, group, **fields):

@@ -7,7 +7,8 @@ import pytest
 from small import drawn_params, make_spec, quick_jit
 
 from prance_jax.models.reduction import METHODS, Reduction
-from prance_jax.models.vit import Reducing, ViT
+from prance_jax.models.token_steps import Reducing
+from prance_jax.models.vit import ViT
 from prance_jax.tokens.schedules import Removed
 from prance_jax.tokens.token_set import TokenSet
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from small import quick_jit
 
 from prance_jax.core.errors import UserError
+from prance_jax.tokens.methods.cait import grids, rectangles
 from prance_jax.tokens.methods.diffrate import diffrate
-from prance_jax.tokens.methods.grid import grids, rectangles
 from prance_jax.tokens.methods.ppt import ppt, significance
-from prance_jax.tokens.methods.prune import prune
+from prance_jax.tokens.methods.prance import prune
 from prance_jax.tokens.methods.registry import METHODS
 from prance_jax.tokens.methods.spvit_package import package
 from prance_jax.tokens.schedules import Constant, KeepRate, Kept, Removed, Sites

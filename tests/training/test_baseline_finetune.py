@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from small import drawn_params
 
-from prance_jax.baselines.predictor_vit import Selective
+from prance_jax.baselines.predictor_config import Selective
 from prance_jax.config.comparison import PruneConfig, SelectiveConfig
 from prance_jax.config.stages import FinetuneConfig
 from prance_jax.models.reduction import at_macs

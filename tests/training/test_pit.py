@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prance_jax.baselines.pit import PiTSpec
+from prance_jax.baselines.pit_spec import PiTSpec
 from prance_jax.config.comparison import SelectiveConfig
 from prance_jax.config.stages import FinetuneConfig, OptimizerConfig
 from prance_jax.data.source import Split

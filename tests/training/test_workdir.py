@@ -9,7 +9,8 @@ import pytest
 from prance_jax.config import io
 from prance_jax.config.experiment import Config
 from prance_jax.core.errors import UserError
-from prance_jax.training.workdir import Workdir, disk_errors, write_atomic
+from prance_jax.core.files import disk_errors, write_atomic
+from prance_jax.training.workdir import Workdir
 
 CONFIG = {"seeds": [0, 1], "selector": {"updates": 100}}
 
@@ -75,7 +76,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("prance_jax.training.workdir.os.fsync", full)
+    monkeypatch.setattr("prance_jax.core.files.os.fsync", full)
     with pytest.raises(UserError, match="a.txt; the last checkpoint is intact"):
         write_atomic(path, "new")
     assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1

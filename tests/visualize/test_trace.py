@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from small import SPACE, make_spec, masked
 
-from prance_jax.experiments.experiment import Contender
+from prance_jax.experiments.stage_runner import Contender
 from prance_jax.selector.actions import ActionSpace
 from prance_jax.selector.policies import RandomRule
 from prance_jax.spec.macs import macs, token_counts
-from prance_jax.spec.search_space import GroupChoice, Structure
+from prance_jax.spec.structure import GroupChoice, Structure
 from prance_jax.visualize.panels import ends, spread
 from prance_jax.visualize.trace import trace
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from prance_jax.core.errors import UserError
 from prance_jax.data.arrays import from_arrays
-from prance_jax.data.images.image_source import ImagesConfig
+from prance_jax.data.images.records import ImagesConfig
 from prance_jax.data.load import DataConfig
 from prance_jax.visualize.user_images import read_own
 

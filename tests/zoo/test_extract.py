@@ -10,7 +10,8 @@ from small import PAIR, drawn_params, logits, make_spec
 from prance_jax.core.errors import UserError
 from prance_jax.spec.macs import parameters
 from prance_jax.spec.model_spec import Channels
-from prance_jax.spec.search_space import GroupChoice, SearchSpace, Structure
+from prance_jax.spec.search_space import SearchSpace
+from prance_jax.spec.structure import GroupChoice, Structure
 from prance_jax.zoo.extract import cut
 from prance_jax.zoo.formats.files import save_weights
 from prance_jax.zoo.formats.timm import to_timm

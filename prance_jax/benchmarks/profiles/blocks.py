@@ -8,13 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prance_jax.baselines.predictor_vit import Selective, TokenSelector, remove
+from prance_jax.baselines.predictor_config import Selective
+from prance_jax.baselines.predictor_vit import remove
+from prance_jax.baselines.token_predictor import TokenSelector
 from prance_jax.core.timing import interleaved
 from prance_jax.models.reduction import METHODS
 from prance_jax.models.vit import ViT
 from prance_jax.spec.block_latency import BlockLatency, network_name
 from prance_jax.spec.model_spec import ModelSpec
-from prance_jax.tokens.methods.registry import TokenMethod
+from prance_jax.tokens.method import TokenMethod
 from prance_jax.tokens.token_set import TokenSet, initial_tokens
 
 Tree = Any

@@ -13,7 +13,7 @@ from prance_jax.adaptive.buckets import Plan, Plans
 from prance_jax.core.timing import interleaved
 from prance_jax.models.forward import advance, begin, finish
 from prance_jax.models.vit import Midway, ViT
-from prance_jax.spec.search_space import GroupChoice
+from prance_jax.spec.structure import GroupChoice
 from prance_jax.tokens.token_set import initial_tokens, rate_for
 
 

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prance_jax.data.digits.digits import SPLITS, Digits, Glyphs, draw_with_mask
+from prance_jax.data.digits.digits import SPLITS, Digits
+from prance_jax.data.digits.render import Glyphs, draw_with_mask
 from prance_jax.data.source import Split
 
 

@@ -26,7 +26,7 @@ from prance_jax.data.images.decode import BadPicture, cut, decode
 from prance_jax.data.source import Split, shuffled
 
 if TYPE_CHECKING:
-    from prance_jax.data.images.image_source import Records
+    from prance_jax.data.images.records import Records
 
 
 _log = logging.getLogger(__name__)

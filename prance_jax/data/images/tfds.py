@@ -15,7 +15,8 @@ from prance_jax.core.errors import UserError
 from prance_jax.data.arrays import Arrays
 from prance_jax.data.augment import AugmentConfig
 from prance_jax.data.images.decode import BadPicture
-from prance_jax.data.images.image_source import ImagesConfig, image_source
+from prance_jax.data.images.image_source import image_source
+from prance_jax.data.images.records import ImagesConfig
 from prance_jax.data.images.stream import Stream
 
 

@@ -7,7 +7,6 @@ The process has few decisions that differ in kind (each runs other layers), so i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,101 +15,18 @@ import optax
 from prance_jax.core.errors import UserError
 from prance_jax.selector.rl.advantage import advantages
 from prance_jax.selector.rl.distributions import Distribution
+from prance_jax.selector.rl.losses import policy_loss, value_loss
 from prance_jax.selector.rl.networks import Actor, Critic
-
-Tree = Any
-Metrics = dict[str, jax.Array]
-
-
-@dataclass(frozen=True)
-class PPOConfig:
-    """The paper's settings, but for `minibatches`, which it does not tell.
-
-    epochs, minibatches: passes over the buffer of an update, and parts of it that each step sees.
-    std_start, std_end: of the Gaussian policy, linear over all updates. lr_decay: learning rates fall linearly to zero.
-    normalise_observation: running mean and variance; off for official selectors.
-    """
-
-    gamma: float = 0.9
-    lam: float = 0.9
-    clip: float = 0.2
-    epochs: int = 10
-    minibatches: int = 4
-    actor_lr: float = 1e-4
-    critic_lr: float = 5e-3
-    adam_eps: float = 1e-5
-    entropy: float = 0.01
-    max_grad_norm: float = 0.5
-    normalise_advantage: bool = True
-    normalise_observation: bool = True
-    std_start: float = 0.3
-    std_end: float = 0.05
-    lr_decay: bool = True
-
-    def __post_init__(self):
-        if min(self.epochs, self.minibatches) < 1:
-            raise UserError(f"ppo: epochs={self.epochs} and minibatches={self.minibatches} must be 1 or more")
-
-
-class Process(Protocol):
-    """A batched process of `horizon` decisions that ends by termination.
-
-    reset(context, key) -> (state, observation [B, D]); step(context, t, state, action) -> (state, observation [B, D],
-    reward [B], info: dict of [B] arrays), t a Python int. `context` is any pytree, fixed within an update.
-    """
-
-    horizon: int
-    reset: Callable
-    step: Callable
-
-
-class Normaliser(NamedTuple):
-    """Running statistics of observations: number seen, mean and variance, [D] (Chan et al. 1983, pairwise merge)."""
-
-    count: jax.Array
-    mean: jax.Array
-    variance: jax.Array
-
-    def __call__(self, observation: jax.Array) -> jax.Array:
-        deviation = jnp.sqrt(jnp.maximum(self.variance, 1e-6))
-        return jnp.clip((observation - self.mean) / deviation, -10.0, 10.0)
-
-    def seen(self, observations: jax.Array) -> Normaliser:
-        """Statistics after [..., D] more observations."""
-        flat = observations.reshape(-1, observations.shape[-1])
-        count = self.count + flat.shape[0]
-        weight = flat.shape[0] / count
-        # Not from mean squares: their difference loses float32's digits where the mean is large.
-        apart = flat.mean(0) - self.mean
-        variance = self.variance + weight * (flat.var(0) - self.variance) + weight * (1 - weight) * apart**2
-        return Normaliser(count, self.mean + weight * apart, variance)
-
-
-class Policy(NamedTuple):
-    """What acting needs."""
-
-    actor: Tree
-    normaliser: Normaliser
-
-
-class PPOState(NamedTuple):
-    """policy, critic parameters, the two optimizer states, updates done (int32)."""
-
-    policy: Policy
-    critic: Tree
-    actor_optimizer: Tree
-    critic_optimizer: Tree
-    updates: jax.Array
-
-
-class Rollout(NamedTuple):
-    """One buffer, time-major [T, B, ...]; log_prob is that which the action was drawn with."""
-
-    observation: jax.Array
-    action: jax.Array
-    log_prob: jax.Array
-    value: jax.Array
-    reward: jax.Array
+from prance_jax.selector.rl.types import (
+    Metrics,
+    Normaliser,
+    Policy,
+    PPOConfig,
+    PPOState,
+    Process,
+    Rollout,
+    Tree,
+)
 
 
 @dataclass(frozen=True)
@@ -294,22 +210,3 @@ class PPO:
             )
 
         return build(config.actor_lr), build(config.critic_lr)
-
-
-def policy_loss(
-    log_prob: jax.Array, behaviour: jax.Array, advantage: jax.Array, clip: float
-) -> tuple[jax.Array, Metrics]:
-    """The clipped surrogate (eq. 7) on joint log-probabilities; all arguments [M]. Returns the loss and metrics."""
-    log_ratio = log_prob - behaviour
-    ratio = jnp.exp(log_ratio)
-    surrogate = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
-    metrics = {
-        "approx_kl": jnp.mean(ratio - 1 - log_ratio),
-        "clip_fraction": jnp.mean((jnp.abs(ratio - 1) > clip).astype(jnp.float32)),
-    }
-    return -surrogate.mean(), metrics
-
-
-def value_loss(value: jax.Array, target: jax.Array) -> jax.Array:
-    """Half the mean squared error; [M] each."""
-    return 0.5 * jnp.mean((value - target) ** 2)

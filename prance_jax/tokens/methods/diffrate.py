@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from prance_jax.core.errors import UserError
-from prance_jax.spec.search_space import Size, Within, number
+from prance_jax.core.sizes import Size, Within, number
 from prance_jax.tokens.counts import anything
-from prance_jax.tokens.methods.prune_merge import prune_merge
+from prance_jax.tokens.method import Amount
+from prance_jax.tokens.methods.prance import _merge_macs, prune_merge
 from prance_jax.tokens.token_set import AttentionSignals, TokenSet
 
 
@@ -51,3 +52,8 @@ def after_pruning(count: Size, left: Size, pruned: float) -> Size:
     between = count - jnp.floor(pruned * (count - number(left))).astype(jnp.int32)
     # A bound on what is left says nothing about what is there before the merging.
     return jnp.asarray(between) if not isinstance(left, Within) else between
+
+
+def _diffrate_macs(count: Amount, left: tuple[Amount, ...], width: Amount, keys: int) -> Amount:
+    between = count - ((count - left[0]) // 2)
+    return _merge_macs(between, left, width, keys)

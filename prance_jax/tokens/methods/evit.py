@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from prance_jax.spec.search_space import Size, number
+from prance_jax.core.sizes import Size, number
+from prance_jax.tokens import counts
 from prance_jax.tokens.counts import column, nothing_goes, with_one_more
-from prance_jax.tokens.regroup import regroup
+from prance_jax.tokens.method import Amount
+from prance_jax.tokens.regroup import regroup, regroup_macs
 from prance_jax.tokens.token_set import AttentionSignals, TokenSet, ranks
 
 
@@ -25,3 +27,8 @@ def evit(tokens: TokenSet, signals: AttentionSignals, left: Size) -> TokenSet:
     place = jnp.where(changes, jnp.minimum(rank, kept), jnp.arange(rank.shape[1]))
     weights = jnp.where(changes & (rank >= kept), signals.cls_attention, 1.0)
     return regroup(tokens, place, left, weights, mean=False, sized=False)
+
+
+def _gather_macs(count: Amount, left: tuple[Amount, ...], width: Amount, keys: int) -> Amount:
+    """A sum needs no total and has no sizes; the package has a total."""
+    return counts.if_any_goes(count, left[0], regroup_macs(count, left[0], width) - 2 * count * left[0])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from prance_jax.spec.search_space import Size, number
+from prance_jax.core.sizes import Size, number
 from prance_jax.tokens.counts import column, halving, nothing_goes
+from prance_jax.tokens.method import Amount
+from prance_jax.tokens.methods.tome import _match_macs
 from prance_jax.tokens.regroup import Grouping, regroup
 from prance_jax.tokens.token_set import AttentionSignals, TokenSet, descending
 
@@ -77,3 +79,7 @@ def _scores(tokens: TokenSet, signals: AttentionSignals, valid: jax.Array) -> ja
     score = similarity * each[:, ::2, None] * each[:, None, 1::2]
     pairs = (valid[:, ::2, None] & valid[:, None, 1::2]).at[:, 0].set(False)
     return jnp.where(pairs, score, -jnp.inf)
+
+
+def _mctf_macs(count: Amount, left: tuple[Amount, ...], width: Amount, keys: int) -> Amount:
+    return _match_macs(count, left, width, width)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from prance_jax.spec.search_space import Size, number
+from prance_jax.core.sizes import Size, number
 from prance_jax.tokens.counts import column, halving, nothing_goes
 from prance_jax.tokens.methods.tome import matching
 from prance_jax.tokens.regroup import regroup

@@ -5,10 +5,18 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from prance_jax.spec.search_space import Size, number
+from prance_jax.core.sizes import Size, number
+from prance_jax.tokens import counts
 from prance_jax.tokens.counts import column, halving, nothing_goes
-from prance_jax.tokens.regroup import regroup
+from prance_jax.tokens.method import Amount
+from prance_jax.tokens.regroup import regroup, regroup_macs
 from prance_jax.tokens.token_set import AttentionSignals, TokenSet, descending
+
+
+def _match_macs(count: Amount, left: tuple[Amount, ...], width: Amount, keys: int) -> Amount:
+    return counts.if_any_goes(
+        count, left[0], matching_macs(count, keys) + regroup_macs(count, left[0], width)
+    )
 
 
 def tome(tokens: TokenSet, signals: AttentionSignals, left: Size) -> TokenSet:

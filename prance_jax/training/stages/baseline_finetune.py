@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from prance_jax.baselines.predictor_vit import Selective, SelectiveViT
+from prance_jax.baselines.predictor_config import Selective
+from prance_jax.baselines.predictor_vit import SelectiveViT
 from prance_jax.config.comparison import ConsistencyConfig, SelectiveConfig
 from prance_jax.config.stages import FinetuneConfig
 from prance_jax.core import losses

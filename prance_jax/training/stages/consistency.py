@@ -12,7 +12,8 @@ from prance_jax.config.comparison import ConsistencyConfig
 from prance_jax.config.stages import FinetuneConfig
 from prance_jax.core import losses
 from prance_jax.models.reduction import Reduction
-from prance_jax.models.vit import Reducing, ViT
+from prance_jax.models.token_steps import Reducing
+from prance_jax.models.vit import ViT
 from prance_jax.spec.model_spec import ModelSpec
 
 

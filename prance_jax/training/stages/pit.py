@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from prance_jax.baselines.pit import PiT, PiTSpec
+from prance_jax.baselines.pit import PiT
+from prance_jax.baselines.pit_spec import PiTSpec
 from prance_jax.config.comparison import SelectiveConfig
 from prance_jax.config.stages import FinetuneConfig
 from prance_jax.core import losses

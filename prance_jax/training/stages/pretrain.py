@@ -20,7 +20,7 @@ from prance_jax.core.sharding import jit_step, keep_rows
 from prance_jax.models import forward
 from prance_jax.models.vit import ViT
 from prance_jax.spec.model_spec import ModelSpec
-from prance_jax.spec.search_space import GroupChoice, Structure
+from prance_jax.spec.structure import GroupChoice, Structure
 from prance_jax.training import optimizer
 
 Tree = Any

@@ -25,7 +25,7 @@ from prance_jax.selector.reward import next_price
 from prance_jax.selector.rl.distributions import Gaussian, Lattice
 from prance_jax.selector.rl.ppo import PPO
 from prance_jax.spec.model_spec import ModelSpec
-from prance_jax.spec.search_space import GroupChoice
+from prance_jax.spec.structure import GroupChoice
 
 Tree = Any
 

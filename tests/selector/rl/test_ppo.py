@@ -11,7 +11,9 @@ import pytest
 
 from prance_jax.core.errors import UserError
 from prance_jax.selector.rl.distributions import Gaussian, Lattice
-from prance_jax.selector.rl.ppo import PPO, Normaliser, PPOConfig, policy_loss, value_loss
+from prance_jax.selector.rl.losses import policy_loss, value_loss
+from prance_jax.selector.rl.ppo import PPO
+from prance_jax.selector.rl.types import Normaliser, PPOConfig
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,26 @@
-"""Token merging into the important tokens (PRANCE, section 3.2)."""
+"""The token optimization of PRANCE: prune, merge, and prune then merge (arXiv 2407.05010, section 3.2)."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 
-from prance_jax.spec.search_space import Size, extent, number
+from prance_jax.core.sizes import Size, extent, number
+from prance_jax.tokens.counts import column
+from prance_jax.tokens.method import Amount
+from prance_jax.tokens.similarity import cosine
 from prance_jax.tokens.token_set import AttentionSignals, TokenSet, prefix, renumber, sort_by_importance
+
+
+def prune(tokens: TokenSet, signals: AttentionSignals, left: Size) -> TokenSet:
+    """Keeps the first `left` tokens by importance; CLS counts and always ranks first.
+
+    left: an int (tokens are removed) or int32 [B] (tokens are masked), at most the tokens that there are.
+    """
+    ordered, rank = sort_by_importance(tokens, signals.cls_attention, left)
+    if not isinstance(left, int):
+        ordered = ordered._replace(valid=prefix(rank.shape[1], left))
+    return ordered._replace(owner=renumber(tokens.owner, jnp.where(rank < column(left), rank, -1)))
 
 
 def merge(
@@ -75,8 +89,34 @@ def merge(
     return TokenSet(features.astype(ordered.features.dtype), size, valid, renumber(tokens.owner, mapping))
 
 
-def cosine(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Cosine similarity in float32: [B, S, C], [B, D, C] -> [B, S, D]."""
-    a, b = (x.astype(jnp.float32) for x in (a, b))
-    a, b = (x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), 1e-12)) for x in (a, b))
-    return jnp.einsum("bsc,bdc->bsd", a, b)
+def prune_merge(
+    tokens: TokenSet,
+    signals: AttentionSignals,
+    pruned: Size,
+    left: Size,
+    weighted: bool = False,
+    similar_sizes: bool = False,
+) -> TokenSet:
+    """Prunes to `pruned` tokens, merges those to `left`; ints or int32 [B]. The options are those of `merge`."""
+    return merge(prune(tokens, signals, pruned), _ranked(tokens, pruned), left, weighted, similar_sizes)
+
+
+def _ranked(tokens: TokenSet, pruned: Size) -> AttentionSignals:
+    """Pruning has sorted the tokens already; a falling importance keeps that order."""
+    batch, slots, _ = tokens.features.shape
+    falling = jnp.broadcast_to(-jnp.arange(slots, dtype=jnp.float32), (batch, slots))
+    falling = falling[:, : extent(pruned, slots)]
+    return AttentionSignals(falling, falling, falling)
+
+
+def _free(count: Amount, left: tuple[Amount, ...], width: Amount, keys: int) -> Amount:
+    return 0
+
+
+def _merge_macs(count: Amount, left: tuple[Amount, ...], width: Amount, keys: int) -> Amount:
+    """Similarities, the gathering product, and the two small ones that add up weights and sizes."""
+    return (count - left[-1]) * left[-1] * (2 * width + 2)
+
+
+def _prune_merge_macs(count: Amount, left: tuple[Amount, ...], width: Amount, keys: int) -> Amount:
+    return _merge_macs(left[0], left[1:], width, keys)

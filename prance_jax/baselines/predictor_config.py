@@ -1,0 +1,119 @@
+"""Where token predictors stand in a network, how many tokens each keeps, and what that costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prance_jax.baselines.token_predictor import selector_macs
+from prance_jax.core.errors import UserError
+from prance_jax.core.sizes import Size
+from prance_jax.spec.block_latency import BlockLatency, OutOfReach, first_within
+from prance_jax.spec.macs import Macs, TokenCounts, macs
+from prance_jax.spec.model_spec import ModelSpec
+from prance_jax.tokens.method import TokenMethod
+from prance_jax.tokens.methods.registry import METHODS
+
+
+@dataclass(frozen=True)
+class Selective:
+    """What is selected where. Hashable: it selects a compiled program.
+
+    package: what is dropped goes into a package token (SPViT); else it is gone (DynamicViT). sites: layers, from 0,
+    before which a selector stands. kept: share of the original patches that stays at each, never rising. heads: of the
+    selectors; 1 is DynamicViT's, which has no branch of head importance. by_threshold: evaluation keeps the tokens that
+    are more likely to be kept than not, so every image has a number of its own; else the best `kept` of each.
+    """
+
+    package: bool
+    sites: tuple[int, ...]
+    kept: tuple[float, ...]
+    heads: int = 1
+    by_threshold: bool = False
+
+    def __post_init__(self):
+        if len(self.sites) != len(self.kept) or list(self.sites) != sorted(set(self.sites)):
+            raise UserError(
+                f"selective: sites={self.sites} must rise, with a share of kept={self.kept} for each"
+            )
+        if list(self.kept) != sorted(self.kept, reverse=True) or not all(
+            0 < share <= 1 for share in self.kept
+        ):
+            raise UserError(f"selective: kept={self.kept} must be shares above 0 and up to 1 that never rise")
+
+    @property
+    def method(self) -> TokenMethod:
+        """What removes the tokens."""
+        return METHODS["package" if self.package else "prune"]
+
+    @property
+    def name(self) -> str:
+        """By which tables of latencies know a selector: 'spvit_H' with H heads, or 'dynamicvit_1'."""
+        return f"{'spvit' if self.package else 'dynamicvit'}_{self.heads}"
+
+    def left(self, spec: ModelSpec) -> tuple[int, ...]:
+        """Tokens (CLS and the package counted) in each layer at the shares of `kept`."""
+        count, counts, dropped = spec.tokens, [], False
+        for layer in range(spec.space.depth):
+            if layer in self.sites:
+                wanted = max(1, round(self.kept[self.sites.index(layer)] * spec.patches))
+                dropped |= wanted < spec.patches
+                count = min(count, 1 + wanted + (self.package and dropped))
+            counts.append(count)
+        return tuple(counts)
+
+    def macs(self, spec: ModelSpec, left: tuple[Size, ...] | None = None) -> Macs:
+        """Multiply-accumulates of one image, selectors included, with CLS alone in the last MLP. left: tokens in each
+        layer, ints or int32 [B]; by default those at the shares of `kept`."""
+        left = left or self.left(spec)
+        counts = TokenCounts(left, (*left[:-1], 1))
+        before = (spec.tokens, *left)
+        width = spec.space.widest
+        selectors = sum(selector_macs(before[site] - 1, width, self.heads) for site in self.sites)
+        return macs(spec, spec.largest, counts=counts)._replace(selector=selectors)
+
+    def milliseconds(self, spec: ModelSpec, table: BlockLatency) -> float:
+        """Of one image at the shares of `kept`, by a measured table, selectors included."""
+        left = self.left(spec)
+        before = (spec.tokens, *left)
+        counts = TokenCounts(left, (*left[:-1], 1))
+        return table.milliseconds(counts, self.name, tuple(before[site] for site in self.sites))
+
+
+def at_share(
+    spec: ModelSpec, package: bool, share: float, heads: int = 1, by_threshold: bool = False
+) -> Selective:
+    """Of `selections` the one whose multiply-accumulates come nearest to `share` of the full network's."""
+    target = share * macs(spec, spec.largest).total
+    own = selections(spec, package, heads, by_threshold)
+    return min(reversed(own), key=lambda choice: abs(choice.macs(spec).total - target))
+
+
+def at_latency(
+    spec: ModelSpec,
+    package: bool,
+    target: float,
+    table: BlockLatency,
+    heads: int = 1,
+    by_threshold: bool = False,
+) -> Selective:
+    """Of `selections` the one that keeps the most of those whose time by a measured table is at most `target`
+    milliseconds an image: SPViT's way from a budget of latency to kept shares. Raises OutOfReach, a UserError, where none
+    is so fast."""
+    own = selections(spec, package, heads, by_threshold)
+    try:
+        return first_within(target, own, lambda choice: choice.milliseconds(spec, table), table)
+    except OutOfReach as error:
+        raise OutOfReach(f"{own[0].name}: {error}") from None
+
+
+def selections(spec: ModelSpec, package: bool, heads: int = 1, by_threshold: bool = False) -> list[Selective]:
+    """Selectors after a quarter, half and three quarters of the layers that keep rho, rho^2 and rho^3 of the patches, for
+    rho from 1 down in steps of 0.01."""
+    depth = spec.space.depth
+    sites = tuple(sorted({depth // 4, depth // 2, 3 * depth // 4}))
+
+    def choice(rho: float) -> Selective:
+        kept = tuple(rho ** (i + 1) for i in range(len(sites)))
+        return Selective(package, sites, kept, heads, by_threshold)
+
+    return [choice(percent / 100) for percent in range(100, 0, -1)]

@@ -1,0 +1,56 @@
+"""The interface of a token reduction method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable
+
+import jax
+
+from prance_jax.core.sizes import Rate, Size, number
+from prance_jax.tokens import counts
+from prance_jax.tokens.regroup import Grouping
+from prance_jax.tokens.token_set import TokenSet, kept_count
+
+Amount = int | jax.Array
+# (tokens that arrive, tokens wanted, original patches) -> tokens that the method leaves then.
+Possible = Callable[[Size, Size, int], Size]
+# (tokens that arrive, tokens left after each of its steps, channels, width of a key) -> multiply-accumulates.
+Cost = Callable[[Amount, tuple[Amount, ...], Amount, int], Amount]
+
+
+@dataclass(frozen=True)
+class TokenMethod:
+    """A way to reduce tokens: after the attention of a layer, before its MLP, or one step ahead.
+
+    reduce: (TokenSet, AttentionSignals, *left) -> TokenSet; pure, static shapes; `left`, one number per rate, are ints
+      (compact execution) or int32 [B] (masked), as `possible` gives them.
+    possible: how many tokens it can leave. macs: what its products cost.
+    rates: keep rates that it takes. sized: sizes are tracked, so attention is proportional to them.
+    received: it reads the attention that each token receives. weighted: it has the option of that name.
+    ahead: (TokenSet, AttentionSignals, *left) -> Grouping, of methods that come before the attention whose map they read, see
+      `models.block.Block.attend_ahead`; `reduce` is the same after it. None: after it.
+    """
+
+    name: str
+    reduce: Callable[..., TokenSet]
+    possible: Possible
+    macs: Cost
+    rates: int = 1
+    sized: bool = True
+    received: bool = False
+    weighted: bool = False
+    ahead: Callable[..., Grouping] | None = None
+
+    def left(
+        self, count: Size, rates: tuple[Rate, ...], floor: int, patches: int, aside: int = 0
+    ) -> tuple[Size, ...]:
+        """Tokens after each rate is applied in turn: floor(rate x tokens), `floor` at least, as far as is possible.
+        aside: tokens that are counted but stay out of it, see `aside`."""
+        result = []
+        for rate in rates:
+            wanted = counts.shifted(kept_count(count, rate, floor), -aside)
+            possible = self.possible(counts.shifted(count, -aside), wanted, patches)
+            result.append(counts.shifted(possible, aside))
+            count = number(result[-1])
+        return tuple(result)
