@@ -26,7 +26,7 @@ from prance_jax.training.workdir import Workdir
 from prance_jax.zoo.formats.files import read_card
 from prance_jax.zoo.load import load_weights
 
-CONFIG = str(Path(__file__).parent / "tiny_config.py")
+CONFIG = str(Path(__file__).parents[1] / "tiny_config.py")
 
 
 @pytest.fixture(scope="module")

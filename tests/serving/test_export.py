@@ -46,10 +46,8 @@ def test_the_models_code_is_not_needed(exported, tmp_path):
     words = [sys.executable, "-c", script, str(exported[1]), str(images)]
     told = subprocess.run(words, cwd=Path(__file__).parents[2], capture_output=True, text=True)
     shape, modules = told.stdout.splitlines()
-    assert (
-        shape == "(2, 5)"
-        and modules == "['prance_jax.core.errors', 'prance_jax.serving.exported', 'prance_jax.core.checks']"
-    )
+    used = {"core", "core.checks", "core.errors", "serving", "serving.exported"}
+    assert shape == "(2, 5)" and modules == str(sorted(f"prance_jax.{name}" for name in used))
 
 
 def test_what_the_card_does_not_admit_is_refused(exported):

@@ -11,7 +11,7 @@ SCRIPT = """
 import re
 import jax, numpy as np
 from jax.sharding import Mesh
-from inference.test_model import IMAGES, make
+from serving.test_model import IMAGES, make
 from prance_jax.core.errors import UserError
 from prance_jax.serving.model import _sharded
 
