@@ -80,7 +80,7 @@ def get_config() -> ConfigDict:
                     "marginal": True,
                     "keep_weight": 0.0,
                     "target_macs": 0.45,
-                    "price": 0.1,
+                    "cost_weight": 0.1,
                     "price_rate": 0.2,
                 },
                 "ppo": {"actor_lr": 2e-3, "critic_lr": 3e-3, "epochs": 4, "gamma": 1.0, "entropy": 0.001},

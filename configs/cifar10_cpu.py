@@ -60,7 +60,7 @@ def get_config() -> ConfigDict:
     config.dense.update(steps=5000, batch=64, label_smoothing=0.0, optimizer=muon)
     config.meta.update(steps=2400, batch=64, random_batch=64, label_smoothing=0.0, optimizer=muon)
     config.selector.update(updates=150, batch=256, pool=16384, hidden=(64, 64))
-    config.selector.reward.price = 0.2  # where the dual ascent of a run from 0.1 was after 120 updates
+    config.selector.reward.cost_weight = 0.2  # where the dual ascent of a run from 0.1 was after 120 updates
     config.finetune.update(
         steps=1200, batch=64, teacher="meta", label_smoothing=0.0,
         optimizer={**muon, "learning_rate": 5e-3, "warmup": 50},

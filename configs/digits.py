@@ -68,7 +68,7 @@ def get_config() -> ConfigDict:
                     "marginal": True,
                     "keep_weight": 0.0,
                     "target_macs": 0.34,
-                    "price": 0.1,
+                    "cost_weight": 0.1,
                     "price_rate": 0.2,
                 },
                 "ppo": {"actor_lr": 2e-3, "critic_lr": 3e-3, "epochs": 4, "gamma": 1.0, "entropy": 0.001},
@@ -77,7 +77,7 @@ def get_config() -> ConfigDict:
             "compare": {
                 "shares": (0.35,),
                 # So that the shares that selectors learn to keep are those of evaluation, in so few steps.
-                "selective": {"ratio": 50.0},
+                "predictor": {"ratio": 50.0},
                 # Six layers are few: without the first one the others would have to give too much.
                 "counts": {"first": 0},
                 # A hundred steps after a change cost a point or two, which the next ones win back.
@@ -117,7 +117,7 @@ def get_config() -> ConfigDict:
                         "agreement_floor": 0.5,
                         "marginal": True,
                         "keep_weight": 0.0,
-                        "price": 0.025,
+                        "cost_weight": 0.025,
                         "price_rate": 0.6,
                     },
                     "ppo": {"actor_lr": 2e-3, "critic_lr": 3e-3, "epochs": 4, "gamma": 1.0, "entropy": 0.003},
@@ -144,7 +144,7 @@ def get_config() -> ConfigDict:
                     "batch": 32,
                     "optimizer": {"name": "muon", "learning_rate": 2e-3, "warmup": 50},
                 },
-                "selective": {"ratio": 20.0},
+                "predictor": {"ratio": 20.0},
             },
             "finetune": {
                 "steps": 800,

@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.seeds = (0, 1)
     config.budgets = (0.3, 0.4, 0.5, 0.6, 0.75)
     config.selector.updates = 300
-    config.selector.prices = (-0.02, 0.4)
+    config.selector.cost_weights = (-0.02, 0.4)
     # All budgets share these steps; a selector of one budget has 800 for its own.
     config.finetune.every_budget_steps = 2400
     config.baselines = ConfigDict({"single_budget": True})

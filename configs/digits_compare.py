@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     config.seeds = (0, 1, 2)
     config.budgets = (0.5, 0.35)
     config.selector.updates = 300
-    config.selector.prices = (-0.02, 0.4)
+    config.selector.cost_weights = (-0.02, 0.4)
     config.finetune.every_budget_steps = 1600
     config.compare.shares = (0.5, 0.35)
     config.compare.finetune.steps = 400

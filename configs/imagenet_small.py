@@ -73,7 +73,7 @@ def get_config(preset: str = "small") -> ConfigDict:
                     "marginal": True,
                     "keep_weight": 0.0,
                     "target_macs": 0.5,
-                    "price": 0.1,
+                    "cost_weight": 0.1,
                     "price_rate": 0.2,
                 },
                 "ppo": {"actor_lr": 2e-3, "critic_lr": 3e-3, "epochs": 4, "gamma": 1.0, "entropy": 0.001},

@@ -128,7 +128,7 @@ from prance_jax.training.workdir import Workdir
 model = prance_jax.load(WORKDIR)
 source = load_source(io.from_dict(Config, Workdir(WORKDIR).config()).data)
 test = source.split("test")
-budgets = [float(one) for one in np.linspace(*model.ladder.range, 4)] if model.ladder else [None]
+budgets = [float(one) for one in np.linspace(*model.budget_table.range, 4)] if model.budget_table else [None]
 for budget in budgets:  # None: a selector that was trained for one budget
     told = model.explain(test.images[:250], budget)
     right = np.mean([one.predicted == label for one, label in zip(told, test.labels)])

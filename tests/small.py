@@ -32,7 +32,7 @@ def keep_choices(spec: ModelSpec):
 
 def noisy_params(spec: ModelSpec):
     """Random parameters; biases and norms are not left at zero and one."""
-    leaves, tree = jax.tree.flatten(forward.init(ViT(spec), jax.random.key(0)))
+    leaves, tree = jax.tree.flatten(forward.init_params(ViT(spec), jax.random.key(0)))
     keys = jax.random.split(jax.random.key(1), len(leaves))
     noisy = [leaf + 0.2 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)]
     return jax.tree.unflatten(tree, noisy)
@@ -47,8 +47,8 @@ def structures(spec: ModelSpec, seed: int, batch: int = 6) -> Structure:
 def masked(spec: ModelSpec):
     """(params, images, per-image structure) -> Outcome; one compiled program for all tests."""
     return jax.jit(
-        lambda params, images, structure: forward.walk(
-            ViT(spec), params, images, structure.groups[0], forward.follow(structure)
+        lambda params, images, structure: forward.forward_adaptive(
+            ViT(spec), params, images, structure.groups[0], forward.fixed_decisions(structure)
         )
     )
 
@@ -62,13 +62,13 @@ def quick_jit(function, **options):
 @functools.lru_cache(maxsize=None)
 def _compact(spec: ModelSpec, structure: Structure):
     return quick_jit(
-        lambda params, images: forward.walk(
-            ViT(spec), params, images, structure.groups[0], forward.follow(structure)
+        lambda params, images: forward.forward_adaptive(
+            ViT(spec), params, images, structure.groups[0], forward.fixed_decisions(structure)
         )
     )
 
 
-def compact(spec: ModelSpec, params, images, structure: Structure) -> forward.Outcome:
+def compact(spec: ModelSpec, params, images, structure: Structure) -> forward.ForwardOutput:
     """Outcome under a static structure."""
     return _compact(spec, structure)(params, images)
 
@@ -76,7 +76,7 @@ def compact(spec: ModelSpec, params, images, structure: Structure) -> forward.Ou
 def drawn_params(spec: ModelSpec, seed: int = 0):
     """Random parameters without a compiled initialisation: biases, norms and residual maps included."""
     rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(lambda: forward.init(ViT(spec), jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: forward.init_params(ViT(spec), jax.random.key(0)))
 
     def draw(path, leaf):
         name = path[-1].key

@@ -83,6 +83,6 @@ def get_config() -> ConfigDict:
                 "tune": {"steps": 2, "batch": 8, "optimizer": optimizer},
             },
             "baselines": {"candidates": 6, "images": 20},
-            "evaluation": {"batch": 32, "speed_seconds": 0.05, "plans": 1, "calibration_images": 40},
+            "evaluation": {"batch": 32, "speed_seconds": 0.05, "buckets": 1, "calibration_images": 40},
         }
     )

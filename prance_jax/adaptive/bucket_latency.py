@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prance_jax.adaptive.buckets import Plan, Plans
+from prance_jax.adaptive.buckets import Bucket, Buckets
 from prance_jax.core.errors import UserError
 from prance_jax.spec.macs import token_counts
 from prance_jax.spec.model_spec import ModelSpec
@@ -26,7 +26,7 @@ class LatencyTable:
     network. device: where this was measured.
     """
 
-    plans: Plans
+    buckets: Buckets
     first: float
     groups: tuple[tuple[tuple[float, ...], ...], ...]
     dense: float
@@ -34,22 +34,22 @@ class LatencyTable:
 
     def __post_init__(self):
         before = 1
-        for plans, times in zip(self.plans.groups, self.groups, strict=True):
-            if len(times) != len(plans) or any(len(row) != before for row in times):
+        for buckets, times in zip(self.buckets.groups, self.groups, strict=True):
+            if len(times) != len(buckets) or any(len(row) != before for row in times):
                 raise UserError("latency table: needs one time per plan and plan of the group before")
-            before = len(plans)
+            before = len(buckets)
 
     def milliseconds(self, structure: Structure) -> jax.Array:
         """float32 [B] of per-image structures, each rounded up to its plans."""
-        spec = self.plans.spec
+        spec = self.buckets.spec
         counts = token_counts(spec, structure).attention
         shape = jnp.broadcast_shapes((1,), *map(jnp.shape, jax.tree.leaves(structure)))
         total, source = jnp.float32(self.first), jnp.int32(0)
         for group, times in enumerate(self.groups, start=1):
             arriving = jnp.broadcast_to(counts[spec.space.first_layers[group]], shape)
-            plan = self.plans.index(group, structure.groups[group], arriving)
-            total = total + jnp.asarray(times, jnp.float32)[plan, source]
-            source = plan
+            bucket = self.buckets.index(group, structure.groups[group], arriving)
+            total = total + jnp.asarray(times, jnp.float32)[bucket, source]
+            source = bucket
         return total
 
     def share(self, structure: Structure) -> jax.Array:
@@ -61,14 +61,16 @@ class LatencyTable:
         record = {
             "device": self.device,
             "dense_ms": self.dense,
-            "first": self.plans.first,
+            "first": self.buckets.first_choice,
             "first_ms": self.first,
-            "groups": [{"plans": plans, "ms": times} for plans, times in zip(self.plans.groups, self.groups)],
+            "groups": [
+                {"plans": buckets, "ms": times} for buckets, times in zip(self.buckets.groups, self.groups)
+            ],
         }
         write(Path(path), json.dumps(record, indent=1) + "\n")
 
 
-def load_latency(path: str | Path, spec: ModelSpec) -> LatencyTable:
+def load_latency_table(path: str | Path, spec: ModelSpec) -> LatencyTable:
     """A table that the profile command wrote, for a network of the same search space.
 
     Raises UserError where there is none, it is broken, or it belongs to another network.
@@ -76,10 +78,12 @@ def load_latency(path: str | Path, spec: ModelSpec) -> LatencyTable:
     try:
         record = json.loads(Path(path).read_text())
         tuples = lambda value: tuple(map(tuples, value)) if isinstance(value, list) else value
-        groups = tuple(tuple(Plan(*tuples(plan)) for plan in group["plans"]) for group in record["groups"])
-        plans = Plans(spec, GroupChoice(*tuples(record["first"])), groups)
+        groups = tuple(
+            tuple(Bucket(*tuples(bucket)) for bucket in group["plans"]) for group in record["groups"]
+        )
+        buckets = Buckets(spec, GroupChoice(*tuples(record["first"])), groups)
         times = tuple(tuples(group["ms"]) for group in record["groups"])
-        table = LatencyTable(plans, record["first_ms"], times, record["dense_ms"], record["device"])
+        table = LatencyTable(buckets, record["first_ms"], times, record["dense_ms"], record["device"])
     except FileNotFoundError:
         raise UserError(f"latency table {path} does not exist; the profile command writes it") from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -89,8 +93,8 @@ def load_latency(path: str | Path, spec: ModelSpec) -> LatencyTable:
     for group in range(1, spec.space.groups):
         choice = spec.largest.groups[group]
         wanted = (spec.space.layers[group], spec.rates)
-        found = (len(plans.groups[group - 1][-1].widths), len(plans.groups[group - 1][-1].tokens))
-        top = np.array(plans.groups[group - 1][-1].widths) if found == wanted else None
+        found = (len(buckets.groups[group - 1][-1].widths), len(buckets.groups[group - 1][-1].tokens))
+        top = np.array(buckets.groups[group - 1][-1].widths) if found == wanted else None
         if top is None or (top < np.array(choice.widths)).any():
             raise UserError(f"latency table {path} was measured on another network than {spec.space.name}")
     return table

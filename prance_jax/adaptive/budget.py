@@ -15,27 +15,29 @@ import jax.numpy as jnp
 
 from prance_jax.core.checks import check_budget
 from prance_jax.core.errors import UserError
-from prance_jax.selector.cost_weight import level, price_at
+from prance_jax.selector.cost_weight import cost_weight_at, cost_weight_level
 
 
 @dataclass(frozen=True)
-class Ladder:
+class BudgetTable:
     """What calibration measured, rung by rung from dear to cheap compute.
 
     prices: falling. macs_kept: share of the full network's MACs, rising. disagreements: of `images` calibration
     images, how many were classified differently from the full network.
     """
 
-    prices: tuple[float, ...]
+    cost_weights: tuple[float, ...]
     macs_kept: tuple[float, ...]
     disagreements: tuple[int, ...]
     images: int
 
     def __post_init__(self):
-        if not self.prices or not len(self.prices) == len(self.macs_kept) == len(self.disagreements):
+        if not self.cost_weights or not len(self.cost_weights) == len(self.macs_kept) == len(
+            self.disagreements
+        ):
             raise UserError("ladder: needs as many prices as shares and disagreements, at least one")
-        if any(a <= b for a, b in zip(self.prices, self.prices[1:])):
-            raise UserError(f"ladder: prices must fall, not {self.prices}")
+        if any(a <= b for a, b in zip(self.cost_weights, self.cost_weights[1:])):
+            raise UserError(f"ladder: prices must fall, not {self.cost_weights}")
         if any(a >= b for a, b in zip(self.macs_kept, self.macs_kept[1:])):
             raise UserError(f"ladder: shares must rise, not {self.macs_kept}")
 
@@ -44,16 +46,20 @@ class Ladder:
         """Smallest and largest budget that was calibrated, shares of the full network's MACs."""
         return self.macs_kept[0], self.macs_kept[-1]
 
-    def price(self, budget: jax.Array | float) -> jax.Array:
+    def cost_weight(self, budget: jax.Array | float) -> jax.Array:
         """The price at which mean MACs are `budget` (a share); scalar or [B], traced or not.
 
         Raises UserError for a number outside the calibrated range; a traced one is clipped to it.
         """
         check_budget(budget, *self.range)
         shares = jnp.asarray(self.macs_kept, jnp.float32)
-        return price_at(jnp.interp(jnp.asarray(budget, jnp.float32), shares, level(jnp.asarray(self.prices))))
+        return cost_weight_at(
+            jnp.interp(
+                jnp.asarray(budget, jnp.float32), shares, cost_weight_level(jnp.asarray(self.cost_weights))
+            )
+        )
 
-    def contract(self, eps: float, delta: float) -> float:
+    def certified_budget(self, eps: float, delta: float) -> float:
         """The cheapest calibrated budget whose disagreement with the full network is at most `eps`, with confidence
         1 - delta.
 

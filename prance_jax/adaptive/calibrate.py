@@ -9,22 +9,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prance_jax.adaptive.budget import Ladder
+from prance_jax.adaptive.budget import BudgetTable
 from prance_jax.data.source import Split
 from prance_jax.evaluation.evaluate import evaluate
-from prance_jax.models.forward import walk
+from prance_jax.models.forward import forward_adaptive
 from prance_jax.models.vit import ViT
-from prance_jax.selector.cost_weight import level, price_at
-from prance_jax.selector.policies import Priced, Rule, StaticRule
+from prance_jax.selector.cost_weight import cost_weight_at, cost_weight_level
+from prance_jax.selector.policies import DecisionPolicy, PolicyWithCost, StaticPolicy
 from prance_jax.spec.macs import macs
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.structure import Structure
 
 
 @functools.lru_cache(maxsize=None)
-def _decisions(spec: ModelSpec, rule: Rule) -> Callable:
-    def run(params, variables, images, key):
-        outcome = walk(ViT(spec), params, images, rule.first, rule.decide(variables, key))
+def _decisions(spec: ModelSpec, policy: DecisionPolicy) -> Callable:
+    def run(params, policy_params, images, key):
+        outcome = forward_adaptive(
+            ViT(spec), params, images, policy.first_choice, policy.decide(policy_params, key)
+        )
         return jax.tree.map(
             lambda size: jnp.broadcast_to(size, images.shape[:1]), outcome.structure.groups[1:]
         )
@@ -32,30 +34,37 @@ def _decisions(spec: ModelSpec, rule: Rule) -> Callable:
     return jax.jit(run)
 
 
-def decisions(
-    spec: ModelSpec, rule: Rule, params: Any, variables: Any, images: np.ndarray, batch: int = 250
+def collect_decisions(
+    spec: ModelSpec,
+    policy: DecisionPolicy,
+    params: Any,
+    policy_params: Any,
+    images: np.ndarray,
+    batch: int = 250,
 ) -> Structure:
     """The structure that `rule` gives each of the images [N, S, S, channels]: group 0 static, other entries [N]."""
-    run, parts = _decisions(spec, rule), []
+    run, parts = _decisions(spec, policy), []
     for number, start in enumerate(range(0, len(images), batch)):
         part = images[start : start + batch]
         padded = np.pad(part, [(0, batch - len(part))] + [(0, 0)] * 3)
-        found = jax.device_get(run(params, variables, padded, jax.random.fold_in(jax.random.key(0), number)))
+        found = jax.device_get(
+            run(params, policy_params, padded, jax.random.fold_in(jax.random.key(0), number))
+        )
         parts.append(jax.tree.map(lambda leaf: leaf[: len(part)], found))
-    return Structure((rule.first, *jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)))
+    return Structure((policy.first_choice, *jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)))
 
 
-def calibrated_ladder(
+def calibrated_budget_table(
     spec: ModelSpec,
-    rule: Rule,
+    policy: DecisionPolicy,
     params: Any,
-    policy: Any,
+    policy_params: Any,
     split: Split,
-    prices: tuple[float, float],
+    cost_weights: tuple[float, float],
     decision_cost: int = 0,
     rungs: int = 9,
     gap: float = 0.03,
-) -> tuple[Ladder, Structure]:
+) -> tuple[BudgetTable, Structure]:
     """Runs a selector of every budget on a split, at prices between (lowest, highest).
 
     The first quarter of the images says where rungs are needed: between the `rungs` evenly placed ones more are put in
@@ -71,29 +80,33 @@ def calibrated_ladder(
     full = float(macs(spec, spec.largest).total)
 
     def run(own: float, images: Split):
-        variables = Priced(policy, price_at(jnp.float32(own)))
-        return evaluate(spec, rule, params, variables, images, batch=250, decision_cost=decision_cost)
+        conditioned_params = PolicyWithCost(policy_params, cost_weight_at(jnp.float32(own)))
+        return evaluate(
+            spec, policy, params, conditioned_params, images, batch=250, decision_cost=decision_cost
+        )
 
     share = lambda own: float(run(own, placing).macs.mean()) / full
-    levels = _placed(share, *(float(level(price)) for price in prices), rungs, gap)
-    wanted = evaluate(spec, StaticRule(spec.largest), params, (), measuring, batch=250).predicted
+    levels = _placed(
+        share, *(float(cost_weight_level(cost_weight)) for cost_weight in cost_weights), rungs, gap
+    )
+    wanted = evaluate(spec, StaticPolicy(spec.largest), params, (), measuring, batch=250).predicted
     shares, disagreements, drawn = [], [], []
     for own in levels:
         found = run(own, measuring)
         shares.append(float(found.macs.mean()) / full)
         disagreements.append(int((found.predicted != wanted).sum()))
-        variables = Priced(policy, price_at(jnp.float32(own)))
-        drawn.append(decisions(spec, rule, params, variables, placing.images[:250]))
+        conditioned_params = PolicyWithCost(policy_params, cost_weight_at(jnp.float32(own)))
+        drawn.append(collect_decisions(spec, policy, params, conditioned_params, placing.images[:250]))
     together = jax.tree.map(lambda *parts: np.concatenate(parts), *(one.groups[1:] for one in drawn))
     # A rung that costs no more than one before it is none: every budget is to have one price.
     kept = [rung for rung, own in enumerate(shares) if own > max(shares[:rung], default=0.0)]
-    measured = Ladder(
-        tuple(float(price_at(jnp.float32(levels[rung]))) for rung in kept),
+    measured = BudgetTable(
+        tuple(float(cost_weight_at(jnp.float32(levels[rung]))) for rung in kept),
         tuple(shares[rung] for rung in kept),
         tuple(disagreements[rung] for rung in kept),
         len(measuring.labels),
     )
-    return measured, Structure((rule.first, *together))
+    return measured, Structure((policy.first_choice, *together))
 
 
 def _placed(share: Callable[[float], float], low: float, high: float, rungs: int, gap: float) -> list[float]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from prance_jax.adaptive.buckets import Plan, Plans, sizes
+from prance_jax.adaptive.buckets import Bucket, Buckets, bucket_sizes
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.structure import GroupChoice, Structure
 
 
-def even_plans(spec: ModelSpec, first: GroupChoice, number: int, smallest_keep: float) -> Plans:
+def even_buckets(spec: ModelSpec, first_choice: GroupChoice, number: int, smallest_keep: float) -> Buckets:
     """Plans without a selector: `number` of them a group, from the smallest choice to the largest in even steps.
 
     smallest_keep: share of the original tokens that the smallest plan of the last group keeps. For measurements on
@@ -19,23 +19,23 @@ def even_plans(spec: ModelSpec, first: GroupChoice, number: int, smallest_keep: 
     space = spec.space
     groups = []
     for group in range(1, space.groups):
-        plans = []
+        buckets = []
         for step in np.linspace(0, 1, number):
             width = space.widths[round(step * (len(space.widths) - 1))]
             ratio = space.ratios[round(step * (len(space.ratios) - 1))]
             keep = (smallest_keep + step * (1 - smallest_keep)) ** (group / (space.groups - 1))
             tokens = max(spec.fewest_tokens, int(keep * spec.tokens))
             layers = space.layers[group]
-            plans.append(
-                Plan((width,) * layers, (space.hidden_units(width, ratio),) * layers, (tokens,) * spec.rates)
+            buckets.append(
+                Bucket((width,) * layers, (space.mlp_dim(width, ratio),) * layers, (tokens,) * spec.rates)
             )
-        groups.append(tuple(dict.fromkeys(plans)))
-    return Plans(spec, first, tuple(groups))
+        groups.append(tuple(dict.fromkeys(buckets)))
+    return Buckets(spec, first_choice, tuple(groups))
 
 
-def choose_plans(
+def choose_buckets(
     spec: ModelSpec, structure: Structure, number: int, multiple: int = 8, widest: Structure | None = None
-) -> Plans:
+) -> Buckets:
     """The plans that cost the fewest multiply-accumulates on calibration images, by dynamic programming.
 
     Images are put in order of what their decision costs; a plan is the envelope of all decisions up to a cut, and the
@@ -52,9 +52,11 @@ def choose_plans(
     groups = []
     for group, choice in enumerate(choices, start=1):
         layers, arriving = spec.space.layers[group], float(count.mean())
-        wanted = np.stack([np.broadcast_to(size, count.shape) for size in sizes(spec, choice, count)], axis=1)
+        wanted = np.stack(
+            [np.broadcast_to(size, count.shape) for size in bucket_sizes(spec, choice, count)], axis=1
+        )
         count = wanted[:, -1]
-        top = np.array(sizes(spec, widest.groups[group], spec.tokens))
+        top = np.array(bucket_sizes(spec, widest.groups[group], spec.tokens))
         wanted, top = (_rounded(rows, 2 * layers, multiple, spec.tokens) for rows in (wanted, top))
         # Images that decided alike are one row: there are far fewer decisions than images.
         wanted, images = np.unique(wanted, axis=0, return_counts=True)
@@ -62,27 +64,27 @@ def choose_plans(
         envelopes = np.maximum.accumulate(wanted[order], axis=0)
         cuts = cheapest_cuts(_cost(spec, envelopes, layers, arriving), images[order], number)
         rows = [*envelopes[cuts], np.maximum(envelopes[-1], top)]
-        plans = [
-            Plan(*(tuple(map(int, part)) for part in np.split(row, [layers, 2 * layers]))) for row in rows
+        buckets = [
+            Bucket(*(tuple(map(int, part)) for part in np.split(row, [layers, 2 * layers]))) for row in rows
         ]
-        groups.append(tuple(dict.fromkeys(plans)))
-    return Plans(spec, structure.groups[0], tuple(groups))
+        groups.append(tuple(dict.fromkeys(buckets)))
+    return Buckets(spec, structure.groups[0], tuple(groups))
 
 
-def _rounded(rows: np.ndarray, first: int, multiple: int, most: int) -> np.ndarray:
+def _rounded(rows: np.ndarray, first_column: int, multiple: int, most: int) -> np.ndarray:
     """Sizes with the token counts (from column `first`) rounded up."""
-    tokens = np.minimum(-(-rows[..., first:] // multiple) * multiple, most)
-    return np.concatenate([rows[..., :first], tokens], axis=-1)
+    tokens = np.minimum(-(-rows[..., first_column:] // multiple) * multiple, most)
+    return np.concatenate([rows[..., :first_column], tokens], axis=-1)
 
 
 def _cost(spec: ModelSpec, rows: np.ndarray, layers: int, arriving: float) -> np.ndarray:
     """Multiply-accumulates of a group by its sizes [N, columns]; guides the choice, nothing is reported from it."""
-    inner, left = spec.space.attention_width, rows[:, -1]
+    inner, tokens_after = spec.space.attention_width, rows[:, -1]
     total = np.zeros(len(rows))
     for layer in range(layers):
-        width, hidden = rows[:, layer].astype(float), rows[:, layers + layer]
-        seen = arriving if layer == 0 else left
-        total += 4 * seen * width * inner + 2 * seen**2 * inner + 2 * left * width * hidden
+        width, mlp_dims = rows[:, layer].astype(float), rows[:, layers + layer]
+        seen = arriving if layer == 0 else tokens_after
+        total += 4 * seen * width * inner + 2 * seen**2 * inner + 2 * tokens_after * width * mlp_dims
     return total
 
 

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prance_jax.models.reduction import Reduction, reduced_macs
+from prance_jax.models.reduction import ScheduledReduction, scheduled_macs
 from prance_jax.spec.macs import macs
-from prance_jax.spec.model_spec import Channels, ModelSpec
+from prance_jax.spec.model_spec import ChannelCounts, ModelSpec
 from prance_jax.tokens.token_set import descending
 
 Params = Any
@@ -32,14 +32,14 @@ class Gates(NamedTuple):
     hidden: jax.Array
 
 
-def all_open(spec: ModelSpec) -> Gates:
+def all_gates_open(spec: ModelSpec) -> Gates:
     space = spec.space
-    heads, hidden = (space.depth, space.heads, space.head_dim), (space.depth, space.most_hidden)
+    heads, hidden = (space.depth, space.heads, space.head_dim), (space.depth, space.max_mlp_dim)
     # An array each: a training step gives its state away, and nothing can be given away twice.
     return Gates(jnp.ones(heads), jnp.ones(heads), jnp.ones(hidden))
 
 
-def gated(params: Params, gates: Gates) -> Params:
+def apply_gates(params: Params, gates: Gates) -> Params:
     """The parameters of a `ViT` with what is behind closed gates at zero: its output is that of the pruned network.
 
     Weights behind a closed gate receive the gradient that they would have as zeros (straight-through), so they go on
@@ -62,7 +62,9 @@ def _through(weights: jax.Array, gate: jax.Array) -> jax.Array:
     return weights * gate + (weights - jax.lax.stop_gradient(weights)) * closed
 
 
-def choose(scores: Gates, keep: jax.Array | float, costs: Gates, multiple: tuple[int, int] = (1, 1)) -> Gates:
+def choose_gates(
+    scores: Gates, keep: jax.Array | float, costs: Gates, multiple: tuple[int, int] = (1, 1)
+) -> Gates:
     """Opens the most important gates, over all layers, so many that they cost `keep` of what all gates cost.
 
     costs: of `gate_costs`. The same share of the gates of each kind opens: of 256 shares the one whose numbers, rounded,
@@ -100,13 +102,13 @@ def choose(scores: Gates, keep: jax.Array | float, costs: Gates, multiple: tuple
     return gates._replace(hidden=gates.hidden[:, 0])
 
 
-def channels_left(gates: Gates) -> Channels:
+def channels_left(gates: Gates) -> ChannelCounts:
     """What is open, from concrete gates; all heads of a layer have as many."""
     count = lambda gate: tuple(int(number) for number in gate.sum(axis=-1).reshape(gate.shape[0], -1)[:, 0])
-    return Channels(count(gates.qk), count(gates.vo), count(gates.hidden))
+    return ChannelCounts(count(gates.qk), count(gates.vo), count(gates.hidden))
 
 
-def gate_costs(spec: ModelSpec, reduction: Reduction | None = None) -> Gates:
+def gate_costs(spec: ModelSpec, reduction: ScheduledReduction | None = None) -> Gates:
     """Multiply-accumulates of a gate, int64 [L] of each kind, those of a head's channel being of all heads together; under a
     token reduction the later layers have fewer tokens, so their gates cost less."""
     space = spec.space
@@ -120,12 +122,12 @@ def gate_costs(spec: ModelSpec, reduction: Reduction | None = None) -> Gates:
     return Gates(*(np.array([cost(kind, layer) for layer in range(space.depth)]) for kind in range(3)))
 
 
-def keep_for(spec: ModelSpec, share: float, reduction: Reduction | None = None) -> float:
+def macs_of_gates(spec: ModelSpec, share: float, reduction: ScheduledReduction | None = None) -> float:
     """The share of the gates' cost that is left, in 0 to 1, where the pruned network, tokens reduced or not, costs `share` of the
     full one's multiply-accumulates."""
     space = spec.space
-    everything = [[own] * space.depth for own in (space.head_dim, space.head_dim, space.most_hidden)]
-    gates = _whole(gate_costs(spec, reduction), all_open(spec))
+    everything = [[own] * space.depth for own in (space.head_dim, space.head_dim, space.max_mlp_dim)]
+    gates = _whole(gate_costs(spec, reduction), all_gates_open(spec))
     fixed = _total(spec, everything, reduction) - gates
     # Costs are linear in the numbers.
     return float(np.clip((share * macs(spec, spec.largest).total - fixed) / gates, 0.0, 1.0))
@@ -136,8 +138,8 @@ def _whole(costs: Gates, gates: Gates) -> int:
     return sum(int(own.sum()) * gate.shape[-1] for own, gate in zip(costs, gates))
 
 
-def _total(spec: ModelSpec, left: list[list[int]], reduction: Reduction | None) -> int:
-    pruned = dataclasses.replace(spec, channels_left=Channels(*(tuple(own) for own in left)))
+def _total(spec: ModelSpec, tokens_after: list[list[int]], reduction: ScheduledReduction | None) -> int:
+    pruned = dataclasses.replace(spec, channels_left=ChannelCounts(*(tuple(own) for own in tokens_after)))
     if reduction is None:
         return macs(pruned, pruned.largest).total
-    return reduced_macs(pruned, pruned.largest, reduction).total
+    return scheduled_macs(pruned, pruned.largest, reduction).total

@@ -16,7 +16,7 @@ from prance_jax.spec.model_spec import ModelSpec
 Params = Any
 
 
-def materialize(spec: ModelSpec, params: Params, gates: Gates) -> tuple[ModelSpec, Params]:
+def remove_channels(spec: ModelSpec, params: Params, gates: Gates) -> tuple[ModelSpec, Params]:
     """The network without what is behind closed gates: its specification, with `channels_left`, and its parameters.
 
     The output is that of `gated(params, gates)` to rounding. What it tells a token method may differ: keys are averaged

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from prance_jax.models.vit import ViT
 from prance_jax.spec.macs import TokenCounts, macs
 from prance_jax.spec.model_spec import ModelSpec
-from prance_jax.tokens.similarity import cosine
+from prance_jax.tokens.similarity import cosine_similarity
 from prance_jax.tokens.token_set import TokenSet, descending, initial_tokens
 
 
@@ -24,12 +24,12 @@ class Counts(NamedTuple):
     """left: float32 [layers, 2], whole numbers of tokens after pruning and after merging, with the gradient of the means;
     CLS counted. chances: [layers, 2, N], the probability of each place by importance to stay."""
 
-    left: jax.Array
+    tokens_after: jax.Array
     chances: jax.Array
 
 
 @dataclass(frozen=True)
-class SoftCounts:
+class LearnedCounts:
     """What is learned of a network: logits [layers, 2, K] of the numbers of tokens in its `layers`.
 
     granularity: tokens between the numbers to choose from. first: the first layer, from 0, that reduces tokens.
@@ -50,13 +50,13 @@ class SoftCounts:
         spec = self.spec
         return jnp.arange(spec.tokens, spec.fewest_tokens - 1, -self.granularity, dtype=jnp.float32)
 
-    def near(self, left: tuple[int, ...]) -> jax.Array:
+    def near(self, tokens_after: tuple[int, ...]) -> jax.Array:
         """Logits whose means are near a schedule, half of what goes being pruned. left: tokens after each layer of the
         network."""
         wanted, before = [], self.spec.tokens
         for layer in self.layers:
-            wanted.append(((before + left[layer]) / 2, left[layer]))
-            before = left[layer]
+            wanted.append(((before + tokens_after[layer]) / 2, tokens_after[layer]))
+            before = tokens_after[layer]
         apart = self.numbers - jnp.asarray(wanted, jnp.float32)[..., None]
         return -jnp.square(apart) / (8.0 * self.granularity**2)
 
@@ -64,20 +64,20 @@ class SoftCounts:
         """The means of the distributions, rounded up; a layer never leaves more than come."""
         chances = jax.nn.softmax(logits)
         means = chances @ self.numbers
-        most, left = jnp.float32(self.spec.tokens), []
+        most, tokens_after = jnp.float32(self.spec.tokens), []
         for mean in means.reshape(-1):
             # Not above a whole number by rounding alone.
             whole = jnp.minimum(jnp.ceil(mean - 1e-3), jax.lax.stop_gradient(most))
             most = jax.lax.stop_gradient(whole) + mean - jax.lax.stop_gradient(mean)
-            left.append(most)
+            tokens_after.append(most)
         places = jnp.arange(self.spec.tokens)
         stays = jnp.sum(chances[..., None] * (self.numbers[:, None] > places), axis=2)
-        return Counts(jnp.stack(left).reshape(means.shape), stays)
+        return Counts(jnp.stack(tokens_after).reshape(means.shape), stays)
 
     def share(self, counts: Counts) -> jax.Array:
         """Multiply-accumulates as a share of the network's own, with a gradient."""
         spec, after = self.spec, [jnp.float32(self.spec.tokens)]
-        learned = dict(zip(self.layers, counts.left[:, 1]))
+        learned = dict(zip(self.layers, counts.tokens_after[:, 1]))
         for layer in range(spec.space.depth):
             after.append(learned.get(layer, after[-1]))
         fed = after[1:] if spec.pixels else [*after[1:-1], spec.class_tokens]
@@ -87,44 +87,44 @@ class SoftCounts:
     def run(self, model: ViT, params: Any, images: jax.Array, counts: Counts) -> jax.Array:
         """Logits [B, num_classes] of images [B, S, S, channels] under counts."""
         rows = {layer: row for row, layer in enumerate(self.layers)}
-        widths, hidden = self.spec.largest.widths, self.spec.largest.hidden
+        widths, mlp_dims = self.spec.largest.widths, self.spec.largest.mlp_dims
 
         def forward(model: ViT) -> jax.Array:
             tokens = initial_tokens(model.embed(images, widths[0]))
-            there = jnp.ones(tokens.features.shape[:2])
-            tokens = tokens._replace(size=there)
+            is_kept = jnp.ones(tokens.features.shape[:2])
+            tokens = tokens._replace(size=is_kept)
             for layer, block in enumerate(model.blocks):
-                tokens, signals = block.attend(tokens, widths[layer], widths[layer], policy=there)
+                tokens, signals = block.apply_attention(tokens, widths[layer], widths[layer], policy=is_kept)
                 if layer in rows:
-                    own = Counts(counts.left[rows[layer]], counts.chances[rows[layer]])
-                    tokens, there = _reduce(tokens, there, signals.cls_attention, own)
+                    own = Counts(counts.tokens_after[rows[layer]], counts.chances[rows[layer]])
+                    tokens, is_kept = _reduce(tokens, is_kept, signals.cls_attention, own)
                 following = widths[min(layer + 1, len(widths) - 1)]
-                tokens = block.feed(tokens, widths[layer], hidden[layer], following)
-            return model.verdict(tokens, widths[-1])
+                tokens = block.apply_mlp(tokens, widths[layer], mlp_dims[layer], following)
+            return model.head_logits(tokens, widths[-1])
 
         return model.apply({"params": params}, method=forward)
 
 
 def _reduce(
-    tokens: TokenSet, there: jax.Array, attention: jax.Array, counts: Counts
+    tokens: TokenSet, is_kept: jax.Array, attention: jax.Array, counts: Counts
 ) -> tuple[TokenSet, jax.Array]:
     """Tokens, and which are there (float32 [B, N]), after pruning and merging by attention from CLS. counts: of one layer."""
     x, size = tokens.features, tokens.size
-    importance = jnp.where(there > 0, attention, -1.0).at[:, 0].set(jnp.inf)
-    place = descending(jax.lax.stop_gradient(importance))
-    pruned, merged = (_mask(place, counts.left[step], counts.chances[step]) for step in (0, 1))
-    kept = jax.lax.stop_gradient(counts.left[1])
-    ends = (place >= jnp.minimum(1, kept - 1)) & (place < kept) & (there > 0)
-    similarity = jnp.where(ends[:, None], cosine(x, x), -jnp.inf)
-    goes = there * pruned * (1 - merged)
+    importance = jnp.where(is_kept > 0, attention, -1.0).at[:, 0].set(jnp.inf)
+    rank = descending(jax.lax.stop_gradient(importance))
+    pruned, merged = (_mask(rank, counts.tokens_after[step], counts.chances[step]) for step in (0, 1))
+    kept = jax.lax.stop_gradient(counts.tokens_after[1])
+    ends = (rank >= jnp.minimum(1, kept - 1)) & (rank < kept) & (is_kept > 0)
+    similarity = jnp.where(ends[:, None], cosine_similarity(x, x), -jnp.inf)
+    goes = is_kept * pruned * (1 - merged)
     moves = jax.nn.one_hot(similarity.argmax(axis=2), x.shape[1], axis=1) * goes[:, None]
     features = (x + moves @ x) / (1 + moves.sum(axis=2))[:, :, None]
     grown = size * jnp.maximum(similarity.max(axis=2), 0.0)
     size = size + jnp.einsum("bmn,bn->bm", moves, grown)
-    return tokens._replace(features=features, size=size), there * pruned * merged
+    return tokens._replace(features=features, size=size), is_kept * pruned * merged
 
 
-def _mask(place: jax.Array, left: jax.Array, chances: jax.Array) -> jax.Array:
+def _mask(rank: jax.Array, tokens_after: jax.Array, chances: jax.Array) -> jax.Array:
     """1 for the first `left` places, float32 [B, N], with the gradient of their chances [N]."""
-    soft = chances[place]
-    return (place < left).astype(jnp.float32) + soft - jax.lax.stop_gradient(soft)
+    soft = chances[rank]
+    return (rank < tokens_after).astype(jnp.float32) + soft - jax.lax.stop_gradient(soft)

@@ -13,49 +13,49 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from prance_jax.baselines.predictor_config import Selective
-from prance_jax.baselines.token_predictor import TokenSelector, draw
+from prance_jax.baselines.predictor_config import PredictorConfig
+from prance_jax.baselines.token_predictor import TokenPredictor, gumbel_keep_mask
 from prance_jax.core.errors import UserError
 from prance_jax.core.sizes import Size
 from prance_jax.models.block import norm
 from prance_jax.models.vit import ViT
 from prance_jax.spec.model_spec import ModelSpec
-from prance_jax.tokens.counts import nothing_goes
+from prance_jax.tokens.counts import removes_nothing
 from prance_jax.tokens.token_set import AttentionSignals, TokenSet, initial_tokens
 
 
-class Chosen(NamedTuple):
+class PredictedKeep(NamedTuple):
     """keep: [B, N - 1], the probability of every token but CLS to be kept. left: tokens that stay, an int or int32 [B], CLS and
     the package counted. drops: bool [B], which images drop something; None where `left` tells."""
 
     keep: jax.Array
-    left: Size
+    num_keep: Size
     drops: jax.Array | None
 
 
-class Selected(NamedTuple):
+class PredictorOutput(NamedTuple):
     """logits [B, K]; the last tokens; left: tokens in each layer, ints or int32 [B]."""
 
     logits: jax.Array
     tokens: TokenSet
-    left: tuple[Size, ...]
+    tokens_after: tuple[Size, ...]
 
 
-class Trained(NamedTuple):
+class MaskedOutput(NamedTuple):
     """logits [B, K]; kept: [B, sites], share of the patches that stay, with gradient; features: [B, P, C], the last
     layer's patches after the final norm; there: [B, P], which of them are left."""
 
     logits: jax.Array
     kept: jax.Array
     features: jax.Array
-    there: jax.Array
+    is_kept: jax.Array
 
 
-class SelectiveViT(nn.Module):
+class PredictorViT(nn.Module):
     """A ViT (its largest structure) with selectors. Parameters: 'vit' as of `ViT`, 'selector_I' per site."""
 
     spec: ModelSpec
-    selective: Selective
+    predictor: PredictorConfig
 
     def setup(self):
         if self.spec.distilled:
@@ -66,113 +66,113 @@ class SelectiveViT(nn.Module):
             )
         self.vit = ViT(self.spec)
         self.selectors = [
-            TokenSelector(self.spec.space.widest, self.selective.heads, name=f"selector_{site}")
-            for site in self.selective.sites
+            TokenPredictor(self.spec.space.max_width, self.predictor.heads, name=f"selector_{site}")
+            for site in self.predictor.layers
         ]
 
-    def __call__(self, images: jax.Array) -> Selected:
+    def __call__(self, images: jax.Array) -> PredictorOutput:
         """Tokens are removed; or masked, where every image has a number of its own."""
-        tokens = self.begin(images)
+        tokens = self.forward_first_group(images)
         seen = [tokens.count] * self._ends[0]
         for index, (first, end) in enumerate(zip(self._ends, self._ends[1:])):
-            tokens = self.advance(tokens, self.choose(tokens, index), index)
+            tokens = self.forward_group(tokens, self.predict_keep(tokens, index), index)
             seen += [tokens.count] * (end - first)
-        return Selected(self.finish(tokens), tokens, tuple(seen))
+        return PredictorOutput(self.forward_head(tokens), tokens, tuple(seen))
 
-    def begin(self, images: jax.Array) -> TokenSet:
+    def forward_first_group(self, images: jax.Array) -> TokenSet:
         """Embedding, and the layers before the first selector."""
         return self._layers(
             initial_tokens(self.vit.embed(images, self.spec.largest.widths[0])), 0, self._ends[0]
         )
 
-    def choose(self, tokens: TokenSet, index: int) -> Chosen:
+    def predict_keep(self, tokens: TokenSet, index: int) -> PredictedKeep:
         """What selector `index` (0, 1, ...) says of the tokens that arrive at it."""
-        selective, spec = self.selective, self.spec
-        there = jnp.ones(tokens.features.shape[:2]) if tokens.valid is None else tokens.valid
-        _, keep = self.selectors[index](tokens.features[:, 1:], there[:, 1:].astype(jnp.float32))
-        if not selective.by_threshold:
-            return Chosen(keep, selective.left(spec)[selective.sites[index]], None)
-        left, drops = self._number(tokens, keep)
-        return Chosen(keep, selective.method.possible(tokens.count, left, spec.patches), drops)
+        predictor, spec = self.predictor, self.spec
+        is_kept = jnp.ones(tokens.features.shape[:2]) if tokens.valid is None else tokens.valid
+        _, keep = self.selectors[index](tokens.features[:, 1:], is_kept[:, 1:].astype(jnp.float32))
+        if not predictor.by_threshold:
+            return PredictedKeep(keep, predictor.tokens_after(spec)[predictor.layers[index]], None)
+        num_keep, drops = self._number(tokens, keep)
+        return PredictedKeep(keep, predictor.method.possible(tokens.count, num_keep, spec.patches), drops)
 
-    def advance(self, tokens: TokenSet, chosen: Chosen, index: int) -> TokenSet:
+    def forward_group(self, tokens: TokenSet, chosen: PredictedKeep, index: int) -> TokenSet:
         """Removes what selector `index` chose, and runs the layers up to the next one; the last layer up to its MLP."""
-        if not nothing_goes(tokens, chosen.left):
-            drops = [chosen.drops] if self.selective.package and chosen.drops is not None else []
-            tokens = remove(self.selective, tokens, chosen.keep, chosen.left, *drops)
+        if not removes_nothing(tokens, chosen.num_keep):
+            drops = [chosen.drops] if self.predictor.package and chosen.drops is not None else []
+            tokens = keep_most_likely(self.predictor, tokens, chosen.keep, chosen.num_keep, *drops)
         return self._layers(tokens, *self._ends[index : index + 2])
 
-    def finish(self, tokens: TokenSet) -> jax.Array:
+    def forward_head(self, tokens: TokenSet) -> jax.Array:
         """Logits [B, K]: the last MLP, for CLS alone, and the classifier."""
-        width, hidden = self.spec.largest.widths[-1], self.spec.largest.hidden[-1]
+        width, mlp_dims = self.spec.largest.widths[-1], self.spec.largest.mlp_dims[-1]
         read = tokens._replace(features=tokens.features[:, :1])
-        fed = self.vit.blocks[-1].feed(read, width, hidden, width)
+        fed = self.vit.blocks[-1].apply_mlp(read, width, mlp_dims, width)
         return self.vit.classify(fed.features, width)[:, 0]
 
     @property
     def _ends(self) -> tuple[int, ...]:
         """The layers where each part of the network ends: at every selector, and behind the last layer."""
-        return (*self.selective.sites, self.spec.space.depth)
+        return (*self.predictor.layers, self.spec.space.depth)
 
     def _layers(self, tokens: TokenSet, first: int, end: int) -> TokenSet:
         """Layers from `first` up to `end`; of the last layer of all only the attention."""
-        widths, hidden = self.spec.largest.widths, self.spec.largest.hidden
+        widths, mlp_dims = self.spec.largest.widths, self.spec.largest.mlp_dims
         for layer in range(first, end):
             block = self.vit.blocks[layer]
-            tokens, _ = block.attend(tokens, widths[layer], widths[layer])
+            tokens, _ = block.apply_attention(tokens, widths[layer], widths[layer])
             if layer + 1 < len(widths):
-                tokens = block.feed(tokens, widths[layer], hidden[layer], widths[layer + 1])
+                tokens = block.apply_mlp(tokens, widths[layer], mlp_dims[layer], widths[layer + 1])
         return tokens
 
     def _number(self, tokens: TokenSet, keep: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Tokens left, int32 [B], when those stay that are more likely to stay than not; and whether any goes."""
         count = jnp.broadcast_to(tokens.count, keep.shape[:1])
-        place = jnp.arange(1, keep.shape[1] + 1)
-        patch = place < count[:, None]
+        rank = jnp.arange(1, keep.shape[1] + 1)
+        patch = rank < count[:, None]
         packed = jnp.zeros(keep.shape[:1], bool) if tokens.package is None else tokens.package > 0
-        patch &= ~(packed[:, None] & (place == count[:, None] - 1))
+        patch &= ~(packed[:, None] & (rank == count[:, None] - 1))
         kept = jnp.sum(patch & (keep > 0.5), axis=1, dtype=jnp.int32)
         drops = kept < patch.sum(axis=1)
-        return 1 + kept + (drops | packed) * self.selective.package, drops
+        return 1 + kept + (drops | packed) * self.predictor.package, drops
 
-    def train(self, images: jax.Array, key: jax.Array) -> Trained:
+    def train(self, images: jax.Array, key: jax.Array) -> MaskedOutput:
         """All tokens, those dropped masked; decisions drawn (Gumbel-softmax, straight-through)."""
-        selective, spec = self.selective, self.spec
-        widths, hidden = spec.largest.widths, spec.largest.hidden
+        predictor, spec = self.predictor, self.spec
+        widths, mlp_dims = spec.largest.widths, spec.largest.mlp_dims
         x = self.vit.embed(images, widths[0])
         batch, patches = x.shape[0], spec.patches
-        there, gathered, shares = jnp.ones((batch, patches)), jnp.zeros(batch), []
+        is_kept, gathered, shares = jnp.ones((batch, patches)), jnp.zeros(batch), []
         x = jnp.pad(x, ((0, 0), (0, 1), (0, 0)))  # the place of the package
         for layer, block in enumerate(self.vit.blocks):
-            if layer in selective.sites:
-                index = selective.sites.index(layer)
-                seen = jnp.concatenate([there, self._packed(gathered)], axis=1)
+            if layer in predictor.layers:
+                index = predictor.layers.index(layer)
+                seen = jnp.concatenate([is_kept, self._packed(gathered)], axis=1)
                 chances, keep = self.selectors[index](x[:, 1:], seen)
-                kept = draw(chances[:, :-1], jax.random.fold_in(key, index)) * there
-                if selective.package:
-                    weights = keep[:, :-1] * (there - kept)
+                kept = gumbel_keep_mask(chances[:, :-1], jax.random.fold_in(key, index)) * is_kept
+                if predictor.package:
+                    weights = keep[:, :-1] * (is_kept - kept)
                     total = gathered + weights.sum(axis=1)
                     package = gathered[:, None] * x[:, -1] + jnp.einsum("bn,bnc->bc", weights, x[:, 1:-1])
                     package = package / jnp.where(total > 0, total, 1.0)[:, None]
                     x, gathered = jnp.concatenate([x[:, :-1], package[:, None].astype(x.dtype)], 1), total
-                there = kept
-                shares.append(there.mean(axis=1))
-            policy = jnp.concatenate([jnp.ones((batch, 1)), there, self._packed(gathered)], axis=1)
-            tokens, _ = block.attend(initial_tokens(x), widths[layer], widths[layer], policy=policy)
+                is_kept = kept
+                shares.append(is_kept.mean(axis=1))
+            policy = jnp.concatenate([jnp.ones((batch, 1)), is_kept, self._packed(gathered)], axis=1)
+            tokens, _ = block.apply_attention(initial_tokens(x), widths[layer], widths[layer], policy=policy)
             following = widths[min(layer + 1, len(widths) - 1)]
-            x = block.feed(tokens, widths[layer], hidden[layer], following).features
+            x = block.apply_mlp(tokens, widths[layer], mlp_dims[layer], following).features
         logits = self.vit.classify(x[:, :1], widths[-1])[:, 0]
         features = norm(spec, self.vit.norm, x[:, 1:-1], widths[-1], widths[-1])
-        return Trained(logits, jnp.stack(shares, axis=1), features, there)
+        return MaskedOutput(logits, jnp.stack(shares, axis=1), features, is_kept)
 
     def features(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Logits and final-norm patches [B, P, C] of the network without selection: what a teacher gives."""
-        widths, hidden = self.spec.largest.widths, self.spec.largest.hidden
+        widths, mlp_dims = self.spec.largest.widths, self.spec.largest.mlp_dims
         tokens = initial_tokens(self.vit.embed(images, widths[0]))
         for layer, block in enumerate(self.vit.blocks):
-            tokens, _ = block.attend(tokens, widths[layer], widths[layer])
+            tokens, _ = block.apply_attention(tokens, widths[layer], widths[layer])
             following = widths[min(layer + 1, len(widths) - 1)]
-            tokens = block.feed(tokens, widths[layer], hidden[layer], following)
+            tokens = block.apply_mlp(tokens, widths[layer], mlp_dims[layer], following)
         patches = norm(self.spec, self.vit.norm, tokens.features[:, 1:], widths[-1], widths[-1])
         return self.vit.classify(tokens.features[:, :1], widths[-1])[:, 0], patches
 
@@ -181,11 +181,11 @@ class SelectiveViT(nn.Module):
         return jax.lax.stop_gradient((gathered > 0).astype(jnp.float32))[:, None]
 
 
-def remove(
-    selective: Selective, tokens: TokenSet, keep: jax.Array, left: Size, *drops: jax.Array
+def keep_most_likely(
+    predictor: PredictorConfig, tokens: TokenSet, keep: jax.Array, num_keep: Size, *drops: jax.Array
 ) -> TokenSet:
     """`left` tokens: those most likely to be kept, and what the others leave. keep: [B, N - 1], without CLS. drops: see
     `tokens.package`."""
     # The reductions read scores where they otherwise read the attention from CLS; it ranks first anyway.
     scores = AttentionSignals(*[jnp.pad(keep, ((0, 0), (1, 0)), constant_values=1.0)] * 3)
-    return selective.method.reduce(tokens, scores, left, *drops)
+    return predictor.method.reduce(tokens, scores, num_keep, *drops)

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 
 
-def selector_macs(tokens: int, width: int, heads: int) -> int:
+def predictor_macs(tokens: int, width: int, heads: int) -> int:
     """Of one selector on so many tokens: per head d -> d, d -> d/2 -> d/4 -> 2, d = width / heads; head importance."""
     inner = width // heads
     each = inner * inner + inner * (inner // 2) + (inner // 2) * (inner // 4) + (inner // 4) * 2
     return tokens * (heads * each + (2 * heads * (heads // 2) if heads > 1 else 0))
 
 
-class TokenSelector(nn.Module):
+class TokenPredictor(nn.Module):
     """Log-probabilities (keep, drop) of every token, from itself and the mean of those that are still there.
 
     Every head has weights of its own (in SPViT's public code all share one set by mistake).
@@ -24,7 +24,7 @@ class TokenSelector(nn.Module):
     heads: int
 
     @nn.compact
-    def __call__(self, x: jax.Array, there: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, x: jax.Array, is_kept: jax.Array) -> tuple[jax.Array, jax.Array]:
         """x: [B, N, C] without CLS; there: float32 [B, N]. Returns log-probabilities for drawing, float32 [B, N, 2], and
         the probability to be kept, float32 [B, N]; heads are averaged by their importance, in logarithms for the first
         and plainly for the second (section 3.2)."""
@@ -43,7 +43,7 @@ class TokenSelector(nn.Module):
         normed = (x - x.mean(-1, keepdims=True)) * jax.lax.rsqrt(x.var(-1, keepdims=True) + 1e-6)
         z = nn.gelu(affine("embed", normed * scale + shift, inner), approximate=False)
         local, spread = z[..., : inner // 2], z[..., inner // 2 :]
-        weight = there[:, :, None, None]
+        weight = is_kept[:, :, None, None]
         mean = jnp.sum(spread * weight, 1, keepdims=True) / jnp.maximum(
             jnp.sum(weight, 1, keepdims=True), 1.0
         )
@@ -62,7 +62,7 @@ class TokenSelector(nn.Module):
         return chances, keep
 
 
-def draw(chances: jax.Array, key: jax.Array) -> jax.Array:
+def gumbel_keep_mask(chances: jax.Array, key: jax.Array) -> jax.Array:
     """1 where a token is kept, float32 [B, N]; its gradient is that of the softmax at temperature 1."""
     soft = jax.nn.softmax(chances + jax.random.gumbel(key, chances.shape))[..., 0]
     hard = (soft > 0.5).astype(jnp.float32)

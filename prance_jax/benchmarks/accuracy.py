@@ -7,9 +7,9 @@ import numpy as np
 
 from prance_jax.evaluation.evaluate import evaluate
 from prance_jax.experiments.experiment import Experiment
-from prance_jax.experiments.main_table import reductions
-from prance_jax.experiments.stage_runner import Contender
-from prance_jax.selector.policies import RandomRule, StaticRule
+from prance_jax.experiments.main_table import reduction_entries
+from prance_jax.experiments.stage_runner import TableEntry
+from prance_jax.selector.policies import RandomPolicy, StaticPolicy
 from prance_jax.serving.model import AdaptiveModel
 from prance_jax.spec.macs import macs
 
@@ -22,8 +22,8 @@ def served_accuracies(
     seed, batch = config.seeds[0], config.evaluation.batch
     spec = experiment.spec(config.token_modes[0])
     rows = [
-        Contender("dense", spec, experiment.largest, experiment.dense(seed), ()),
-        *reductions(experiment, seed, macs_kept * macs(spec, spec.largest).total),
+        TableEntry("dense", spec, experiment.largest, experiment.dense(seed), ()),
+        *reduction_entries(experiment, seed, macs_kept * macs(spec, spec.largest).total),
     ]
     found = {row.method: experiment.evaluate(row, "test").top1 for row in rows}
     predicted = []
@@ -41,13 +41,13 @@ def meta_accuracies(experiment: Experiment, seed: int) -> dict[str, float]:
     spec, settings = experiment.meta_spec, experiment.config.meta
     lattice = experiment.selector(experiment.config.token_modes[0]).lattice
     rules = {
-        "largest": (StaticRule(spec.largest), ()),
-        "smallest": (StaticRule(spec.space.smallest((settings.smallest_keep,) * spec.rates)), ()),
-        "random": (RandomRule(experiment.first_group(), lattice), jnp.float32(0)),
+        "largest": (StaticPolicy(spec.largest), ()),
+        "smallest": (StaticPolicy(spec.space.smallest((settings.smallest_keep,) * spec.rates)), ()),
+        "random": (RandomPolicy(experiment.first_group(), lattice), jnp.float32(0)),
     }
     params, split = experiment.meta(seed), experiment.source.split("test")
     batch = experiment.config.evaluation.batch
     return {
-        name: evaluate(spec, rule, params, variables, split, batch=batch, mesh=experiment.mesh).top1
-        for name, (rule, variables) in rules.items()
+        name: evaluate(spec, policy, params, policy_params, split, batch=batch, mesh=experiment.mesh).top1
+        for name, (policy, policy_params) in rules.items()
     }

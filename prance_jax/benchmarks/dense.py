@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from prance_jax.core.errors import UserError
-from prance_jax.core.timing import interleaved
+from prance_jax.core.timing import time_interleaved
 from prance_jax.models import forward
 from prance_jax.models.vit import ViT
 from prance_jax.spec.model_spec import ModelSpec
@@ -17,7 +17,7 @@ from prance_jax.spec.model_spec import ModelSpec
 NAMES = ("deit_tiny", "deit_small", "deit_base")
 
 
-def measure(spec: ModelSpec, batches: tuple[int, ...], repeats: int = 7) -> list[dict[str, Any]]:
+def measure_dense(spec: ModelSpec, batches: tuple[int, ...], repeats: int = 7) -> list[dict[str, Any]]:
     """Images per second of the dense network by JAX and by timm (eager, inference mode, float32), for each batch.
 
     spec: a network of one of the search spaces deit_tiny, deit_small, deit_base at 224 pixels. Random weights and images;
@@ -29,7 +29,7 @@ def measure(spec: ModelSpec, batches: tuple[int, ...], repeats: int = 7) -> list
             f"{spec.space.name} at {spec.image_size}: --config.model.space.preset={NAMES[0]}"
         )
     model = ViT(spec)
-    params = forward.init(model, jax.random.key(0))
+    params = forward.init_params(model, jax.random.key(0))
     run = jax.jit(lambda params, images: model.apply({"params": params}, images, spec.largest))
     rows = []
     for batch in batches:
@@ -39,7 +39,7 @@ def measure(spec: ModelSpec, batches: tuple[int, ...], repeats: int = 7) -> list
             "jax": lambda: run(params, ours),
             "timm": _timm(f"{spec.space.name}_patch16_224", images),
         }
-        taken = interleaved(programs, repeats)
+        taken = time_interleaved(programs, repeats)
         rows.append(
             {
                 "batch": batch,

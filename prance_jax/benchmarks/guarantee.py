@@ -11,11 +11,11 @@ import numpy as np
 from prance_jax.core.errors import UserError
 from prance_jax.data.source import Split
 from prance_jax.evaluation.evaluate import evaluate
-from prance_jax.selector.policies import Priced, StaticRule
+from prance_jax.selector.policies import PolicyWithCost, StaticPolicy
 from prance_jax.serving.model import AdaptiveModel
 
 
-def check(
+def check_guarantee(
     model: AdaptiveModel,
     split: Split,
     eps: float,
@@ -30,8 +30,8 @@ def check(
 
     The share `broken` must not exceed delta. Raises UserError for a model of one budget, or too few images.
     """
-    if model.ladder is None:
-        raise UserError("the contract needs a selector of every budget: train with selector.prices")
+    if model.budget_table is None:
+        raise UserError("the contract needs a selector of every budget: train with selector.cost_weights")
     total = len(split.labels)
     if calibration >= total:
         raise UserError(f"contract: {calibration} calibration images of {total} leave nothing to check")
@@ -41,13 +41,13 @@ def check(
     for _ in range(splits):
         drawn = rng.choice(total, calibration, replace=False)
         found = tuple(int(count) for count in wrong[:, drawn].sum(axis=1))
-        ladder = dataclasses.replace(model.ladder, disagreements=found, images=calibration)
+        budget_table = dataclasses.replace(model.budget_table, disagreements=found, images=calibration)
         try:
-            budgets.append(ladder.contract(eps, delta))
+            budgets.append(budget_table.certified_budget(eps, delta))
         except UserError:
             refused += 1
             continue
-        broken += bool(truth[ladder.macs_kept.index(budgets[-1])] > eps)
+        broken += bool(truth[budget_table.macs_kept.index(budgets[-1])] > eps)
     return {
         "eps": eps,
         "delta": delta,
@@ -58,22 +58,24 @@ def check(
         "refused": refused / splits,
         "mean_budget": float(np.mean(budgets)) if budgets else None,
         "cheapest_true_budget": next(
-            (share for share, rate in zip(model.ladder.macs_kept, truth) if rate <= eps), None
+            (share for share, rate in zip(model.budget_table.macs_kept, truth) if rate <= eps), None
         ),
     }
 
 
 def disagreements(model: AdaptiveModel, split: Split) -> np.ndarray:
     """bool [rungs, N]: whether an image is classified otherwise than by the full network."""
-    full = evaluate(model.spec, StaticRule(model.spec.largest), model.params, (), split, batch=250).predicted
+    full = evaluate(
+        model.spec, StaticPolicy(model.spec.largest), model.params, (), split, batch=250
+    ).predicted
     rows = []
-    for price in model.ladder.prices:
-        variables = Priced(model.policy, jnp.float32(price))
+    for cost_weight in model.budget_table.cost_weights:
+        conditioned_params = PolicyWithCost(model.policy_params, jnp.float32(cost_weight))
         found = evaluate(
             model.spec,
-            model.rule,
+            model.policy,
             model.params,
-            variables,
+            conditioned_params,
             split,
             batch=250,
             decision_cost=model.decision_cost,

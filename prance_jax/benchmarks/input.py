@@ -12,14 +12,14 @@ import jax
 import numpy as np
 
 from prance_jax.config.experiment import Config
-from prance_jax.core.timing import interleaved
+from prance_jax.core.timing import time_interleaved
 from prance_jax.data import crops
-from prance_jax.data.images.decode import cut, decode
+from prance_jax.data.images.decode import crop_image, decode_image
 from prance_jax.data.images.stream import Stream
 from prance_jax.data.load import load_source
 
 
-def measure(config: Config, batch: int, batches: int = 60, repeats: int = 7) -> dict[str, Any]:
+def measure_input(config: Config, batch: int, batches: int = 60, repeats: int = 7) -> dict[str, Any]:
     """Images per second, medians over interleaved repeats, of the training pictures of a config.
 
     stream: `Stream.batches`, as training reads them (order, crops, batches). library: Pillow opening, decoding and resizing the
@@ -48,9 +48,9 @@ def measure(config: Config, batch: int, batches: int = 60, repeats: int = 7) -> 
             return list(pool.map(one, (number % len(source.train) for number in range(start, start + count))))
 
     def one(number: int) -> int:
-        image = decode(source.train.get(number)[0])
+        image = decode_image(source.train.get(number)[0])
         box = crops.evaluation(image.height, image.width, data.images.crop)
-        return cut(image, data.images.size, box)[0, 0, 0]
+        return crop_image(image, data.images.size, box)[0, 0, 0]
 
     programs = {"stream": stream, "library": library}
     if data.images.in_memory:
@@ -60,7 +60,7 @@ def measure(config: Config, batch: int, batches: int = 60, repeats: int = 7) -> 
         programs["memory"] = lambda: [
             draw(memory.tables, jax.random.key(next(keys)), batch) for _ in range(batches)
         ]
-    taken = interleaved(programs, repeats)
+    taken = time_interleaved(programs, repeats)
     speeds = {name: count / float(np.median(times)) for name, times in taken.items()}
     return {
         "images_per_s": speeds,

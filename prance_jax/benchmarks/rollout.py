@@ -9,40 +9,42 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prance_jax.models.forward import advance, begin, complete
-from prance_jax.selector.environment import Context
+from prance_jax.models.forward import forward_first_group, forward_group, forward_rest
+from prance_jax.selector.environment import EnvParams
 from prance_jax.training.stages.selector import Selector
 
 
-def measure(selector: Selector, context: Context, key: jax.Array, repeats: int = 5) -> dict[str, Any]:
+def measure_rollout(
+    selector: Selector, env_params: EnvParams, key: jax.Array, repeats: int = 5
+) -> dict[str, Any]:
     """Image-decisions per second of both, interleaved, medians over `repeats`.
 
     The plain loop is how an environment of one image is usually written: for every image and every decision the
     network runs from the image on, group by group, under the decisions so far, and then to its end. Its functions are
     compiled (an uncompiled loop would be a straw man); only the prefix is not kept and images are not batched.
     """
-    ppo, process = selector.ppo, selector.process
+    ppo, env = selector.ppo, selector.env
     state = ppo.init(key)
-    rollout = jax.jit(lambda state, context, key: ppo.rollout(state, process, context, key)[0])
-    decisions = process.horizon * process.batch
+    rollout = jax.jit(lambda state, env_params, key: ppo.rollout(state, env, env_params, key)[0])
+    decisions = env.horizon * env.batch
     few = 4
-    loop = _Loop(selector, context)
+    loop = _Loop(selector, env_params)
     taken: dict[str, list[float]] = {"rollout": [], "loop": []}
-    jax.block_until_ready(rollout(state, context, key))
+    jax.block_until_ready(rollout(state, env_params, key))
     loop.play(state, range(1), key)
     for _ in range(repeats):
         start = time.perf_counter()
-        jax.block_until_ready(rollout(state, context, key))
+        jax.block_until_ready(rollout(state, env_params, key))
         taken["rollout"].append(decisions / (time.perf_counter() - start))
         start = time.perf_counter()
         loop.play(state, range(few), key)
-        taken["loop"].append(process.horizon * few / (time.perf_counter() - start))
+        taken["loop"].append(env.horizon * few / (time.perf_counter() - start))
     medians = {name: float(np.median(rates)) for name, rates in taken.items()}
     return {
         "rollout_decisions_per_s": medians["rollout"],
         "loop_decisions_per_s": medians["loop"],
         "ratio": medians["rollout"] / medians["loop"],
-        "batch": process.batch,
+        "batch": env.batch,
         "spread": {name: [min(rates), max(rates)] for name, rates in taken.items()},
     }
 
@@ -50,28 +52,32 @@ def measure(selector: Selector, context: Context, key: jax.Array, repeats: int =
 class _Loop:
     """The plain loop: one image at a time, everything anew for each decision."""
 
-    def __init__(self, selector: Selector, context: Context):
-        self.selector, self.context = selector, context
-        model, spec = selector.process.model, selector.spec
-        self.begin = jax.jit(lambda params, image: begin(model, params, image, selector.first))
-        self.advance = [
-            jax.jit(lambda params, midway, choice, group=group: advance(model, params, midway, choice, group))
+    def __init__(self, selector: Selector, env_params: EnvParams):
+        self.selector, self.env_params = selector, env_params
+        model, spec = selector.env.model, selector.spec
+        self.forward_first_group = jax.jit(
+            lambda params, image: forward_first_group(model, params, image, selector.first_choice)
+        )
+        self.forward_group = [
+            jax.jit(
+                lambda params, state, choice, group=group: forward_group(model, params, state, choice, group)
+            )
             for group in range(1, spec.space.groups)
         ]
-        self.finish = [
+        self.forward_rest = [
             jax.jit(
-                lambda params, midway, rest=spec.largest.groups[group:], group=group: complete(
-                    model, params, midway, rest, group
+                lambda params, state, rest=spec.largest.groups[group:], group=group: forward_rest(
+                    model, params, state, rest, group
                 )
             )
             for group in range(2, spec.space.groups + 1)
         ]
-        ppo, observer = selector.ppo, selector.observer
+        ppo, encoder = selector.ppo, selector.encoder
         self.decide = [
             jax.jit(
-                lambda policy, midway, key, group=group: selector.actions.decode(
+                lambda policy, state, key, group=group: selector.actions.decode(
                     ppo.distribution.sample(
-                        ppo.actor.apply({"params": policy.actor}, observer(midway, group)),
+                        ppo.actor.apply({"params": policy.actor}, encoder(state, group)),
                         key,
                         jnp.float32(0.3),
                     )[0],
@@ -81,14 +87,16 @@ class _Loop:
             for group in range(1, spec.space.groups)
         ]
 
-    def play(self, state, images, key) -> None:
+    def play(self, ppo_state, images, key) -> None:
         for image in images:
-            pixels = self.context.images[image : image + 1]
+            pixels = self.env_params.images[image : image + 1]
             chosen = []
-            for decision in range(self.selector.process.horizon):
-                midway = self.begin(self.context.params, pixels)
+            for decision in range(self.selector.env.horizon):
+                state = self.forward_first_group(self.env_params.params, pixels)
                 for group, choice in enumerate(chosen):
-                    midway = self.advance[group](self.context.params, midway, choice)
-                chosen.append(self.decide[decision](state.policy, midway, jax.random.fold_in(key, decision)))
-                midway = self.advance[decision](self.context.params, midway, chosen[-1])
-                jax.block_until_ready(self.finish[decision](self.context.params, midway))
+                    state = self.forward_group[group](self.env_params.params, state, choice)
+                chosen.append(
+                    self.decide[decision](ppo_state.policy, state, jax.random.fold_in(key, decision))
+                )
+                state = self.forward_group[decision](self.env_params.params, state, chosen[-1])
+                jax.block_until_ready(self.forward_rest[decision](self.env_params.params, state))

@@ -14,47 +14,47 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prance_jax.adaptive.buckets import Plans
-from prance_jax.adaptive.choose_buckets import even_plans
-from prance_jax.adaptive.executor import serve
+from prance_jax.adaptive.buckets import Buckets
+from prance_jax.adaptive.choose_buckets import even_buckets
+from prance_jax.adaptive.executor import serve_adaptive
 from prance_jax.core.files import write_atomic
-from prance_jax.core.timing import interleaved
-from prance_jax.models.forward import walk
-from prance_jax.models.reduction import at_macs, reduced, reduced_macs
+from prance_jax.core.timing import time_interleaved
+from prance_jax.models.forward import forward_adaptive
+from prance_jax.models.reduction import at_macs, forward_reduced, scheduled_macs
 from prance_jax.models.vit import ViT
 from prance_jax.results.rows import Speed
-from prance_jax.selector.policies import GivenRule, Priced, Rule
+from prance_jax.selector.policies import DecisionPolicy, GivenPolicy, PolicyWithCost
 from prance_jax.serving.model import AdaptiveModel
 from prance_jax.spec.macs import macs
 from prance_jax.spec.structure import GroupChoice, Structure
-from prance_jax.tokens.token_set import rate_for
+from prance_jax.tokens.token_set import keep_rate_for
 
 Tree = Any
 
 
-def even_spread(plans: Plans, batch: int, seed: int = 0) -> Structure:
+def even_spread(buckets: Buckets, batch: int, seed: int = 0) -> Structure:
     """A structure per image: equally many images on each plan, every group in an order of its own.
 
     Images take the same level in all groups half of the time (what is easy stays easy) and any level otherwise.
     """
-    rng, spec = np.random.default_rng(seed), plans.spec
-    levels = rng.permutation(np.arange(batch))
+    rng, spec = np.random.default_rng(seed), buckets.spec
+    token_buckets = rng.permutation(np.arange(batch))
     stay = rng.random(batch) < 0.5
-    count, groups = np.full(batch, spec.tokens), [plans.first]
-    for group in plans.groups:
-        own = np.where(stay, levels, rng.permutation(levels)) % len(group)
+    count, groups = np.full(batch, spec.tokens), [buckets.first_choice]
+    for group in buckets.groups:
+        own = np.where(stay, token_buckets, rng.permutation(token_buckets)) % len(group)
         chosen = [group[level] for level in own]
-        wanted = np.minimum([plan.tokens for plan in chosen], count[:, None])
+        wanted = np.minimum([bucket.tokens for bucket in chosen], count[:, None])
         rates = []
-        for left in wanted.T:
-            rates.append(rate_for(left, count))
-            count = np.asarray(spec.left(count, rates[-1:])[0])
+        for tokens_after in wanted.T:
+            rates.append(keep_rate_for(tokens_after, count))
+            count = np.asarray(spec.tokens_after(count, rates[-1:])[0])
         sizes = [
             tuple(
-                jnp.asarray([getattr(plan, name)[layer] for plan in chosen], jnp.int32)
+                jnp.asarray([getattr(bucket, name)[layer] for bucket in chosen], jnp.int32)
                 for layer in range(size)
             )
-            for name in ("widths", "hidden")
+            for name in ("widths", "mlp_dims")
             for size in [len(group[0].widths)]
         ]
         groups.append(GroupChoice(*sizes, tuple(rates)))
@@ -65,15 +65,17 @@ class Work(NamedTuple):
     """What is served: images [B, S, S, C] and what decides about them; macs_kept: mean share of dense MACs."""
 
     images: jax.Array
-    rule: Rule
-    variables: Any
+    policy: DecisionPolicy
+    policy_params: Any
     macs_kept: float
 
 
-def even_work(plans: Plans, batch: int) -> Work:
+def even_work(buckets: Buckets, batch: int) -> Work:
     """Random images with `even_spread`."""
-    structure = even_spread(plans, batch)
-    return Work(_noise(plans, batch), GivenRule(plans.first), structure, _kept(plans, structure))
+    structure = even_spread(buckets, batch)
+    return Work(
+        _noise(buckets, batch), GivenPolicy(buckets.first_choice), structure, _kept(buckets, structure)
+    )
 
 
 def trained_work(model: AdaptiveModel, images: np.ndarray, batch: int, budget: float | None = None) -> Work:
@@ -81,12 +83,16 @@ def trained_work(model: AdaptiveModel, images: np.ndarray, batch: int, budget: f
     images = jnp.asarray(images[np.arange(batch) % len(images)])
     found = macs(model.spec, model.serve(images, budget).structure, model.decision_cost).total
     kept = float(np.mean(found)) / macs(model.spec, model.spec.largest).total
-    policy = model.policy if budget is None else Priced(model.policy, model.ladder.price(budget))
-    return Work(images, model.rule, policy, kept)
+    policy_params = (
+        model.policy_params
+        if budget is None
+        else PolicyWithCost(model.policy_params, model.budget_table.cost_weight(budget))
+    )
+    return Work(images, model.policy, policy_params, kept)
 
 
-def measure(
-    plans: Plans,
+def measure_serving(
+    buckets: Buckets,
     params: Tree,
     *,
     work: Callable[[int], Work],
@@ -100,39 +106,41 @@ def measure(
     plans: of the network to measure, its `spec.dtype` included; params: its weights, of any value. work: what is served,
     by batch. chunk: images that share a plan, by batch.
     """
-    spec, found = plans.spec, []
+    spec, found = buckets.spec, []
     model, full = ViT(spec), float(macs(spec, spec.largest).total)
-    given = GivenRule(plans.first)
+    given = GivenPolicy(buckets.first_choice)
     for batch in batches:
-        images, rule, variables, kept = work(batch)
+        images, policy, policy_params, kept = work(batch)
 
-        def dense(params, variables, images):
+        def dense(params, policy_params, images):
             return model.apply({"params": params}, images, spec.largest)
 
-        def masked(params, variables, images):
-            decide = rule.decide(variables, jax.random.key(0))
-            return walk(model, params, images, plans.first, decide).logits
+        def masked(params, policy_params, images):
+            decide = policy.decide(policy_params, jax.random.key(0))
+            return forward_adaptive(model, params, images, buckets.first_choice, decide).logits
 
-        def adaptive(params, variables, images, rule=rule):
-            return serve(plans, rule, params, variables, images, jax.random.key(0), chunk(batch)).logits
+        def adaptive(params, policy_params, images, policy=policy):
+            return serve_adaptive(
+                buckets, policy, params, policy_params, images, jax.random.key(0), chunk(batch)
+            ).logits
 
-        arguments = params, variables, images
+        arguments = params, policy_params, images
         runs = {"dense": dense, "masked": masked, "adaptive": adaptive}
         shares = {"dense": 1.0, "masked": kept, "adaptive": kept}
         for method in ("tome", "evit"):
             reduction = at_macs(spec, spec.largest, method, kept * full)
-            shares[method] = reduced_macs(spec, spec.largest, reduction).total / full
-            runs[method] = lambda params, variables, images, reduction=reduction: (
-                reduced(model, params, images, spec.largest, reduction).logits
+            shares[method] = scheduled_macs(spec, spec.largest, reduction).total / full
+            runs[method] = lambda params, policy_params, images, reduction=reduction: (
+                forward_reduced(model, params, images, spec.largest, reduction).logits
             )
         programs = {name: jax.jit(run).lower(*arguments).compile() for name, run in runs.items()}
         calls = {name: lambda run=run: run(*arguments) for name, run in programs.items()}
         if batch == 1:
-            largest = _largest(plans)
-            run = jax.jit(functools.partial(adaptive, rule=given)).lower(params, largest, images).compile()
-            programs["largest"], shares["largest"] = run, _kept(plans, largest)
+            largest = _largest(buckets)
+            run = jax.jit(functools.partial(adaptive, policy=given)).lower(params, largest, images).compile()
+            programs["largest"], shares["largest"] = run, _kept(buckets, largest)
             calls["largest"] = lambda run=run: run(params, largest, images)
-        taken = interleaved(calls, repeats)
+        taken = time_interleaved(calls, repeats)
         usual = float(np.median(taken["dense"]))
         for name, times in taken.items():
             middle = float(np.median(times))
@@ -154,40 +162,46 @@ def measure(
     return found
 
 
-def _noise(plans: Plans, batch: int) -> jax.Array:
-    spec = plans.spec
+def _noise(buckets: Buckets, batch: int) -> jax.Array:
+    spec = buckets.spec
     return jax.random.normal(jax.random.key(1), (batch, spec.image_size, spec.image_size, spec.channels))
 
 
-def _kept(plans: Plans, structure: Structure) -> float:
-    return float(np.mean(macs(plans.spec, structure).total)) / macs(plans.spec, plans.spec.largest).total
+def _kept(buckets: Buckets, structure: Structure) -> float:
+    return (
+        float(np.mean(macs(buckets.spec, structure).total)) / macs(buckets.spec, buckets.spec.largest).total
+    )
 
 
-def _largest(plans: Plans) -> Structure:
+def _largest(buckets: Buckets) -> Structure:
     """One image on the largest plan of every group, nothing removed that the plan has room for."""
-    count, groups = plans.spec.tokens, [plans.first]
-    for group in plans.groups:
-        plan, rates = group[-1], []
-        for left in plan.tokens:
-            left = min(left, count)
-            rates.append(jnp.asarray([rate_for(left, count)], jnp.float32))
-            count = left
-        sizes = [tuple(jnp.asarray([size], jnp.int32) for size in own) for own in (plan.widths, plan.hidden)]
+    count, groups = buckets.spec.tokens, [buckets.first_choice]
+    for group in buckets.groups:
+        bucket, rates = group[-1], []
+        for tokens_after in bucket.tokens:
+            tokens_after = min(tokens_after, count)
+            rates.append(jnp.asarray([keep_rate_for(tokens_after, count)], jnp.float32))
+            count = tokens_after
+        sizes = [
+            tuple(jnp.asarray([size], jnp.int32) for size in own) for own in (bucket.widths, bucket.mlp_dims)
+        ]
         groups.append(GroupChoice(*sizes, tuple(rates)))
     return Structure(tuple(groups))
 
 
-def random_weights_plans(spec, first: GroupChoice, number: int = 4, smallest_keep: float = 0.2) -> Plans:
+def random_weights_buckets(
+    spec, first_choice: GroupChoice, number: int = 4, smallest_keep: float = 0.2
+) -> Buckets:
     """The stated spread of plans for a network without a trained selector, see `even_plans`."""
-    return even_plans(spec, first, number, smallest_keep)
+    return even_buckets(spec, first_choice, number, smallest_keep)
 
 
-def with_dtype(plans: Plans, dtype: str) -> Plans:
+def with_dtype(buckets: Buckets, dtype: str) -> Buckets:
     """The same plans for a network that computes in another type."""
-    return dataclasses.replace(plans, spec=dataclasses.replace(plans.spec, dtype=dtype))
+    return dataclasses.replace(buckets, spec=dataclasses.replace(buckets.spec, dtype=dtype))
 
 
-def save(rows: list[Speed], header: dict[str, Any], folder: str | Path, plans: Plans) -> None:
+def save_speeds(rows: list[Speed], header: dict[str, Any], folder: str | Path, buckets: Buckets) -> None:
     """Writes benchmark.json, and benchmark.csv with timm's column names."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -204,14 +218,14 @@ def save(rows: list[Speed], header: dict[str, Any], folder: str | Path, plans: P
     ]
     table = csv.DictWriter(text, names)
     table.writeheader()
-    full = macs(plans.spec, plans.spec.largest).total / 1e9
+    full = macs(buckets.spec, buckets.spec.largest).total / 1e9
     for row in rows:
         values = (
-            f"{plans.spec.space.name}_{row.method}_{row.dtype}",
+            f"{buckets.spec.space.name}_{row.method}_{row.dtype}",
             round(row.images_per_s, 2),
             round(row.latency_ms, 3),
             row.batch,
-            plans.spec.image_size,
+            buckets.spec.image_size,
             round(full * row.macs_kept, 3),
         )
         table.writerow(dict(zip(names, values)))

@@ -28,7 +28,7 @@ def arguments(command: Command) -> None:
     sub.add_argument("--repeats", type=int, default=7)
     sub.add_argument(
         "--workdir",
-        help="a trained workdir: of serving, to measure it instead of random weights; of contract, one with selector.prices",
+        help="a trained workdir: of serving, to measure it instead of random weights; of contract, one with selector.cost_weights",
     )
     sub.add_argument("--budget", type=float, help="of serving with a workdir of every budget: which one")
     sub.add_argument("--eps", type=float, default=0.01, help="of contract: largest share of disagreements")
@@ -41,12 +41,12 @@ def benchmark(options: argparse.Namespace) -> int:
 
     from prance_jax.config import io
     from prance_jax.config.experiment import Config
-    from prance_jax.data.load import load_source, stand_in
+    from prance_jax.data.load import load_source, placeholder_source
     from prance_jax.models import forward
     from prance_jax.models.vit import ViT
 
     if options.measure == "contract":
-        return _contract(options)
+        return _guarantee(options)
     if options.measure == "meta":
         return _stage_one(options)
     if options.measure == "serving" and options.workdir is not None:
@@ -55,28 +55,28 @@ def benchmark(options: argparse.Namespace) -> int:
         raise UserError(
             f"benchmark --measure {options.measure} needs a --config, such as configs/imagenet_tiny.py"
         )
-    config = io.load(options.config, Config, options.overrides)
+    config = io.load_config(options.config, Config, options.overrides)
     if options.measure == "input":
         return _input_speed(options, config)
-    source = load_source(config.data) if options.measure == "rollout" else stand_in(config.data)
+    source = load_source(config.data) if options.measure == "rollout" else placeholder_source(config.data)
     spec = config.spec(source, config.token_modes[0])
     if options.measure == "dense":
         return _dense_speed(options, spec)
-    params = forward.init(ViT(spec), jax.random.key(1))
+    params = forward.init_params(ViT(spec), jax.random.key(1))
     if options.measure == "rollout":
         return _rollout_speed(options, config, source, spec, params)
     return _serving_speed(options, config, spec, params)
 
 
 def _input_speed(options: argparse.Namespace, config) -> int:
-    from prance_jax.benchmarks.input import measure
+    from prance_jax.benchmarks.input import measure_input
     from prance_jax.results.table import hardware
 
     if config.data.name not in ("folder", "tfds"):
         raise UserError(
             f"benchmark --measure input is for pictures on disk; this config's data is {config.data.name!r}"
         )
-    found = measure(config, config.meta.batch, repeats=options.repeats)
+    found = measure_input(config, config.meta.batch, repeats=options.repeats)
     print(json.dumps({**found, "hardware": hardware(), "command": options.line}, indent=1))
     return 0
 
@@ -85,37 +85,37 @@ def _rollout_speed(options: argparse.Namespace, config, source, spec, params) ->
     import jax
     import jax.numpy as jnp
 
-    from prance_jax.benchmarks.rollout import measure
+    from prance_jax.benchmarks.rollout import measure_rollout
     from prance_jax.results.table import hardware
-    from prance_jax.selector.environment import Context
+    from prance_jax.selector.environment import EnvParams
     from prance_jax.training.stages.selector import Selector
 
     selector = Selector(spec, config.selector, spec.space.first_group(config.model.first_group))
     images, labels = source.sample_plain(source.tables, jax.random.key(0), config.selector.batch)
-    context = Context(params, images, labels, jnp.zeros((len(labels), spec.num_classes)), jnp.float32(0))
-    figures = measure(selector, context, jax.random.key(2), options.repeats)
+    env_params = EnvParams(params, images, labels, jnp.zeros((len(labels), spec.num_classes)), jnp.float32(0))
+    figures = measure_rollout(selector, env_params, jax.random.key(2), options.repeats)
     header = {"hardware": hardware(), "weights": "random", "command": options.line}
     print(json.dumps({**figures, **header}, indent=1))
     return 0
 
 
-def _contract(options: argparse.Namespace) -> int:
+def _guarantee(options: argparse.Namespace) -> int:
     import numpy as np
 
-    from prance_jax.benchmarks.guarantee import check
+    from prance_jax.benchmarks.guarantee import check_guarantee
     from prance_jax.data.load import load_source
     from prance_jax.data.source import Split
     from prance_jax.serving.load import load
     from prance_jax.training.workdir import Workdir
 
     if options.workdir is None:
-        raise UserError("benchmark --measure contract needs a --workdir trained with selector.prices")
+        raise UserError("benchmark --measure contract needs a --workdir trained with selector.cost_weights")
     source = load_source(Workdir(options.workdir).config().data)
     parts = [source.split(name) for name in ("validation", "test")]
     images, labels = (
         np.concatenate([getattr(part, name)[:] for part in parts]) for name in ("images", "labels")
     )
-    found = check(load(options.workdir), Split(images, labels, {}), options.eps, options.delta)
+    found = check_guarantee(load(options.workdir), Split(images, labels, {}), options.eps, options.delta)
     print(json.dumps({**found, "command": options.line}, indent=1))
     return 0
 
@@ -137,9 +137,9 @@ def _stage_one(options: argparse.Namespace) -> int:
 
 
 def _dense_speed(options: argparse.Namespace, spec) -> int:
-    from prance_jax.benchmarks.dense import measure
+    from prance_jax.benchmarks.dense import measure_dense
     from prance_jax.results.table import hardware
 
-    rows = measure(spec, _numbers(options.batches, "--batches"), options.repeats)
+    rows = measure_dense(spec, _numbers(options.batches, "--batches"), options.repeats)
     print(json.dumps({"rows": rows, "hardware": hardware(), "command": options.line}, indent=1))
     return 0

@@ -10,11 +10,11 @@ from prance_jax.core.errors import UserError
 def _serving_speed(options: argparse.Namespace, config, spec, params) -> int:
     from prance_jax.benchmarks import serving
 
-    plans = serving.random_weights_plans(spec, spec.space.first_group(config.model.first_group))
+    buckets = serving.random_weights_buckets(spec, spec.space.first_group(config.model.first_group))
     work = lambda typed, batch: serving.even_work(typed, batch)
-    rows = _measured(options, plans, params, work)
+    rows = _measured(options, buckets, params, work)
     weights = "random weights, an even spread of plans: equally many images on each, half of them on one level throughout"
-    return _saved(options, rows, weights, plans)
+    return _saved(options, rows, weights, buckets)
 
 
 def _trained_speed(options: argparse.Namespace) -> int:
@@ -32,25 +32,25 @@ def _trained_speed(options: argparse.Namespace) -> int:
     workdir, model = Workdir(options.workdir), load(options.workdir)
     experiment = Experiment(workdir.config(), workdir, Progress(quiet=True), train=False)
     images, budget = experiment.source.split("test").images, options.budget
-    if model.ladder is not None and budget is None:
-        budget = sum(model.ladder.range) / 2
+    if model.budget_table is not None and budget is None:
+        budget = sum(model.budget_table.range) / 2
     work = lambda typed, batch: serving.trained_work(
-        dataclasses.replace(model, plans=typed), images, batch, budget
+        dataclasses.replace(model, buckets=typed), images, batch, budget
     )
-    rows = _measured(options, model.plans, model.params, work)
+    rows = _measured(options, model.buckets, model.params, work)
     kept = next(row.macs_kept for row in reversed(rows) if row.method == "adaptive")
     found = served_accuracies(experiment, model, kept, budget)
     rows = [dataclasses.replace(row, top1=found.get(row.method)) for row in rows]
     for method, top1 in found.items():
         print(f"{method:10} {100 * top1:.2f} % right of {len(images)} test images")
     weights = f"trained weights of {options.workdir}" + ("" if budget is None else f", budget {budget:.2f}")
-    status = _saved(options, rows, weights, model.plans)
+    status = _saved(options, rows, weights, model.buckets)
     plot_speed(rows, Path(options.out) / "accuracy_speed.png", weights)
     print(f"picture: {options.out}/accuracy_speed.png")
     return status
 
 
-def _measured(options: argparse.Namespace, plans, params, work) -> list:
+def _measured(options: argparse.Namespace, buckets, params, work) -> list:
     """All rows, printed as they come. work: (plans, batch) -> `serving_speed.Work`."""
     from prance_jax.benchmarks import serving
 
@@ -59,9 +59,9 @@ def _measured(options: argparse.Namespace, plans, params, work) -> list:
         f"{'method':10} {'batch':>5} {'type':9} {'img/s':>8} {'ms':>9} {'MACs %':>7} {'speed-up':>8} {'real. %':>8} {'MB':>7}"
     )
     for dtype in options.dtypes.split(","):
-        typed = serving.with_dtype(plans, dtype)
+        typed = serving.with_dtype(buckets, dtype)
         for batch in batches:
-            for row in serving.measure(
+            for row in serving.measure_serving(
                 typed,
                 params,
                 work=lambda own, typed=typed: work(typed, own),
@@ -78,12 +78,12 @@ def _measured(options: argparse.Namespace, plans, params, work) -> list:
     return rows
 
 
-def _saved(options: argparse.Namespace, rows: list, weights: str, plans) -> int:
+def _saved(options: argparse.Namespace, rows: list, weights: str, buckets) -> int:
     from prance_jax.benchmarks import serving
     from prance_jax.results.table import hardware
 
     header = {"hardware": hardware(), "command": options.line, "weights": weights}
-    serving.save(rows, header, options.out, plans)
+    serving.save_speeds(rows, header, options.out, buckets)
     print(f"{weights}\n{header['hardware']}\nresults: {options.out}/benchmark.json and benchmark.csv")
     return 0
 

@@ -12,7 +12,7 @@ Command = Callable[..., argparse.ArgumentParser]
 --workdir; see `prance_jax.cli`."""
 
 
-def distributed(sub: argparse.ArgumentParser) -> None:
+def add_distributed(sub: argparse.ArgumentParser) -> None:
     """Adds --distributed, for `mesh.join`."""
     sub.add_argument(
         "--distributed",
@@ -21,7 +21,7 @@ def distributed(sub: argparse.ArgumentParser) -> None:
     )
 
 
-def claimed(options: argparse.Namespace):
+def open_config(options: argparse.Namespace):
     """The config and its workdir: those of --config, or of the workdir alone."""
     from prance_jax.config import io
     from prance_jax.config.experiment import Config
@@ -30,31 +30,31 @@ def claimed(options: argparse.Namespace):
     workdir = Workdir(options.workdir)
     if not options.config:
         return workdir.config(), workdir
-    config = io.load(options.config, Config, options.overrides)
-    claim(workdir, config, options.line)
+    config = io.load_config(options.config, Config, options.overrides)
+    claim_workdir(workdir, config, options.line)
     return config, workdir
 
 
-def claim(workdir, config, line: str) -> bool:
+def claim_workdir(workdir, config, line: str) -> bool:
     """Whether the workdir was there before, for the same config; UserError where it is of another."""
     import functools
 
     from prance_jax.config import io
     from prance_jax.config.experiment import Config
 
-    return workdir.claim(io.to_dict(config), line, functools.partial(io.completed, Config))
+    return workdir.claim(io.to_dict(config), line, functools.partial(io.complete_config, Config))
 
 
-def opened(options: argparse.Namespace, config, workdir, train: bool):
+def open_experiment(options: argparse.Namespace, config, workdir, train: bool):
     """The `Experiment` of a workdir, with progress unless --quiet."""
-    from prance_jax.core.sharding import leads
+    from prance_jax.core.sharding import is_main_process
     from prance_jax.experiments.experiment import Experiment
     from prance_jax.training.metrics import Progress
 
-    return Experiment(config, workdir, Progress(quiet=options.quiet or not leads()), train=train)
+    return Experiment(config, workdir, Progress(quiet=options.quiet or not is_main_process()), train=train)
 
 
-def clock(workdir) -> Callable[[], float]:
+def run_clock(workdir) -> Callable[[], float]:
     """Seconds of all sessions of a workdir so far, those that were stopped after a seed included."""
     from prance_jax.core.files import write_atomic
 

@@ -57,14 +57,14 @@ def convert(options: argparse.Namespace) -> int:
     """Reads weights under any names that are known and writes them with a card."""
     from prance_jax.zoo import released_selector as selectors
     from prance_jax.zoo.formats.files import read_card, read_tensors
-    from prance_jax.zoo.load import kept, load_weights, semantics
+    from prance_jax.zoo.load import drop_ignored, load_weights, semantics
 
     tensors = read_tensors(options.source)
     spec = dataclasses.replace(_spec(options), **semantics(options.source))
     origin = {"source": Path(options.source).name, "model": options.model or options.config}
     facts = {**read_card(options.source), **origin, **_facts(options.card)}
-    if part := selectors.kind(tensors):
-        used = kept(tensors, options.ignore, options.source)
+    if part := selectors.detect_kind(tensors):
+        used = drop_ignored(tensors, options.ignore, options.source)
         params = selectors.selector_weights(used, spec)
         return _write(options, {part: params}, spec, {**facts, "part": part})
     params = load_weights(options.source, spec, options.ignore)
@@ -73,14 +73,14 @@ def convert(options: argparse.Namespace) -> int:
 
 def save_network(options: argparse.Namespace, params: Any, spec: Any, facts: dict[str, Any]) -> int:
     """Writes a network, or what --structure cuts out of it."""
-    from prance_jax.zoo.extract import cut
+    from prance_jax.zoo.extract import extract_structure
 
     if options.structure is not None:
         space = spec.space
         named = {"smallest": "min", "largest": "max"}.get(options.structure, options.structure)
-        (width,), (hidden,) = (set(own[:1]) for own in space.first_group(named)[:2])
-        structure = space.uniform(width, space.ratio(width, hidden), (1.0,) * spec.rates)
-        params, spec = cut(params, spec, structure)
+        (width,), (mlp_dim,) = (set(own[:1]) for own in space.first_group(named)[:2])
+        structure = space.uniform(width, space.ratio(width, mlp_dim), (1.0,) * spec.rates)
+        params, spec = extract_structure(params, spec, structure)
         facts = {
             **facts,
             "structure": options.structure,
@@ -92,12 +92,12 @@ def save_network(options: argparse.Namespace, params: Any, spec: Any, facts: dic
 def _write(options: argparse.Namespace, params: Any, spec: Any, facts: dict[str, Any]) -> int:
     from prance_jax.zoo.formats.files import save_weights
     from prance_jax.zoo.formats.timm import to_timm
-    from prance_jax.zoo.load import by_name, card
+    from prance_jax.zoo.load import flatten_params, make_card
 
     if options.names == "timm" and "part" in facts:
         raise UserError("timm has no names for a selector; leave --names out")
-    tensors = to_timm(params, spec) if options.names == "timm" else by_name(params)
-    own = card(spec, options.names)
+    tensors = to_timm(params, spec) if options.names == "timm" else flatten_params(params)
+    own = make_card(spec, options.names)
     goes_in, size = own["preprocessing"], own["preprocessing"]["size"]
     goes_in = {**goes_in, **(facts.get("preprocessing") or {}), "size": size}
     # A card that was carried on from the source told these of the source.
@@ -112,7 +112,7 @@ def _spec(options: argparse.Namespace):
     """The network that --model or --config names, with the changes that are asked for."""
     from prance_jax.config import io
     from prance_jax.config.experiment import Config
-    from prance_jax.data.load import stand_in
+    from prance_jax.data.load import placeholder_source
     from prance_jax.zoo.registry import create_model
 
     given = {
@@ -123,8 +123,8 @@ def _spec(options: argparse.Namespace):
     given = {name: value for name, value in given.items() if value is not None}
     if options.model is not None:
         return create_model(options.model, **given).spec
-    config = io.load(options.config, Config, options.overrides)
-    return dataclasses.replace(config.spec(stand_in(config.data), config.token_modes[0]), **given)
+    config = io.load_config(options.config, Config, options.overrides)
+    return dataclasses.replace(config.spec(placeholder_source(config.data), config.token_modes[0]), **given)
 
 
 def _facts(path: str | None) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def _export_weights(options: argparse.Namespace, config, seed: int) -> int:
 def _facts(workdir: str, config, seed: int, method: str) -> dict:
     """What a card tells of a trained network: what goes in, labels, and what was measured."""
     from prance_jax.data.load import load_source
-    from prance_jax.results.rows import load
+    from prance_jax.results.rows import load_results
 
     source = load_source(config.data)
     facts = {
@@ -84,7 +84,7 @@ def _facts(workdir: str, config, seed: int, method: str) -> dict:
         "measured": None,
     }
     if (Path(workdir) / "results.json").exists():
-        found = load(workdir)
+        found = load_results(workdir)
         rows = [vars(row) for row in found.rows if (row.method, row.seed) == (method, seed)]
         facts["measured"] = {"hardware": found.hardware, "images": found.images, "rows": rows}
     return facts

@@ -39,12 +39,12 @@ def profile(options: argparse.Namespace) -> int:
 def _profile_plans(options: argparse.Namespace) -> int:
     import jax
 
-    from prance_jax.benchmarks.profiles.buckets import measure
-    from prance_jax.benchmarks.serving import random_weights_plans
+    from prance_jax.benchmarks.profiles.buckets import measure_buckets
+    from prance_jax.benchmarks.serving import random_weights_buckets
     from prance_jax.config import io
     from prance_jax.config.experiment import Config
     from prance_jax.core.files import write_atomic
-    from prance_jax.data.load import stand_in
+    from prance_jax.data.load import placeholder_source
     from prance_jax.models import forward
     from prance_jax.models.vit import ViT
     from prance_jax.results.table import hardware
@@ -52,20 +52,20 @@ def _profile_plans(options: argparse.Namespace) -> int:
 
     if options.workdir is not None:
         model = load(options.workdir)
-        plans, params = model.plans, model.params
+        buckets, params = model.buckets, model.params
     else:
-        config = io.load(options.config, Config, options.overrides)
-        spec = config.spec(stand_in(config.data), config.token_modes[0])
-        plans = random_weights_plans(spec, spec.space.first_group(config.model.first_group))
-        params = forward.init(ViT(spec), jax.random.key(1))
-    table = measure(plans, params, hardware(), options.batch, options.repeats)
+        config = io.load_config(options.config, Config, options.overrides)
+        spec = config.spec(placeholder_source(config.data), config.token_modes[0])
+        buckets = random_weights_buckets(spec, spec.space.first_group(config.model.first_group))
+        params = forward.init_params(ViT(spec), jax.random.key(1))
+    table = measure_buckets(buckets, params, hardware(), options.batch, options.repeats)
     table.save(options.out, write_atomic)
     print(f"dense {table.dense:.3f} ms an image; group 0 {table.first:.3f} ms")
-    for group, (own, times) in enumerate(zip(plans.groups, table.groups), start=1):
-        for plan, row in zip(own, times):
+    for group, (own, times) in enumerate(zip(buckets.groups, table.groups), start=1):
+        for bucket, row in zip(own, times):
             spans = ", ".join(f"{time:.3f}" for time in row)
             print(
-                f"group {group}: widths {plan.widths}, hidden {plan.hidden}, tokens {plan.tokens}: {spans} ms"
+                f"group {group}: widths {bucket.widths}, MLP sizes {bucket.mlp_dims}, tokens {bucket.tokens}: {spans} ms"
             )
     print(f"{options.out}: times per image in batches of {options.batch}, one per plan of the group before")
     return 0
@@ -74,11 +74,11 @@ def _profile_plans(options: argparse.Namespace) -> int:
 def _profile_blocks(options: argparse.Namespace) -> int:
     import jax
 
-    from prance_jax.benchmarks.profiles.blocks import measure
+    from prance_jax.benchmarks.profiles.blocks import measure_blocks
     from prance_jax.config import io
     from prance_jax.config.experiment import Config
     from prance_jax.core.files import write_atomic
-    from prance_jax.data.load import stand_in
+    from prance_jax.data.load import placeholder_source
     from prance_jax.experiments.targets import measurable
     from prance_jax.models import forward
     from prance_jax.models.vit import ViT
@@ -88,11 +88,11 @@ def _profile_blocks(options: argparse.Namespace) -> int:
     if options.workdir is not None:
         config = Workdir(options.workdir).config()
     else:
-        config = io.load(options.config, Config, options.overrides)
-    spec = config.spec(stand_in(config.data), config.token_modes[0])
-    params = forward.init(ViT(spec), jax.random.key(1))  # weights do not change how fast a program is
+        config = io.load_config(options.config, Config, options.overrides)
+    spec = config.spec(placeholder_source(config.data), config.token_modes[0])
+    params = forward.init_params(ViT(spec), jax.random.key(1))  # weights do not change how fast a program is
     methods = measurable(spec, config.compare)
-    table = measure(spec, params, methods, hardware(), options.batch, options.repeats)
+    table = measure_blocks(spec, params, methods, hardware(), options.batch, options.repeats)
     table.save(options.out, write_atomic)
     print(f"dense {table.dense:.4f} ms an image, {table.outside:.4f} of it outside of the layers")
     names = [name for name, _ in table.methods]

@@ -22,16 +22,16 @@ def arguments(command: Command) -> None:
 
 def compile_for(options: argparse.Namespace) -> int:
     """Compiles every stage's step for a TPU topology and prints whether it fits."""
-    from prance_jax.benchmarks.profiles.tpu_compile import STAGES, check
+    from prance_jax.benchmarks.profiles.tpu_compile import STAGES, compile_stages
     from prance_jax.config import io
     from prance_jax.config.experiment import Config
 
     if options.config is None:
         raise UserError("compile needs a --config, such as configs/imagenet_small.py")
-    config, status = io.load(options.config, Config, options.overrides), 0
+    config, status = io.load_config(options.config, Config, options.overrides), 0
     print(f"{'stage':9} {'GiB':>7} {'of':>5} {'fits':>5} {'TFLOP':>8}  collectives (bytes on a device)")
     stages = STAGES if options.stage == "all" else (options.stage,)
-    for own in check(config, options.topology, stages):
+    for own in compile_stages(config, options.topology, stages):
         moved = ", ".join(f"{count} {kind} {_size(size)}" for kind, (count, size) in own.collectives.items())
         fits = {True: "yes", False: "NO", None: "?"}[own.fits]
         status |= own.fits is False

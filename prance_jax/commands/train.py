@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from prance_jax.commands.common import Command, claim, clock, distributed, opened
+from prance_jax.commands.common import Command, add_distributed, claim_workdir, open_experiment, run_clock
 from prance_jax.core.errors import UserError
 
 
@@ -15,11 +15,11 @@ def arguments(command: Command) -> None:
         "train", train, "trains all stages, evaluates, prints the table; continues where it was stopped"
     )
     sub.add_argument("--stage", choices=("all", "dense", "meta", "selector", "finetune"), default="all")
-    distributed(sub)
+    add_distributed(sub)
     sub = command("evaluate", evaluate, "evaluates a trained workdir again and prints the table")
-    distributed(sub)
+    add_distributed(sub)
     sub = command(
-        "show", draw, "draws what a trained workdir decides, and how it learned: pictures and report.html"
+        "show", show, "draws what a trained workdir decides, and how it learned: pictures and report.html"
     )
     sub.add_argument(
         "--images", nargs="+", default=(), metavar="PATH", help="pictures of your own, or folders of them"
@@ -35,18 +35,18 @@ def train(options: argparse.Namespace) -> int:
     """Trains one stage, or all and then evaluates; continues what is there."""
     from prance_jax.config import io
     from prance_jax.config.experiment import Config
-    from prance_jax.core.sharding import join
+    from prance_jax.core.sharding import init_distributed
     from prance_jax.experiments.experiment import STAGES
     from prance_jax.training.workdir import Workdir
 
-    join(options.distributed)
-    config = io.load(options.config, Config, options.overrides)
+    init_distributed(options.distributed)
+    config = io.load_config(options.config, Config, options.overrides)
     workdir = Workdir(options.workdir)
-    if claim(workdir, config, options.line):
+    if claim_workdir(workdir, config, options.line):
         print(f"continuing in {workdir.path}", file=sys.stderr)
     if options.stage == "all":
         return _report(options, config, workdir, train=True)
-    experiment = opened(options, config, workdir, train=True)
+    experiment = open_experiment(options, config, workdir, train=True)
     experiment.run(options.stage)
     following = STAGES[STAGES.index(options.stage) + 1 :]
     print(
@@ -60,13 +60,13 @@ def evaluate(options: argparse.Namespace) -> int:
     """Evaluates what is trained again. Raises UserError for another configuration than the workdir's."""
     from prance_jax.config import io
     from prance_jax.config.experiment import Config
-    from prance_jax.core.sharding import join
+    from prance_jax.core.sharding import init_distributed
     from prance_jax.training.workdir import Workdir
 
-    join(options.distributed)
+    init_distributed(options.distributed)
     workdir = Workdir(options.workdir)
     if options.config:
-        config = io.load(options.config, Config, options.overrides)
+        config = io.load_config(options.config, Config, options.overrides)
         lines = io.differences(config, workdir.config())
         if lines:
             raise UserError(
@@ -78,31 +78,31 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace, config, workdir, train: bool) -> int:
-    from prance_jax.core.sharding import leads
-    from prance_jax.results.evaluate_rows import compare
-    from prance_jax.results.table import save_results, table
+    from prance_jax.core.sharding import is_main_process
+    from prance_jax.results.evaluate_rows import evaluate_rows
+    from prance_jax.results.table import format_table, save_results
 
-    experiment = opened(options, config, workdir, train)
-    for results in compare(experiment, options.line, clock(workdir)):
+    experiment = open_experiment(options, config, workdir, train)
+    for results in evaluate_rows(experiment, options.line, run_clock(workdir)):
         save_results(results, workdir.path)
-    if not leads():
+    if not is_main_process():
         return 0
-    print(table(results))
-    print(_where(workdir, drawn(experiment, train)))
+    print(format_table(results))
+    print(_where(workdir, write_pictures(experiment, train)))
     return 0
 
 
-def drawn(experiment, everything: bool) -> str:
+def write_pictures(experiment, everything: bool) -> str:
     """Draws the pictures, or accuracy.png alone, and says where they are. They must never cost a run: whatever goes wrong is
     told in words."""
-    from prance_jax.results.plots import plot
-    from prance_jax.results.rows import load
-    from prance_jax.visualize.report import show
+    from prance_jax.results.plots import plot_results
+    from prance_jax.results.rows import load_results
+    from prance_jax.visualize.report import write_report
 
     try:
         if everything:
-            return f"{show(experiment)}, pictures in {experiment.workdir.path / 'show'}"
-        plot(load(experiment.workdir.path), experiment.workdir.path / "accuracy.png")
+            return f"{write_report(experiment)}, pictures in {experiment.workdir.path / 'show'}"
+        plot_results(load_results(experiment.workdir.path), experiment.workdir.path / "accuracy.png")
         return "the show command draws it anew"
     except Exception as error:
         return f"not drawn ({type(error).__name__}: {error})"
@@ -117,15 +117,15 @@ def _where(workdir, report: str) -> str:
     )
 
 
-def draw(options: argparse.Namespace) -> int:
+def show(options: argparse.Namespace) -> int:
     """Draws the pictures and the report of a trained workdir."""
     from prance_jax.training.workdir import Workdir
-    from prance_jax.visualize.report import show
+    from prance_jax.visualize.report import write_report
 
     workdir = Workdir(options.workdir)
     config = workdir.config()
-    experiment = opened(options, config, workdir, train=False)
-    path = show(
+    experiment = open_experiment(options, config, workdir, train=False)
+    path = write_report(
         experiment,
         seed=options.seed,
         mode=options.token_mode,

@@ -16,7 +16,7 @@ INSERTED = "spvit_inserted"
 
 
 @dataclass(frozen=True)
-class SelectiveConfig:
+class PredictorLossConfig:
     """Losses of learned selectors (SPViT, DynamicViT) beside cross-entropy and the divergence from the teacher.
 
     ratio: weight of the squared distance of kept shares from their targets; tokens: of the squared distance of the last
@@ -126,7 +126,7 @@ class CompareConfig:
     latency_table: str | None = None
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     insertion: InsertionConfig = field(default_factory=InsertionConfig)
-    selective: SelectiveConfig = field(default_factory=SelectiveConfig)
+    predictor: PredictorLossConfig = field(default_factory=PredictorLossConfig)
     prune: PruneConfig = field(default_factory=PruneConfig)
     consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
     counts: CountsConfig = field(default_factory=CountsConfig)

@@ -102,7 +102,7 @@ class EvaluationConfig:
 
     batch: int = 250
     speed_seconds: float = 4.0
-    plans: int = 4
+    buckets: int = 4
     token_multiple: int = 4
     chunk: int = 25
     calibration_images: int = 1000
@@ -112,7 +112,7 @@ class EvaluationConfig:
 class Config:
     """One experiment. token_modes: a selector and a fine-tuned network for each; seeds: everything once per seed.
 
-    budgets: shares of dense MACs at which a selector of every budget (`selector.prices`) is evaluated, a row each.
+    budgets: shares of dense MACs at which a selector of every budget (`selector.cost_weights`) is evaluated, a row each.
     """
 
     name: str = "experiment"
@@ -138,8 +138,8 @@ class Config:
             raise UserError("config: seeds and token_modes need at least one entry each")
         for mode in self.token_modes:
             get_method(mode)
-        if (self.selector.prices is None) != (not self.budgets):
-            raise UserError("config: selector.prices and budgets belong together; give both or neither")
+        if (self.selector.cost_weights is None) != (not self.budgets):
+            raise UserError("config: selector.cost_weights and budgets belong together; give both or neither")
         if not all(0 < budget <= 1 for budget in self.budgets):
             raise UserError(f"budgets={self.budgets} must be shares of dense MACs, above 0 and up to 1")
 

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import runpy
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
@@ -20,9 +21,18 @@ from prance_jax.core.errors import UserError
 
 Schema = TypeVar("Schema")
 _ROOT = "config"
+# Old names of fields by the dataclass that holds them: config files and stored runs of the release before.
+_RENAMED = {
+    "SelectorConfig": {"prices": "cost_weights"},
+    "RewardConfig": {"price": "cost_weight", "price_rate": "cost_weight_rate"},
+    "FinetuneConfig": {"on_plans": "round_to_buckets"},
+    "EvaluationConfig": {"plans": "buckets"},
+    "CompareConfig": {"selective": "predictor"},
+    "PiTConfig": {"selective": "predictor", "sites": "predictor_blocks"},
+}
 
 
-def load(path: str | Path, schema: type[Schema], overrides: Sequence[str] = ()) -> Schema:
+def load_config(path: str | Path, schema: type[Schema], overrides: Sequence[str] = ()) -> Schema:
     """Reads a config file, applies overrides and checks everything against the schema.
 
     Args:
@@ -34,7 +44,7 @@ def load(path: str | Path, schema: type[Schema], overrides: Sequence[str] = ()) 
       UserError: missing or failing file, unknown key (with the nearest right name), wrong type or value.
     """
     # The file is checked by itself first: overrides start from complete sections and hide no mistake.
-    config = from_dict(schema, _run_file(Path(path)))
+    config = from_dict(schema, _run_file(Path(path)), warn=True)
     if not overrides:
         return config
     raw = to_dict(config)
@@ -54,13 +64,38 @@ def to_dict(instance: Any) -> Any:
     return instance
 
 
-def from_dict(schema: type[Schema], mapping: Mapping[str, Any]) -> Schema:
+def from_dict(schema: type[Schema], mapping: Mapping[str, Any], *, warn: bool = False) -> Schema:
     """Builds the schema from nested mappings, the inverse of `to_dict` (lists: tuples, ints: floats).
+
+    Args:
+      warn: warns of each key that has a new name; a stored config is read silently.
 
     Raises:
       UserError: unknown or missing key, wrong type, or a value that the schema itself refuses.
     """
-    return _section(schema, mapping, _ROOT, schema)
+    return _section(schema, _current_names(schema, mapping, _ROOT, warn), _ROOT, schema)
+
+
+def _current_names(section: type, mapping: Any, path: str, warn: bool) -> Any:
+    """Replaces old names of keys by the current ones, in all sections below."""
+    if not isinstance(mapping, Mapping):
+        return mapping
+    hints, renamed = get_type_hints(section), {}
+    for key, value in mapping.items():
+        name = _current_name(section, key, path, warn)
+        if name in renamed or (name != key and name in mapping):
+            raise UserError(f"{path}: {key} is the old name of {name}; give only {name}")
+        kinds = config_values.kinds(hints[name]) if name in hints else ()
+        below = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
+        renamed[name] = value if below is None else _current_names(below, value, f"{path}.{name}", warn)
+    return renamed
+
+
+def _current_name(section: type, key: str, path: str, warn: bool) -> str:
+    name = _RENAMED.get(section.__name__, {}).get(key, key)
+    if warn and name != key:
+        warnings.warn(f"{path}.{key} is now called {path}.{name}", FutureWarning, stacklevel=2)
+    return name
 
 
 def differences(here: Any, there: Any, where: str = "the workdir") -> list[str]:
@@ -124,6 +159,7 @@ def _apply(override: str, schema: type, raw: dict[str, Any]) -> None:
     node, section, path = raw, schema, _ROOT
     for depth, part in enumerate(parts):
         hints = get_type_hints(section)
+        part = _current_name(section, part, path, warn=True)
         path = f"{path}.{part}"
         if part not in hints:
             raise _unknown(path, section, schema)
@@ -139,7 +175,7 @@ def _apply(override: str, schema: type, raw: dict[str, Any]) -> None:
         node = node[part]
 
 
-def completed(schema: type, found: Mapping[str, Any]) -> Mapping[str, Any]:
+def complete_config(schema: type, found: Mapping[str, Any]) -> Mapping[str, Any]:
     """A config that was written by an earlier version, with the defaults of fields that have come since; as it is where it does
     not fit the schema."""
     try:

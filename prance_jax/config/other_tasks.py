@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from prance_jax.baselines.pit_spec import PiTSizes, PiTSpec
-from prance_jax.config.comparison import SelectiveConfig
+from prance_jax.config.comparison import PredictorLossConfig
 from prance_jax.config.stages import FinetuneConfig, MetaConfig, SelectorConfig
 from prance_jax.core.errors import UserError
 from prance_jax.models.reduction import METHODS
@@ -43,9 +43,9 @@ class SegmentConfig:
     def __post_init__(self):
         if not 0 < self.share <= 1:
             raise UserError(f"segment.share={self.share} must be a share of dense MACs, above 0 and up to 1")
-        if self.selector.prices is not None:
+        if self.selector.cost_weights is not None:
             raise UserError(
-                "segment.selector.prices: the segment command trains for one budget, segment.share"
+                "segment.selector.cost_weights: the segment command trains for one budget, segment.share"
             )
         for mode in self.token_modes or ():
             get_method(mode)
@@ -64,11 +64,11 @@ class PiTConfig(PiTSizes):
     """
 
     share: float = 0.6
-    sites: tuple[int, ...] | None = None
+    predictor_blocks: tuple[int, ...] | None = None
     powers: tuple[float, ...] | None = None
     train: FinetuneConfig = field(default_factory=FinetuneConfig)
     tune: FinetuneConfig = field(default_factory=FinetuneConfig)
-    selective: SelectiveConfig = field(default_factory=SelectiveConfig)
+    predictor: PredictorLossConfig = field(default_factory=PredictorLossConfig)
 
     def __post_init__(self):
         if not 0 < self.share <= 1:

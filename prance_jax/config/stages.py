@@ -91,7 +91,7 @@ class SelectorConfig:
     state: str = "rich"
     keep_choices: tuple[float, ...] = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0)
     hidden: tuple[int, ...] = (256, 256)
-    prices: tuple[float, float] | None = None
+    cost_weights: tuple[float, float] | None = None
     latency_table: str | None = None
     reward: RewardConfig = field(default_factory=RewardConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
@@ -104,8 +104,12 @@ class SelectorConfig:
             raise UserError(
                 "selector: reward.cost 'latency' and latency_table belong together; give both or neither"
             )
-        if self.prices is not None and not (self.prices[0] < self.prices[1] and 0 < self.prices[1]):
-            raise UserError(f"selector.prices={self.prices} must be (lowest, highest), the highest above 0")
+        if self.cost_weights is not None and not (
+            self.cost_weights[0] < self.cost_weights[1] and 0 < self.cost_weights[1]
+        ):
+            raise UserError(
+                f"selector.cost_weights={self.cost_weights} must be (lowest, highest), the highest above 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ class FinetuneConfig:
     distillation: float = 0.5
     teacher: str = "meta"
     label_smoothing: float = 0.0
-    on_plans: bool = False
+    round_to_buckets: bool = False
     every_budget_steps: int | None = None
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=3e-4, warmup=50))
 

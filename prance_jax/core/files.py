@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from prance_jax.core.errors import UserError
-from prance_jax.core.sharding import leads
+from prance_jax.core.sharding import is_main_process
 
 
 def write_atomic(path: str | Path, text: str) -> None:
@@ -18,7 +18,7 @@ def write_atomic(path: str | Path, text: str) -> None:
     Raises:
       UserError: the disk is full; what was there before is intact.
     """
-    if not leads():
+    if not is_main_process():
         return
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")

@@ -18,19 +18,19 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
     return optax.softmax_cross_entropy(logits, targets).mean()
 
 
-def divergence(logits: jax.Array, teacher: jax.Array) -> jax.Array:
+def kl_divergence(logits: jax.Array, teacher: jax.Array) -> jax.Array:
     """KL(teacher || student) of softmax predictions, both [B, K]; the teacher gets no gradient."""
     teacher = jax.lax.stop_gradient(teacher)
     log_teacher, log_student = jax.nn.log_softmax(teacher), jax.nn.log_softmax(logits)
     return jnp.sum(jnp.exp(log_teacher) * (log_teacher - log_student), axis=-1).mean()
 
 
-def taught(
+def distillation_loss(
     logits: jax.Array, labels: jax.Array, teacher: jax.Array, share: float, smoothing: float = 0.0
 ) -> jax.Array:
     """Cross-entropy with the labels and, as `share` of the whole, the divergence from the teacher's predictions."""
     hard = cross_entropy(logits, labels, smoothing)
-    return (1 - share) * hard + share * divergence(logits, teacher)
+    return (1 - share) * hard + share * kl_divergence(logits, teacher)
 
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:

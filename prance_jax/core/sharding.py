@@ -62,7 +62,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     )
 
 
-def check_rows(mesh: Mesh | None, **batches: int) -> None:
+def check_batch_sizes(mesh: Mesh | None, **batches: int) -> None:
     """Raises UserError for a batch size that the devices cannot share evenly."""
     for name, size in batches.items():
         if mesh is not None and size % mesh.size:
@@ -72,7 +72,7 @@ def check_rows(mesh: Mesh | None, **batches: int) -> None:
             )
 
 
-def sharding(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:
+def fsdp_sharding(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:
     """Of a parameter or what an optimizer keeps for it: the largest axis that `fsdp` divides, else whole."""
     parts = mesh.shape["fsdp"]
     axes = [axis for axis, size in enumerate(shape) if size % parts == 0]
@@ -82,10 +82,12 @@ def sharding(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:
     return NamedSharding(mesh, P(*(("fsdp" if axis == largest else None) for axis in range(len(shape)))))
 
 
-def place(mesh: Mesh | None, tree: Tree) -> Tree:
+def shard_state(mesh: Mesh | None, tree: Tree) -> Tree:
     """Puts a state on the mesh, by `sharding`; every host gives the same values."""
     return (
-        tree if mesh is None else jax.tree.map(lambda leaf: _put(leaf, sharding(mesh, jnp.shape(leaf))), tree)
+        tree
+        if mesh is None
+        else jax.tree.map(lambda leaf: _put(leaf, fsdp_sharding(mesh, jnp.shape(leaf))), tree)
     )
 
 
@@ -94,7 +96,7 @@ def replicate(mesh: Mesh | None, tree: Tree) -> Tree:
     return tree if mesh is None else jax.tree.map(lambda leaf: _put(leaf, NamedSharding(mesh, P())), tree)
 
 
-def divide(
+def shard_batch(
     mesh: Mesh | None, shape: tuple[int, ...], part: Callable[[int, int], np.ndarray]
 ) -> jax.Array | np.ndarray:
     """An array on the mesh, divided by its first axis; each host asks for the rows of its own devices only.
@@ -107,7 +109,7 @@ def divide(
     return jax.make_array_from_callback(shape, where, lambda index: part(*index[0].indices(shape[0])[:2]))
 
 
-def local(tree: Tree) -> Tree:
+def fetch_local(tree: Tree) -> Tree:
     """The whole arrays on one device of this host, from wherever they lie."""
     far = [
         leaf
@@ -122,12 +124,12 @@ def local(tree: Tree) -> Tree:
     )
 
 
-def keep_rows(mesh: Mesh | None, tree: Tree) -> Tree:
+def constrain_batch(mesh: Mesh | None, tree: Tree) -> Tree:
     """Inside jit: arrays whose first axis counts images stay divided."""
     return tree if mesh is None else jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, ROWS))
 
 
-def keep_whole(mesh: Mesh | None, tree: Tree) -> Tree:
+def replicate_in_jit(mesh: Mesh | None, tree: Tree) -> Tree:
     """Inside jit: arrays are whole on every device."""
     return tree if mesh is None else jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, P()))
 
@@ -141,14 +143,14 @@ def jit_step(step: Callable[..., tuple[Tree, Tree]], mesh: Mesh | None) -> Calla
     def placed(state, *rest):
         state, metrics = step(state, *rest)
         state = jax.tree.map(
-            lambda leaf: jax.lax.with_sharding_constraint(leaf, sharding(mesh, leaf.shape)), state
+            lambda leaf: jax.lax.with_sharding_constraint(leaf, fsdp_sharding(mesh, leaf.shape)), state
         )
-        return state, keep_whole(mesh, metrics)
+        return state, replicate_in_jit(mesh, metrics)
 
     return jax.jit(placed, donate_argnums=0)
 
 
-def join(distributed: str | None) -> None:
+def init_distributed(distributed: str | None) -> None:
     """Joins the processes of one run, before anything else asks for devices.
 
     distributed: None for one process alone, 'auto' where the cluster tells (TPU pods, SLURM, ...), or
@@ -177,7 +179,7 @@ def join(distributed: str | None) -> None:
         ) from error
 
 
-def leads() -> bool:
+def is_main_process() -> bool:
     """Whether this host writes what all hosts would write: the first one does."""
     return jax.process_index() == 0
 

@@ -14,7 +14,7 @@ import jax
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("value",), meta_fields=("bound",))
 @dataclass(frozen=True)
-class Within:
+class BoundedSize:
     """A number per image with a static bound on the size that it leads to.
 
     value: int32 [B] (a width, hidden units, a token count), or float32 [B] (a keep rate).
@@ -25,17 +25,17 @@ class Within:
     bound: int
 
 
-Size = int | jax.Array | Within  # int, or int32 [B]
-Rate = float | jax.Array | Within  # float in (0, 1], or float32 [B]
+Size = int | jax.Array | BoundedSize  # int, or int32 [B]
+Rate = float | jax.Array | BoundedSize  # float in (0, 1], or float32 [B]
 
 
-def extent(size: Size, full: int) -> int:
+def array_size(size: Size, full: int) -> int:
     """Channels or slots that an array of this size really has. full: those of a masked array without a bound."""
     if isinstance(size, int):
         return size
-    return min(size.bound, full) if isinstance(size, Within) else full
+    return min(size.bound, full) if isinstance(size, BoundedSize) else full
 
 
-def number(size: Size | Rate) -> int | float | jax.Array:
+def size_value(size: Size | Rate) -> int | float | jax.Array:
     """The size without its bound."""
-    return size.value if isinstance(size, Within) else size
+    return size.value if isinstance(size, BoundedSize) else size

@@ -17,11 +17,11 @@ def throughput(programs: Programs, images: int, seconds: float) -> dict[str, flo
     programs: calls that run `images` images each and return device arrays. seconds: time for all of them together,
     compilation not counted; each runs at least three times.
     """
-    taken = interleaved(programs, repeats=3, seconds=seconds)
+    taken = time_interleaved(programs, repeats=3, seconds=seconds)
     return {name: images / float(np.median(times)) for name, times in taken.items()}
 
 
-def interleaved(programs: Programs, repeats: int, seconds: float = 0.0) -> dict[str, list[float]]:
+def time_interleaved(programs: Programs, repeats: int, seconds: float = 0.0) -> dict[str, list[float]]:
     """Seconds of every call, after one that is not counted; at least `repeats` of each, and for `seconds` in all."""
     for program in programs.values():
         jax.block_until_ready(program())

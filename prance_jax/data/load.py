@@ -49,7 +49,7 @@ class _NoPictures:
         return 0
 
 
-def stand_in(config: DataConfig) -> Source:
+def placeholder_source(config: DataConfig) -> Source:
     """A source of the config's image size without its images, for what is timed or compiled and learns nothing.
 
     Of pictures the classes are not known without them: `noise.num_classes` stands for them.

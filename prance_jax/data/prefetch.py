@@ -12,7 +12,9 @@ from prance_jax.core.sharding import ROWS, replicate
 from prance_jax.data.source import Source, Tables
 
 
-def feed(source: Source, batch: int, start: int = 0, mesh: Mesh | None = None) -> Iterator[Tables]:
+def prefetch_to_device(
+    source: Source, batch: int, start: int = 0, mesh: Mesh | None = None
+) -> Iterator[Tables]:
     """Tables for `source.sample` at step `start`, `start` + 1, ...; on a mesh, on its devices.
 
     A source with `batches` is a stream: each host gives its part of the batch, and the next one is on its way to the device

@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from prance_jax.baselines.predictor_config import Selective
-from prance_jax.baselines.predictor_vit import SelectiveViT
-from prance_jax.core.sharding import divide, keep_rows, keep_whole, replicate
+from prance_jax.baselines.predictor_config import PredictorConfig
+from prance_jax.baselines.predictor_vit import PredictorViT
+from prance_jax.core.sharding import constrain_batch, replicate, replicate_in_jit, shard_batch
 from prance_jax.data.source import Split
-from prance_jax.models.forward import walk
-from prance_jax.models.reduction import Reduction, reduced, reduced_macs
+from prance_jax.models.forward import forward_adaptive
+from prance_jax.models.reduction import ScheduledReduction, forward_reduced, scheduled_macs
 from prance_jax.models.vit import ViT
-from prance_jax.selector.policies import Rule
+from prance_jax.selector.policies import DecisionPolicy
 from prance_jax.spec.macs import macs, parameters, token_counts
 from prance_jax.spec.model_spec import ModelSpec
 
@@ -39,8 +39,11 @@ class Evaluation(NamedTuple):
 
 
 @functools.lru_cache(maxsize=None)
-def forward(
-    spec: ModelSpec, rule: Rule | Reduction | Selective, decision_cost: int = 0, mesh: Mesh | None = None
+def compile_forward(
+    spec: ModelSpec,
+    policy: DecisionPolicy | ScheduledReduction | PredictorConfig,
+    decision_cost: int = 0,
+    mesh: Mesh | None = None,
 ) -> Callable:
     """Compiled (params, variables, images, key) -> dict of [B] arrays: prediction and cost of every image.
 
@@ -49,25 +52,27 @@ def forward(
     """
     model = ViT(spec)
 
-    def run(params, variables, images, key):
-        images = keep_rows(mesh, images)
-        if isinstance(rule, Selective):
-            out = SelectiveViT(spec, rule).apply({"params": params}, images)
-            structure, logits, left = spec.largest, out.logits, out.left
-            cost = rule.macs(spec, left)
-        elif isinstance(rule, Reduction):
-            structure, left = spec.largest, rule.left(spec)
-            cost = reduced_macs(spec, structure, rule)
-            logits = reduced(model, params, images, structure, rule).logits
+    def run(params, policy_params, images, key):
+        images = constrain_batch(mesh, images)
+        if isinstance(policy, PredictorConfig):
+            out = PredictorViT(spec, policy).apply({"params": params}, images)
+            structure, logits, tokens_after = spec.largest, out.logits, out.tokens_after
+            cost = policy.macs(spec, tokens_after)
+        elif isinstance(policy, ScheduledReduction):
+            structure, tokens_after = spec.largest, policy.tokens_after(spec)
+            cost = scheduled_macs(spec, structure, policy)
+            logits = forward_reduced(model, params, images, structure, policy).logits
         else:
-            outcome = walk(model, params, images, rule.first, rule.decide(variables, key))
+            outcome = forward_adaptive(
+                model, params, images, policy.first_choice, policy.decide(policy_params, key)
+            )
             structure, logits = outcome.structure, outcome.logits
-            cost, left = macs(spec, structure, decision_cost), token_counts(spec, structure).mlp
-        mean = sum(jnp.asarray(count, jnp.float32) for count in left) / len(left)
+            cost, tokens_after = macs(spec, structure, decision_cost), token_counts(spec, structure).mlp
+        mean = sum(jnp.asarray(count, jnp.float32) for count in tokens_after) / len(tokens_after)
         predicted = jnp.argmax(logits, axis=-1)
         figures = {
             "macs": cost.total,
-            "tokens_left": jnp.asarray(left[-1], jnp.float32) / spec.tokens,
+            "tokens_left": jnp.asarray(tokens_after[-1], jnp.float32) / spec.tokens,
             "tokens_mean": mean / spec.tokens,
             "parameters": parameters(spec, structure),
         }
@@ -78,16 +83,16 @@ def forward(
             )
             for name, value in figures.items()
         }
-        return keep_whole(mesh, {"predicted": predicted, **each})
+        return replicate_in_jit(mesh, {"predicted": predicted, **each})
 
     return jax.jit(run)
 
 
 def evaluate(
     spec: ModelSpec,
-    rule: Rule | Reduction | Selective,
+    policy: DecisionPolicy | ScheduledReduction | PredictorConfig,
     params: Any,
-    variables: Any,
+    policy_params: Any,
     split: Split,
     *,
     batch: int,
@@ -100,14 +105,14 @@ def evaluate(
     decision_cost: MACs of one decision of the selector. key: for rules that draw, default a fixed one. mesh: devices that
     share each batch; every host gets all figures.
     """
-    run = forward(spec, rule, decision_cost, mesh)
-    params, variables = replicate(mesh, (params, variables))
+    run = compile_forward(spec, policy, decision_cost, mesh)
+    params, policy_params = replicate(mesh, (params, policy_params))
     key = jax.random.key(0) if key is None else key
     pieces, total = [], len(split.labels)
     for number, start in enumerate(range(0, total, batch)):
-        images = divide(mesh, (batch, *split.images.shape[1:]), functools.partial(_rows, split, start))
+        images = shard_batch(mesh, (batch, *split.images.shape[1:]), functools.partial(_rows, split, start))
         own = replicate(mesh, jax.random.fold_in(key, number))
-        out = jax.device_get(run(params, variables, images, own))
+        out = jax.device_get(run(params, policy_params, images, own))
         pieces.append({name: value[: total - start] for name, value in out.items()})
     joined = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
     right = joined["predicted"] == split.labels

@@ -14,7 +14,7 @@ import numpy as np
 
 from prance_jax.core.losses import cross_entropy
 from prance_jax.data.source import Split
-from prance_jax.models.forward import follow, walk
+from prance_jax.models.forward import fixed_decisions, forward_adaptive
 from prance_jax.models.vit import ViT
 from prance_jax.selector.actions import ActionSpace
 from prance_jax.spec.macs import macs
@@ -24,7 +24,7 @@ from prance_jax.spec.structure import GroupChoice, Structure
 Genes = tuple[int, ...]
 
 
-def search(
+def search_static_structure(
     spec: ModelSpec,
     actions: ActionSpace,
     params: Any,
@@ -52,8 +52,8 @@ def search(
 
     def random_genes() -> Genes:
         # Even draws rarely meet a tight budget: tilt each towards small or large choices.
-        tilt = rng.uniform(-3, 3)
-        weights = [np.exp(tilt * np.linspace(0, 1, size)) for size in sizes]
+        size_bias = rng.uniform(-3, 3)
+        weights = [np.exp(size_bias * np.linspace(0, 1, size)) for size in sizes]
         return tuple(int(rng.choice(size, p=weight / weight.sum())) for size, weight in zip(sizes, weights))
 
     def mutated(genes: Genes) -> Genes:
@@ -91,9 +91,9 @@ def _structure(spec: ModelSpec, actions: ActionSpace, genes: Genes) -> Structure
         action = genes[start : start + actions.components]
         widths = tuple(space.widths[index] for index in action[layers : layers + space.layers[group]])
         ratios = tuple(space.ratios[index] for index in action[: space.layers[group]])
-        hidden = tuple(space.hidden_units(width, ratio) for width, ratio in zip(widths, ratios))
+        mlp_dims = tuple(space.mlp_dim(width, ratio) for width, ratio in zip(widths, ratios))
         keep = tuple(choices[index] for choices, index in zip(actions.keep_choices, action[2 * layers :]))
-        groups.append(GroupChoice(widths, hidden, keep))
+        groups.append(GroupChoice(widths, mlp_dims, keep))
     return Structure(tuple(groups))
 
 
@@ -105,7 +105,9 @@ def _evaluator(spec: ModelSpec, params: Any, split: Split, count: int):
     @jax.jit
     def loss(params, images, labels, structure):
         wide = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, labels.shape[:1]), structure)
-        return cross_entropy(walk(model, params, images, wide.groups[0], follow(wide)).logits, labels)
+        return cross_entropy(
+            forward_adaptive(model, params, images, wide.groups[0], fixed_decisions(wide)).logits, labels
+        )
 
     def evaluate(structure: Structure) -> float:
         arrays = jax.tree.map(

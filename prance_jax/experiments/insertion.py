@@ -17,9 +17,9 @@ from typing import Any, Callable, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from prance_jax.baselines.predictor_config import Selective
+from prance_jax.baselines.predictor_config import PredictorConfig
 from prance_jax.experiments.experiment import Experiment
-from prance_jax.experiments.stage_runner import Contender
+from prance_jax.experiments.stage_runner import TableEntry
 from prance_jax.experiments.targets import Target, heads_of
 from prance_jax.training.checkpoint import Checkpoints
 from prance_jax.training.stages import baseline_finetune
@@ -30,11 +30,11 @@ Tree = Any
 class Setting(NamedTuple):
     """Layers before which selectors stand, and the share of the original patches that each keeps."""
 
-    sites: tuple[int, ...] = ()
-    kept: tuple[float, ...] = ()
+    layers: tuple[int, ...] = ()
+    keep_rates: tuple[float, ...] = ()
 
 
-def insert(
+def insert_predictors(
     depth: int,
     shares: tuple[float, ...],
     bearable: Callable[[Setting], bool],
@@ -48,7 +48,7 @@ def insert(
     """
     found = Setting()
     for layer in reversed(range(depth)):
-        if found.sites and met(found):
+        if found.layers and met(found):
             break
         lowered = _lowered(layer, found, shares, bearable, met)
         if lowered == found:
@@ -59,9 +59,9 @@ def insert(
 
 def _lowered(layer, found: Setting, shares, bearable, met) -> Setting:
     """`found` with a selector at `layer` that keeps as little as can be borne, or as meets the target."""
-    floor, best = max(found.kept, default=0.0), found
+    floor, best = max(found.keep_rates, default=0.0), found
     for share in shares:
-        trial = Setting((layer, *found.sites), (share, *found.kept))
+        trial = Setting((layer, *found.layers), (share, *found.keep_rates))
         if share < floor or not bearable(trial):
             break
         best = trial
@@ -70,22 +70,22 @@ def _lowered(layer, found: Setting, shares, bearable, met) -> Setting:
     return best
 
 
-def before(setting: Setting, shares: tuple[float, ...]) -> Setting:
+def previous_setting(setting: Setting, shares: tuple[float, ...]) -> Setting:
     """The setting from which insertion came to this one: its first share a step higher, or no selector there."""
-    sites, (first, *rest) = setting.sites, setting.kept
+    layers, (first, *rest) = setting.layers, setting.keep_rates
     step = shares.index(first)
-    return Setting(sites, (shares[step - 1], *rest)) if step else Setting(sites[1:], tuple(rest))
+    return Setting(layers, (shares[step - 1], *rest)) if step else Setting(layers[1:], tuple(rest))
 
 
-def phases(setting: Setting, apart: float) -> Setting:
+def merge_phases(setting: Setting, apart: float) -> Setting:
     """One selector, the first, for layers whose shares differ from that one's by less than `apart`."""
-    sites, kept = [], []
+    layers, keep_rates = [], []
     for site, share in zip(*setting):
         # Rounded, so that 0.5 - 0.415 is 0.085 and not less.
-        if not kept or round(kept[-1] - share, 9) >= apart:
-            sites.append(site)
-            kept.append(share)
-    return Setting(tuple(sites), tuple(kept))
+        if not keep_rates or round(keep_rates[-1] - share, 9) >= apart:
+            layers.append(site)
+            keep_rates.append(share)
+    return Setting(tuple(layers), tuple(keep_rates))
 
 
 class Insertion:
@@ -98,29 +98,29 @@ class Insertion:
         self.compare = experiment.config.compare
         self.config = self.compare.insertion
         self.dense = experiment.dense(seed)
-        row = Contender("dense", self.spec, experiment.largest, self.dense, ())
+        row = TableEntry("dense", self.spec, experiment.largest, self.dense, ())
         self.lowest = experiment.evaluate(row, "validation").top1 - self.config.drop
         self.accuracies: dict[Setting, float] = {}
 
-    def run(self, target: Target) -> tuple[Selective, Tree] | None:
+    def run(self, target: Target) -> tuple[PredictorConfig, Tree] | None:
         """Selectors for a target and the parameters tuned under them; None where not even the last layer bears one."""
         config = self.config
-        merged = lambda setting: self.selective(phases(setting, config.phase))
-        found = insert(
+        merged = lambda setting: self.predictor(merge_phases(setting, config.phase))
+        found = insert_predictors(
             self.spec.space.depth, config.shares, self.bearable, lambda setting: target.met(merged(setting))
         )
-        if not found.sites:
+        if not found.layers:
             return None
         name, finetune = f"spvit_inserted{target.label}", self.compare.finetune
         return merged(found), self._tuned(name, merged(found), finetune, lambda: self.params(found), 0)
 
-    def selective(self, setting: Setting) -> Selective:
-        return Selective(True, *setting, heads_of(self.spec, "spvit", self.compare))
+    def predictor(self, setting: Setting) -> PredictorConfig:
+        return PredictorConfig(True, *setting, heads_of(self.spec, "spvit", self.compare))
 
     def bearable(self, setting: Setting) -> bool:
         """Whether enough validation images are right after the tuning under a setting."""
         if setting not in self.accuracies:
-            row = Contender("", self.spec, self.selective(setting), self.params(setting), ())
+            row = TableEntry("", self.spec, self.predictor(setting), self.params(setting), ())
             found = self.experiment.evaluate(row, "validation").top1
             self.experiment.progress.note(
                 f"seed{self.seed}: selectors {_name(setting)}: {100 * found:.2f} % of the validation images right, "
@@ -132,34 +132,36 @@ class Insertion:
 
     def params(self, setting: Setting) -> Tree:
         """After the tunings that lead to a setting; those of the dense network where there are no selectors."""
-        if not setting.sites:
+        if not setting.layers:
             return self.dense
         finetune = dataclasses.replace(self.compare.finetune, steps=self.config.steps)
-        came_from = lambda: self.params(before(setting, self.config.shares))
+        came_from = lambda: self.params(previous_setting(setting, self.config.shares))
         # Layers and shares tell trials apart, so that each sees other images.
-        stream = 1 + setting.sites[0] * len(self.config.shares) + self.config.shares.index(setting.kept[0])
+        stream = (
+            1 + setting.layers[0] * len(self.config.shares) + self.config.shares.index(setting.keep_rates[0])
+        )
         name = f"spvit_inserted/{_name(setting)}"
-        return self._tuned(name, self.selective(setting), finetune, came_from, stream)
+        return self._tuned(name, self.predictor(setting), finetune, came_from, stream)
 
-    def _tuned(self, name, what: Selective, config, start: Callable[[], Tree], stream: int) -> Tree:
+    def _tuned(self, name, what: PredictorConfig, config, start: Callable[[], Tree], stream: int) -> Tree:
         experiment, stage = self.experiment, f"seed{self.seed}/compare/{name}"
         key = jax.random.fold_in(experiment.key(self.seed, "tune"), stream)
         begun = Checkpoints(experiment.workdir.checkpoints / stage).latest() is not None
         # One program for all shares at the same sites.
-        anyhow = dataclasses.replace(what, kept=(1.0,) * len(what.sites))
-        step = baseline_finetune.tune_step(
-            self.spec, config, self.compare.selective, anyhow, experiment.source.sample, experiment.mesh
+        anyhow = dataclasses.replace(what, keep_rates=(1.0,) * len(what.layers))
+        step = baseline_finetune.baseline_step(
+            self.spec, config, self.compare.predictor, anyhow, experiment.source.sample, experiment.mesh
         )
         state = experiment.train_stage(
             stage,
             config.steps,
             # What was begun needs the structure alone, and not what led there.
-            lambda: baseline_finetune.init(
+            lambda: baseline_finetune.init_baseline(
                 self.spec, what, self.dense if begun else start(), config, key, at_shares=True
             ),
             step,
             config.batch,
-            (key, self.dense, jnp.asarray(what.kept, jnp.float32)),
+            (key, self.dense, jnp.asarray(what.keep_rates, jnp.float32)),
             ("loss", "accuracy"),
         )
         experiment.forget(stage)  # there are many of them

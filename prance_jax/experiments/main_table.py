@@ -11,16 +11,16 @@ import jax.numpy as jnp
 
 from prance_jax.config.experiment import Config
 from prance_jax.core.files import write_atomic
-from prance_jax.evaluation.static_search import search
+from prance_jax.evaluation.static_search import search_static_structure
 from prance_jax.experiments.experiment import Experiment
-from prance_jax.experiments.stage_runner import Contender, percent
+from prance_jax.experiments.stage_runner import TableEntry, percent
 from prance_jax.models.reduction import at_macs
-from prance_jax.selector.policies import RandomRule, StaticRule
+from prance_jax.selector.policies import RandomPolicy, StaticPolicy
 from prance_jax.spec.macs import macs
 from prance_jax.spec.structure import GroupChoice, Structure
 
 
-def best_static(experiment: Experiment, seed: int, mode: str, budget: float) -> Contender:
+def best_static(experiment: Experiment, seed: int, mode: str, budget: float) -> TableEntry:
     """The best static structure at `budget` MACs; the search's result is kept in the workdir."""
     spec, settings = experiment.spec(mode), experiment.config.baselines
     file = experiment.workdir.path / f"static_seed{seed}_{mode}.json"
@@ -29,7 +29,7 @@ def best_static(experiment: Experiment, seed: int, mode: str, budget: float) -> 
         experiment.progress.note(
             f"seed{seed}/{mode}: searching the best of {settings.candidates} static structures"
         )
-        structure, loss = search(
+        structure, loss = search_static_structure(
             spec,
             experiment.selector(mode).lattice,
             experiment.meta(seed),
@@ -40,39 +40,39 @@ def best_static(experiment: Experiment, seed: int, mode: str, budget: float) -> 
             seed=seed,
         )
         write_atomic(file, json.dumps({"budget": budget, "loss": loss, "structure": structure}))
-    rule = StaticRule(structure)
+    policy = StaticPolicy(structure)
     params = experiment.meta(seed)
     if settings.finetune:
-        params = experiment.finetuned(seed, mode, "finetune_static", rule, ())
-    return Contender(_name("best_static", mode, experiment.config), spec, rule, params, ())
+        params = experiment.finetuned(seed, mode, "finetune_static", policy, ())
+    return TableEntry(_name("best_static", mode, experiment.config), spec, policy, params, ())
 
 
-def random_policy(experiment: Experiment, seed: int, mode: str, share: float) -> Contender:
+def random_policy(experiment: Experiment, seed: int, mode: str, share: float) -> TableEntry:
     """Random decisions whose mean MACs are `share` of the full network's."""
     spec = experiment.spec(mode)
-    rule = RandomRule(experiment.first_group(), experiment.selector(mode).lattice)
-    tilt = jnp.float32(rule.tilt_for(spec, share))
+    policy = RandomPolicy(experiment.first_group(), experiment.selector(mode).lattice)
+    size_bias = jnp.float32(policy.size_bias_for(spec, share))
     params = experiment.meta(seed)
     if experiment.config.baselines.finetune:
-        params = experiment.finetuned(seed, mode, "finetune_random", rule, tilt)
-    return Contender(_name("random_policy", mode, experiment.config), spec, rule, params, tilt)
+        params = experiment.finetuned(seed, mode, "finetune_random", policy, size_bias)
+    return TableEntry(_name("random_policy", mode, experiment.config), spec, policy, params, size_bias)
 
 
-def reductions(experiment: Experiment, seed: int, target: float, suffix: str = "") -> list[Contender]:
+def reduction_entries(experiment: Experiment, seed: int, target: float, suffix: str = "") -> list[TableEntry]:
     """Token reductions that need no training, on the dense network, at the MACs nearest to `target`."""
     spec = experiment.spec(experiment.config.token_modes[0])
     return [
-        Contender(name + suffix, spec, at_macs(spec, spec.largest, name, target), experiment.dense(seed), ())
+        TableEntry(name + suffix, spec, at_macs(spec, spec.largest, name, target), experiment.dense(seed), ())
         for name in experiment.config.baselines.reductions
     ]
 
 
-def contenders(experiment: Experiment, seed: int) -> list[Contender]:
+def table_entries(experiment: Experiment, seed: int) -> list[TableEntry]:
     """All rows of one seed; budgets of the baselines are what PRANCE really spends on the validation images."""
     spec = experiment.spec(experiment.config.token_modes[0])
     rows = [
-        Contender("dense", spec, experiment.largest, experiment.dense(seed), ()),
-        Contender("meta_largest", spec, experiment.largest, experiment.meta(seed), ()),
+        TableEntry("dense", spec, experiment.largest, experiment.dense(seed), ()),
+        TableEntry("meta_largest", spec, experiment.largest, experiment.meta(seed), ()),
     ]
     for mode in experiment.config.token_modes:
         if experiment.config.budgets:
@@ -80,7 +80,7 @@ def contenders(experiment: Experiment, seed: int) -> list[Contender]:
             if mode == experiment.config.token_modes[0]:
                 full = macs(spec, spec.largest).total
                 for budget in experiment.config.budgets:
-                    rows.extend(reductions(experiment, seed, budget * full, percent(budget)))
+                    rows.extend(reduction_entries(experiment, seed, budget * full, percent(budget)))
             continue
         prance = experiment.prance(seed, mode)
         spent = experiment.evaluate(prance, "validation").macs.mean()
@@ -88,7 +88,7 @@ def contenders(experiment: Experiment, seed: int) -> list[Contender]:
         rows.append(best_static(experiment, seed, mode, float(spent)))
         rows.append(random_policy(experiment, seed, mode, float(spent) / full))
         if mode == experiment.config.token_modes[0]:
-            rows.extend(reductions(experiment, seed, float(spent)))
+            rows.extend(reduction_entries(experiment, seed, float(spent)))
         rows.append(prance)
     return rows
 

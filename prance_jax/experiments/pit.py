@@ -10,11 +10,11 @@ import numpy as np
 
 from prance_jax.baselines.pit_spec import PiTSpec, pit_at_share, pit_macs
 from prance_jax.config.stages import FinetuneConfig
-from prance_jax.core.sharding import check_rows
+from prance_jax.core.sharding import check_batch_sizes
 from prance_jax.experiments.experiment import Experiment
 from prance_jax.experiments.stage_runner import percent
-from prance_jax.training.metrics import read
-from prance_jax.training.stages.pit import init, pit_step, top1
+from prance_jax.training.metrics import read_metrics
+from prance_jax.training.stages.pit import init_pit, pit_step, top1
 
 LAST = 100
 """Steps at the end of training over which kept shares are averaged."""
@@ -38,7 +38,7 @@ class PiTRow:
 def pit_rows(experiment: Experiment, seed: int) -> list[PiTRow]:
     """All rows of one seed, on the test images."""
     source, config = experiment.source, experiment.config.pit
-    check_rows(
+    check_batch_sizes(
         experiment.mesh, **{"pit.train.batch": config.train.batch, "pit.tune.batch": config.tune.batch}
     )
     spec = config.spec(source)
@@ -48,21 +48,21 @@ def pit_rows(experiment: Experiment, seed: int) -> list[PiTRow]:
         return experiment.train_stage(
             f"seed{seed}/pit/{name}",
             settings.steps,
-            lambda: init(own, settings, key, *teacher),
-            pit_step(own, settings, config.selective, source.sample, experiment.mesh),
+            lambda: init_pit(own, settings, key, *teacher),
+            pit_step(own, settings, config.predictor, source.sample, experiment.mesh),
             settings.batch,
             (key, *teacher),
             ("loss", "accuracy"),
         )["ema"]
 
     dense = trained("dense", spec, config.train, train_key)
-    contenders = [("dense", spec, dense)]
+    table_entries = [("dense", spec, dense)]
     if config.tune.steps:
-        selected = pit_at_share(spec, config.share, config.sites, config.powers)
+        selected = pit_at_share(spec, config.share, config.predictor_blocks, config.powers)
         for name, own in (("dense_tuned", spec), (f"spvit_tuned{percent(config.share)}", selected)):
-            contenders.append((name, own, trained(name, own, config.tune, tune_key, dense)))
+            table_entries.append((name, own, trained(name, own, config.tune, tune_key, dense)))
     rows: list[PiTRow] = []
-    for name, own, params in contenders:
+    for name, own, params in table_entries:
         found = top1(own, params, source.split("test"), experiment.config.evaluation.batch)
         rows.append(
             PiTRow(
@@ -72,23 +72,23 @@ def pit_rows(experiment: Experiment, seed: int) -> list[PiTRow]:
                 found - (rows[0].top1 if rows else found),
                 pit_macs(own) / 1e9,
                 pit_macs(own) / pit_macs(spec),
-                own.kept,
-                _drawn(experiment, f"seed{seed}/pit/{name}", config.tune.steps, len(own.sites)),
+                own.keep_rates,
+                _drawn(experiment, f"seed{seed}/pit/{name}", config.tune.steps, len(own.predictor_blocks)),
             )
         )
     return rows
 
 
-def _drawn(experiment: Experiment, stage: str, steps: int, sites: int) -> tuple[float, ...]:
+def _drawn(experiment: Experiment, stage: str, steps: int, predictor_blocks: int) -> tuple[float, ...]:
     """Mean kept shares of a stage's last steps, from the metrics of the workdir."""
-    if not sites:
+    if not predictor_blocks:
         return ()
-    lines = [line for line in read(experiment.workdir.metrics_file) if line["stage"] == stage]
+    lines = [line for line in read_metrics(experiment.workdir.metrics_file) if line["stage"] == stage]
     last = [line for line in lines if line["step"] > steps - LAST]
-    return tuple(float(np.mean([line[f"kept_{site}"] for line in last])) for site in range(sites))
+    return tuple(float(np.mean([line[f"kept_{site}"] for line in last])) for site in range(predictor_blocks))
 
 
-def table(rows: list[PiTRow]) -> str:
+def pit_table(rows: list[PiTRow]) -> str:
     """Markdown, a line per method and seed."""
     lines = [
         "| method | seed | top-1 % | change | GMACs | MACs % | kept % in training (target), by stage |",

@@ -9,16 +9,16 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Callable
 
-from prance_jax.adaptive.bucket_latency import load_latency
-from prance_jax.adaptive.buckets import Plans
-from prance_jax.adaptive.calibrate import calibrated_ladder, decisions
-from prance_jax.adaptive.choose_buckets import choose_plans
-from prance_jax.adaptive.rounding import RoundedRule
-from prance_jax.baselines.predictor_config import Selective
+from prance_jax.adaptive.bucket_latency import load_latency_table
+from prance_jax.adaptive.buckets import Buckets
+from prance_jax.adaptive.calibrate import calibrated_budget_table, collect_decisions
+from prance_jax.adaptive.choose_buckets import choose_buckets
+from prance_jax.adaptive.rounding import BucketedPolicy
+from prance_jax.baselines.predictor_config import PredictorConfig
 from prance_jax.core.sharding import replicate
-from prance_jax.experiments.stage_runner import Contender, StageRunner, percent
-from prance_jax.models.reduction import Reduction
-from prance_jax.selector.policies import AnyPriceRule, Rule
+from prance_jax.experiments.stage_runner import StageRunner, TableEntry, percent
+from prance_jax.models.reduction import ScheduledReduction
+from prance_jax.selector.policies import DecisionPolicy, RandomCostPolicy
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.structure import GroupChoice
 from prance_jax.training.checkpoint import Checkpoints
@@ -26,7 +26,7 @@ from prance_jax.training.loop import Stage
 from prance_jax.training.stages import baseline_finetune, finetune, pretrain
 from prance_jax.training.stages import selector as selector_stage
 from prance_jax.training.stages.selector import Selector
-from prance_jax.zoo.from_dense import meta_from_dense, start_from
+from prance_jax.zoo.from_dense import load_start, meta_from_dense
 
 
 class PranceStages(StageRunner):
@@ -46,10 +46,10 @@ class PranceStages(StageRunner):
         config = self.config.selector
         if budget is not None:
             reward = dataclasses.replace(config.reward, target_macs=budget)
-            config = dataclasses.replace(config, prices=None, reward=reward)
+            config = dataclasses.replace(config, cost_weights=None, reward=reward)
         spec, table = self.spec(mode), None
         if config.latency_table is not None:
-            table = load_latency(config.latency_table, spec)
+            table = load_latency_table(config.latency_table, spec)
         return Selector(spec, config, self.first_group(), table, self.mesh)
 
     def dense(self, seed: int) -> Any:
@@ -59,7 +59,7 @@ class PranceStages(StageRunner):
         state = self.train_stage(
             f"seed{seed}/dense",
             config.steps,
-            lambda: pretrain.init(spec, config, self.key(seed, "init")),
+            lambda: pretrain.init_pretrain(spec, config, self.key(seed, "init")),
             step,
             config.batch,
             (self.key(seed, "dense"),),
@@ -68,7 +68,11 @@ class PranceStages(StageRunner):
         return state["ema"]
 
     def tuned(
-        self, seed: int, name: str, what: Reduction | Selective | None, consistent: bool = False
+        self,
+        seed: int,
+        name: str,
+        what: ScheduledReduction | PredictorConfig | None,
+        consistent: bool = False,
     ) -> Any:
         """Parameters of the dense network tuned under another method, with itself as the teacher, by `compare.finetune`; None:
         as it is. name: of the stage. consistent: with MCTF's consistency."""
@@ -78,9 +82,9 @@ class PranceStages(StageRunner):
         return self.train_stage(
             f"seed{seed}/compare/{name}",
             config.finetune.steps,
-            lambda: baseline_finetune.init(spec, what, teacher, config.finetune, key),
-            baseline_finetune.tune_step(
-                spec, config.finetune, config.selective, what, self.source.sample, self.mesh, consistency
+            lambda: baseline_finetune.init_baseline(spec, what, teacher, config.finetune, key),
+            baseline_finetune.baseline_step(
+                spec, config.finetune, config.predictor, what, self.source.sample, self.mesh, consistency
             ),
             config.finetune.batch,
             (key, teacher),
@@ -103,7 +107,7 @@ class PranceStages(StageRunner):
         state = self.train_stage(
             name,
             config.steps,
-            lambda: pretrain.init(spec, config, self.key(seed, "init"), start),
+            lambda: pretrain.init_pretrain(spec, config, self.key(seed, "init"), start),
             step,
             config.batch,
             (self.key(seed, "meta"),),
@@ -115,11 +119,11 @@ class PranceStages(StageRunner):
         """(fresh parameters) -> those that stage one starts from, by `meta.init_from`."""
         spec, origin = self.meta_spec, self.config.meta.init_from
         if origin != "dense":
-            return lambda fresh: start_from(origin, spec, fresh)
+            return lambda fresh: load_start(origin, spec, fresh)
         source, dense = self.spec(self.config.token_modes[0]), self.dense(seed)
         return lambda fresh: meta_from_dense(dense, source, spec, fresh)
 
-    def policy(self, seed: int, mode: str, budget: float | None = None) -> Any:
+    def policy_params(self, seed: int, mode: str, budget: float | None = None) -> Any:
         """The selector's policy after stage two; budget: as in `prance`."""
         selector = self.selector(mode, budget)
         name = f"seed{seed}/{mode}/selector{percent(budget)}"
@@ -129,10 +133,10 @@ class PranceStages(StageRunner):
         def step(state, index):
             if not held:
                 key = self.key(seed, "pool")
-                pool = selector_stage.pool(selector, params, self.source, key)
+                pool = selector_stage.draw_pool(selector, params, self.source, key)
                 arguments = self.key(seed, "selector", mode), params, *pool
                 held.append(replicate(self.mesh, arguments))
-            return selector_stage.select_step(selector)(state, index, *held[0])
+            return selector_stage.selector_step(selector)(state, index, *held[0])
 
         stage = Stage(
             name,
@@ -144,20 +148,26 @@ class PranceStages(StageRunner):
         return self._stage(stage)["ppo"].policy
 
     def finetuned(
-        self, seed: int, mode: str, kind: str, rule: Rule, variables: Any, budget: float | None = None
+        self,
+        seed: int,
+        mode: str,
+        kind: str,
+        policy: DecisionPolicy,
+        policy_params: Any,
+        budget: float | None = None,
     ) -> Any:
         """Parameters after stage three under a rule. kind: 'finetune', 'finetune_random' or 'finetune_static'; budget:
         as in `prance`."""
         start, config, spec = self.meta(seed), self.config.finetune, self.spec(mode)
-        if isinstance(rule, AnyPriceRule) and config.every_budget_steps is not None:
+        if isinstance(policy, RandomCostPolicy) and config.every_budget_steps is not None:
             config = dataclasses.replace(config, steps=config.every_budget_steps)
         return self.train_stage(
             f"seed{seed}/{mode}/{kind}{percent(budget)}",
             config.steps,
-            lambda: finetune.init(start, config),
-            finetune.finetune_step(spec, config, rule, self.source.sample, self.mesh),
+            lambda: finetune.init_finetune(start, config),
+            finetune.finetune_step(spec, config, policy, self.source.sample, self.mesh),
             config.batch,
-            (self.key(seed, kind, mode), variables, self._teacher(seed)),
+            (self.key(seed, kind, mode), policy_params, self._teacher(seed)),
             ("loss", "accuracy", "macs_kept"),
         )["ema"]
 
@@ -170,28 +180,28 @@ class PranceStages(StageRunner):
         }
         return teachers[self.config.finetune.teacher]()
 
-    def prance(self, seed: int, mode: str, budget: float | None = None) -> Contender:
+    def prance(self, seed: int, mode: str, budget: float | None = None) -> TableEntry:
         """A selector and the network tuned under it; the policy, without a price where it was trained for every budget.
 
         budget: of a selector trained for this share of dense MACs alone; by default the one of the config.
         """
-        selector, policy = self.selector(mode, budget), self.policy(seed, mode, budget)
-        rule, prices = selector.rule, selector.config.prices
-        if self.config.finetune.on_plans:
-            rule = RoundedRule(rule, self.plans(seed, selector, policy))
-        tuned_under = rule if prices is None else AnyPriceRule(rule, prices)
-        params = self.finetuned(seed, mode, "finetune", tuned_under, policy, budget)
+        selector, policy_params = self.selector(mode, budget), self.policy_params(seed, mode, budget)
+        policy, cost_weights = selector.policy, selector.config.cost_weights
+        if self.config.finetune.round_to_buckets:
+            policy = BucketedPolicy(policy, self.buckets(seed, selector, policy_params))
+        tuned_under = policy if cost_weights is None else RandomCostPolicy(policy, cost_weights)
+        params = self.finetuned(seed, mode, "finetune", tuned_under, policy_params, budget)
         name = f"prance_{mode}" if budget is None else f"single_{mode}{percent(budget)}"
-        return Contender(name, self.spec(mode), rule, params, policy, selector.decision_cost)
+        return TableEntry(name, self.spec(mode), policy, params, policy_params, selector.decision_cost)
 
-    def plans(self, seed: int, selector: Selector, policy: Any) -> Plans:
+    def buckets(self, seed: int, selector: Selector, policy_params: Any) -> Buckets:
         """The plans of a selector, from what it decides on the validation images with stage one's network."""
         settings, split, params = self.config.evaluation, self.source.split("validation"), self.meta(seed)
-        if selector.config.prices is None:
+        if selector.config.cost_weights is None:
             images = split.images[: settings.calibration_images]
-            found = decisions(selector.spec, selector.rule, params, policy, images)
+            found = collect_decisions(selector.spec, selector.policy, params, policy_params, images)
         else:
-            _, found = calibrated_ladder(
-                selector.spec, selector.rule, params, policy, split, selector.config.prices
+            _, found = calibrated_budget_table(
+                selector.spec, selector.policy, params, policy_params, split, selector.config.cost_weights
             )
-        return choose_plans(selector.spec, found, settings.plans, settings.token_multiple)
+        return choose_buckets(selector.spec, found, settings.buckets, settings.token_multiple)

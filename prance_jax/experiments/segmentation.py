@@ -14,7 +14,7 @@ from prance_jax.config.stages import DenseConfig
 from prance_jax.core.errors import UserError
 from prance_jax.evaluation.miou import confusion_matrix, from_confusion
 from prance_jax.experiments.experiment import Experiment
-from prance_jax.experiments.stage_runner import Contender
+from prance_jax.experiments.stage_runner import TableEntry
 from prance_jax.models.reduction import at_macs
 from prance_jax.spec.macs import macs
 from prance_jax.training.workdir import Workdir
@@ -33,7 +33,7 @@ class SegmentRow:
     macs_kept: float
 
 
-def on_pixels(config: Config) -> Config:
+def segmentation_config(config: Config) -> Config:
     """The same experiment on the embedded segmentation task, with the settings of `config.segment`."""
     if config.data.name != "digits":
         raise UserError("segmentation is measured on the embedded digits; set data.name to 'digits'")
@@ -52,35 +52,37 @@ def on_pixels(config: Config) -> Config:
     )
 
 
-def segmentation(experiment: Experiment) -> Experiment:
+def segmentation_experiment(experiment: Experiment) -> Experiment:
     """The segmentation experiment of a run. Raises UserError for data without masks."""
     folder = Workdir(experiment.workdir.path / "segment")
-    return Experiment(on_pixels(experiment.config), folder, experiment.progress, train=experiment.train)
+    return Experiment(
+        segmentation_config(experiment.config), folder, experiment.progress, train=experiment.train
+    )
 
 
-def contenders(pixels: Experiment, seed: int) -> list[Contender]:
+def segmentation_entries(pixels: Experiment, seed: int) -> list[TableEntry]:
     """All rows of one seed; pixels: a `segmentation` experiment."""
     config, dense = pixels.config.segment, pixels.dense(seed)
     spec = pixels.spec(pixels.config.token_modes[0])
-    rows = [Contender("dense", spec, pixels.largest, dense, ())]
+    rows = [TableEntry("dense", spec, pixels.largest, dense, ())]
     for name in config.methods:
         reduction = at_macs(spec, spec.largest, name, config.share * macs(spec, spec.largest).total)
-        rows.append(Contender(name, spec, reduction, dense, ()))
+        rows.append(TableEntry(name, spec, reduction, dense, ()))
         if config.tune.steps:
             params = pixels.tuned(seed, name, reduction)
-            rows.append(Contender(f"{name}_tuned", spec, reduction, params, ()))
+            rows.append(TableEntry(f"{name}_tuned", spec, reduction, params, ()))
     if config.token_modes != ():
         # It has had more steps than the dense one: what they alone are worth.
-        rows.append(Contender("meta_largest", spec, pixels.largest, pixels.meta(seed), ()))
+        rows.append(TableEntry("meta_largest", spec, pixels.largest, pixels.meta(seed), ()))
         rows += [pixels.prance(seed, mode) for mode in pixels.config.token_modes]
     return rows
 
 
-def measured(pixels: Experiment, seed: int) -> list[SegmentRow]:
+def segmentation_rows(pixels: Experiment, seed: int) -> list[SegmentRow]:
     """All rows of one seed, on the test set; pixels: a `segmentation` experiment."""
     rows: list[SegmentRow] = []
     truth = pixels.source.split("test").labels
-    for row in contenders(pixels, seed):
+    for row in segmentation_entries(pixels, seed):
         found = pixels.evaluate(row, "test")
         overlap = from_confusion(confusion_matrix(truth, found.predicted, row.spec.num_classes))
         full, spent = macs(row.spec, row.spec.largest).total, float(found.macs.mean())
@@ -90,7 +92,7 @@ def measured(pixels: Experiment, seed: int) -> list[SegmentRow]:
     return rows
 
 
-def table(rows: list[SegmentRow]) -> str:
+def segmentation_table(rows: list[SegmentRow]) -> str:
     """Markdown, a line per method and seed."""
     lines = [
         "| method | seed | mIoU % | change | pixels % | GMACs | MACs % |",

@@ -8,15 +8,15 @@ from typing import Any
 
 import jax
 
-from prance_jax.baselines.predictor_config import Selective
+from prance_jax.baselines.predictor_config import PredictorConfig
 from prance_jax.config.experiment import Config
 from prance_jax.core.errors import UserError
-from prance_jax.core.sharding import check_rows, local, make_mesh, place, replicate
+from prance_jax.core.sharding import check_batch_sizes, fetch_local, make_mesh, replicate, shard_state
 from prance_jax.data.load import load_source
-from prance_jax.data.prefetch import feed
+from prance_jax.data.prefetch import prefetch_to_device
 from prance_jax.evaluation.evaluate import evaluate
-from prance_jax.models.reduction import Reduction
-from prance_jax.selector.policies import Rule, StaticRule
+from prance_jax.models.reduction import ScheduledReduction
+from prance_jax.selector.policies import DecisionPolicy, StaticPolicy
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.training.checkpoint import Checkpoints
 from prance_jax.training.loop import Stage, run_stage
@@ -42,15 +42,15 @@ _STREAMS = (
 
 
 @dataclass(frozen=True)
-class Contender:
+class TableEntry:
     """A row of the table: a rule, a token reduction or learned selectors, with the parameters that it runs on.
     decision_cost: MACs of one decision."""
 
     method: str
     spec: ModelSpec
-    rule: Rule | Reduction | Selective
+    policy: DecisionPolicy | ScheduledReduction | PredictorConfig
     params: Any
-    variables: Any = None
+    policy_params: Any = None
     decision_cost: int = 0
 
 
@@ -62,8 +62,8 @@ class StageRunner:
         self.config, self.workdir, self.progress, self.train = config, workdir, progress, train
         self.source, self.mesh = load_source(config.data), make_mesh(config.mesh)
         stages = ("dense", "meta", "selector", "finetune")
-        check_rows(self.mesh, **{f"{name}.batch": getattr(config, name).batch for name in stages})
-        check_rows(self.mesh, **{"evaluation.batch": config.evaluation.batch})
+        check_batch_sizes(self.mesh, **{f"{name}.batch": getattr(config, name).batch for name in stages})
+        check_batch_sizes(self.mesh, **{"evaluation.batch": config.evaluation.batch})
         self.metrics = MetricsWriter(workdir.metrics_file, Events(workdir.events, progress.note))
         self._finished: dict[str, Any] = {}
 
@@ -71,21 +71,21 @@ class StageRunner:
         return self.config.spec(self.source, mode)
 
     @property
-    def largest(self) -> StaticRule:
+    def largest(self) -> StaticPolicy:
         """The rule of the dense network."""
-        return StaticRule(self.spec(self.config.token_modes[0]).largest)
+        return StaticPolicy(self.spec(self.config.token_modes[0]).largest)
 
     def key(self, seed: int, stream: str, mode: str = "") -> jax.Array:
         key = jax.random.fold_in(jax.random.key(seed), _STREAMS.index(stream))
         return jax.random.fold_in(key, self.config.token_modes.index(mode)) if mode else key
 
-    def evaluate(self, row: Contender, split: str):
+    def evaluate(self, row: TableEntry, split: str):
         """An `Evaluation` of a row on 'validation' or 'test'."""
         return evaluate(
             row.spec,
-            row.rule,
+            row.policy,
             row.params,
-            row.variables,
+            row.policy_params,
             self.source.split(split),
             batch=self.config.evaluation.batch,
             decision_cost=row.decision_cost,
@@ -99,7 +99,7 @@ class StageRunner:
         def placed(state, index):
             if not held:
                 held.append(replicate(self.mesh, arguments))
-                held.append(feed(self.source, batch, int(index), self.mesh))
+                held.append(prefetch_to_device(self.source, batch, int(index), self.mesh))
             key, *rest = held[0]
             return step(state, index, key, next(held[1]), *rest)
 
@@ -117,7 +117,7 @@ class StageRunner:
                     f"{self.workdir.path}: stage {stage.name} is at step {there or 0} of {stage.steps}; "
                     "run the train command on this workdir first"
                 )
-            placed = dataclasses.replace(stage, init=lambda: place(self.mesh, stage.init()))
+            placed = dataclasses.replace(stage, init=lambda: shard_state(self.mesh, stage.init()))
             state = run_stage(
                 placed,
                 self.workdir.checkpoints,
@@ -125,7 +125,7 @@ class StageRunner:
                 checkpoint_seconds=self.config.checkpoint_seconds,
                 progress=self.progress,
             )
-            self._finished[stage.name] = local(state)
+            self._finished[stage.name] = fetch_local(state)
         return self._finished[stage.name]
 
 

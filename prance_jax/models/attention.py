@@ -18,14 +18,14 @@ def key_bias(tokens: TokenSet) -> jax.Array | None:
     return jnp.where(tokens.valid, jnp.log(jnp.where(tokens.valid, size, 1.0)), -jnp.inf)
 
 
-def shown(bias: jax.Array | None, policy: jax.Array | None) -> jax.Array | None:
+def visible_bias(bias: jax.Array | None, policy: jax.Array | None) -> jax.Array | None:
     """The bias with -inf for keys that a policy hides from the others."""
     if policy is None:
         return bias
     return jnp.where(policy > 0, 0.0 if bias is None else bias, -jnp.inf)
 
 
-def attend(
+def dot_product_attention(
     q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None, policy: jax.Array | None = None
 ) -> jax.Array:
     """softmax(q k^T / sqrt(D) + bias) v, softmax in float32. q, k, v: [B, H, N, D]; bias: [B, N] over keys.
@@ -50,7 +50,7 @@ def attend(
     return jnp.einsum("bhnm,bhmd->bhnd", weights.astype(v.dtype), v)
 
 
-def signals(
+def attention_signals(
     q: jax.Array, k: jax.Array, v: jax.Array | None, bias: jax.Array | None, received: bool = False
 ) -> AttentionSignals:
     """CLS attention, mean keys and value norms. One query row of its own, so that `attend` may be any fused kernel.

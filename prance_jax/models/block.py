@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from prance_jax.core.sizes import Size
 from prance_jax.models import attention
-from prance_jax.models.elastic import dense, fit, layer_norm, spread
+from prance_jax.models.elastic import broadcast_width, dense, fit_channels, layer_norm
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.tokens.regroup import Grouping, pooled, regroup
 from prance_jax.tokens.token_set import AttentionSignals, TokenSet
@@ -29,9 +29,9 @@ def sincos_init(key: jax.Array, shape: tuple[int, int], dtype=jnp.float32) -> ja
     """
     tokens, channels = shape
     side = math.isqrt(tokens - 1)
-    place = jnp.arange(side, dtype=dtype)
+    new_index = jnp.arange(side, dtype=dtype)
     frequency = 10_000 ** -jnp.linspace(0, 1, max(channels // 4, 1), dtype=dtype)
-    angles = place[:, None] * frequency
+    angles = new_index[:, None] * frequency
     rows, columns = jnp.repeat(angles, side, axis=0), jnp.tile(angles, (side, 1))
     waves = jnp.stack([jnp.sin(rows), jnp.cos(rows), jnp.sin(columns), jnp.cos(columns)], axis=-1).reshape(
         side**2, -1
@@ -64,10 +64,10 @@ class Norm(nn.Module):
         return scale, self.param("bias", nn.initializers.zeros, (self.channels,))
 
 
-def norm(spec: ModelSpec, weights: Norm, x: jax.Array, reads: Size, width: Size) -> jax.Array:
+def norm(spec: ModelSpec, weights: Norm, x: jax.Array, width_in: Size, width: Size) -> jax.Array:
     """LayerNorm over the `reads` channels that arrive; official deployment scales it by the chosen `width`."""
-    share = spread(width, x.ndim) / spec.space.super_width if spec.scale_norm else None
-    return layer_norm(x, *weights(), reads, spec.norm_epsilon, share)
+    share = broadcast_width(width, x.ndim) / spec.space.super_width if spec.scale_norm else None
+    return layer_norm(x, *weights(), width_in, spec.norm_epsilon, share)
 
 
 class Block(nn.Module):
@@ -79,7 +79,7 @@ class Block(nn.Module):
 
     def setup(self):
         space, (qk, vo) = self.spec.space, self.spec.head_dims(self.layer)
-        hidden = self.spec.stored_hidden(self.layer)
+        hidden = self.spec.stored_mlp_dim(self.layer)
         self.norm1 = Norm(space.super_width)
         self.qkv = Affine(space.super_width, space.heads * (2 * qk + vo))
         self.proj = Affine(space.heads * vo, space.super_width)
@@ -89,10 +89,10 @@ class Block(nn.Module):
         if self.maps_residual:
             self.residual_map = Affine(space.super_width, space.super_width, identity_init)
 
-    def attend(
+    def apply_attention(
         self,
         tokens: TokenSet,
-        reads: Size,
+        width_in: Size,
         width: Size,
         received: bool = False,
         policy: jax.Array | None = None,
@@ -104,10 +104,10 @@ class Block(nn.Module):
         it hides gives no signals.
         """
         space = self.spec.space
-        x = norm(self.spec, self.norm1, tokens.features, reads, width)
+        x = norm(self.spec, self.norm1, tokens.features, width_in, width)
         qk, vo = self.spec.head_dims(self.layer)
         ends, inner = (space.heads * qk, 2 * space.heads * qk), space.heads * vo
-        qkv = dense(x, *self.qkv(), reads, ends[1] + inner, ends[1] + inner)
+        qkv = dense(x, *self.qkv(), width_in, ends[1] + inner, ends[1] + inner)
         batch, slots, _ = qkv.shape
         if qk == vo:
             q, k, v = qkv.reshape(batch, slots, 3, space.heads, qk).transpose(2, 0, 3, 1, 4)
@@ -116,13 +116,13 @@ class Block(nn.Module):
             q, k, v = (part.reshape(batch, slots, space.heads, -1).swapaxes(1, 2) for part in parts)
         bias = attention.key_bias(tokens)
         mixed = self._mix(q, k, v, bias, policy)
-        told = attention.signals(q, k, v, attention.shown(bias, policy), received)
-        return self._project(tokens, mixed, reads, width), told
+        told = attention.attention_signals(q, k, v, attention.visible_bias(bias, policy), received)
+        return self._project(tokens, mixed, width_in, width), told
 
-    def attend_ahead(
+    def attention_one_step_ahead(
         self,
         tokens: TokenSet,
-        reads: Size,
+        width_in: Size,
         width: Size,
         group: Callable[[TokenSet, AttentionSignals], Grouping],
     ) -> tuple[TokenSet, AttentionSignals]:
@@ -138,50 +138,54 @@ class Block(nn.Module):
         kernel, offset = self.qkv()
 
         def heads(tokens: TokenSet, weights: tuple[jax.Array, jax.Array], channels: int) -> jax.Array:
-            x = norm(self.spec, self.norm1, tokens.features, reads, width)
-            x = dense(x, *weights, reads, weights[1].size, weights[1].size)
+            x = norm(self.spec, self.norm1, tokens.features, width_in, width)
+            x = dense(x, *weights, width_in, weights[1].size, weights[1].size)
             return x.reshape(*x.shape[:2], -1, space.heads, channels).transpose(2, 0, 3, 1, 4)
 
         q, k = heads(tokens, (kernel[:, :split], offset[:split]), qk)
         bias = attention.key_bias(tokens)
-        signals = attention.signals(q, k, None, bias, received=True)
+        signals = attention.attention_signals(q, k, None, bias, received=True)
         grouping = group(tokens, signals)
         merged = regroup(tokens, *grouping)
         (v,) = heads(merged, (kernel[:, split:], offset[split:]), vo)
-        v = jnp.take_along_axis(v, jnp.maximum(grouping.place, 0)[:, None, :, None], axis=2)
-        v = jnp.where((grouping.place >= 0)[:, None, :, None], v, 0)
+        v = jnp.take_along_axis(v, jnp.maximum(grouping.new_index, 0)[:, None, :, None], axis=2)
+        v = jnp.where((grouping.new_index >= 0)[:, None, :, None], v, 0)
         mixed = pooled(self._mix(q, k, v, bias), *grouping)
-        return self._project(merged, mixed, reads, width), signals
+        return self._project(merged, mixed, width_in, width), signals
 
     def _mix(self, q, k, v, bias, policy=None) -> jax.Array:
         """What the heads gather, side by side: [B, N, heads x channels]."""
-        attend = jax.checkpoint(attention.attend) if self.spec.remat else attention.attend
-        mixed = attend(q, k, v, bias, policy).swapaxes(1, 2)
+        apply_attention = (
+            jax.checkpoint(attention.dot_product_attention)
+            if self.spec.remat
+            else attention.dot_product_attention
+        )
+        mixed = apply_attention(q, k, v, bias, policy).swapaxes(1, 2)
         return mixed.reshape(*mixed.shape[:2], -1)
 
-    def _project(self, tokens: TokenSet, mixed: jax.Array, reads: Size, width: Size) -> TokenSet:
+    def _project(self, tokens: TokenSet, mixed: jax.Array, width_in: Size, width: Size) -> TokenSet:
         """Projection and residual of attention."""
         space = self.spec.space
-        residual = fit(tokens.features, reads, width, space.widest)
+        residual = fit_channels(tokens.features, width_in, width, space.max_width)
         return tokens._replace(
-            features=residual + dense(mixed, *self.proj(), mixed.shape[-1], width, space.widest)
+            features=residual + dense(mixed, *self.proj(), mixed.shape[-1], width, space.max_width)
         )
 
-    def feed(self, tokens: TokenSet, width: Size, hidden: Size, target: Size) -> TokenSet:
+    def apply_mlp(self, tokens: TokenSet, width: Size, hidden: Size, target: Size) -> TokenSet:
         """MLP and its residual, from `width` to `target` channels through `hidden` units."""
         space = self.spec.space
         x = tokens.features
         h = norm(self.spec, self.norm2, x, width, width)
 
         def mlp(h, first, second):
-            h = dense(h, *first, width, hidden, space.most_hidden)
+            h = dense(h, *first, width, hidden, space.max_mlp_dim)
             # active(gelu(0)) is 0, so inactive hidden units stay silent.
-            return dense(nn.gelu(h, approximate=False), *second, hidden, target, space.widest)
+            return dense(nn.gelu(h, approximate=False), *second, hidden, target, space.max_width)
 
         mlp = jax.checkpoint(mlp) if self.spec.remat else mlp
         h = mlp(h, self.fc1(), self.fc2())
         if self.maps_residual:
-            residual = dense(x, *self.residual_map(), width, target, space.widest)
+            residual = dense(x, *self.residual_map(), width, target, space.max_width)
         else:
-            residual = fit(x, width, target, space.widest)
+            residual = fit_channels(x, width, target, space.max_width)
         return tokens._replace(features=residual + h)

@@ -10,30 +10,30 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from prance_jax.core.sizes import Size, extent, number
+from prance_jax.core.sizes import Size, array_size, size_value
 
 
-def spread(width: Size, ndim: int) -> jax.Array:
+def broadcast_width(width: Size, ndim: int) -> jax.Array:
     """A width as float32 [B, 1, ...] (all ones for an int or a scalar), broadcastable to an array of `ndim` axes."""
-    width = jnp.asarray(number(width), jnp.float32)
+    width = jnp.asarray(size_value(width), jnp.float32)
     return width.reshape(width.shape + (1,) * (ndim - width.ndim))
 
 
-def active(x: jax.Array, width: Size) -> jax.Array:
+def mask_channels(x: jax.Array, width: Size) -> jax.Array:
     """The leading `width` channels of the last axis: sliced, or zeros behind them. x: [B, ..., C]."""
-    x = x[..., : extent(width, x.shape[-1])]
+    x = x[..., : array_size(width, x.shape[-1])]
     if isinstance(width, int):
         return x
-    return jnp.where(jnp.arange(x.shape[-1]) < spread(width, x.ndim), x, jnp.zeros((), x.dtype))
+    return jnp.where(jnp.arange(x.shape[-1]) < broadcast_width(width, x.ndim), x, jnp.zeros((), x.dtype))
 
 
-def fit(x: jax.Array, width: Size, target: Size, full: int) -> jax.Array:
+def fit_channels(x: jax.Array, width: Size, target: Size, full: int) -> jax.Array:
     """Truncates or zero-pads from `width` to `target` channels. full: extent of a masked array."""
-    x = active(x, width)
-    missing = extent(target, full) - x.shape[-1]
+    x = mask_channels(x, width)
+    missing = array_size(target, full) - x.shape[-1]
     if missing > 0:
         x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
-    return active(x[..., : extent(target, full)], target)
+    return mask_channels(x[..., : array_size(target, full)], target)
 
 
 def dense(
@@ -44,11 +44,11 @@ def dense(
     x: [B, N, >= width]; kernel: [super in, super out]; full: extent of a masked result. Computes in x's dtype, as a
     product of two matrices (twice as fast on CPU as the batched one).
     """
-    x = active(x, width)
-    outputs = extent(target, full)
+    x = mask_channels(x, width)
+    outputs = array_size(target, full)
     y = x.reshape(-1, x.shape[-1]) @ kernel[: x.shape[-1], :outputs].astype(x.dtype)
     y = y + bias[:outputs].astype(x.dtype)
-    return active(y.reshape(*x.shape[:-1], outputs), target)
+    return mask_channels(y.reshape(*x.shape[:-1], outputs), target)
 
 
 def layer_norm(
@@ -64,16 +64,16 @@ def layer_norm(
     share: when given, normalised values are multiplied by its square root (official deployment), see `width_share`.
     """
     dtype = x.dtype
-    x = active(x.astype(jnp.float32), width)
+    x = mask_channels(x.astype(jnp.float32), width)
     if isinstance(width, int):
         centred = x - x.mean(-1, keepdims=True)
         variance = jnp.mean(centred * centred, -1, keepdims=True)
     else:
-        channels = spread(width, x.ndim)
-        centred = active(x - x.sum(-1, keepdims=True) / channels, width)
+        channels = broadcast_width(width, x.ndim)
+        centred = mask_channels(x - x.sum(-1, keepdims=True) / channels, width)
         variance = jnp.sum(centred * centred, -1, keepdims=True) / channels
     y = centred * jax.lax.rsqrt(variance + epsilon)
     if share is not None:
         y = y * jnp.sqrt(share)
     y = y * scale[: x.shape[-1]] + bias[: x.shape[-1]]
-    return active(y, width).astype(dtype)
+    return mask_channels(y, width).astype(dtype)

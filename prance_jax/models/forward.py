@@ -9,16 +9,16 @@ from typing import Any, Callable, NamedTuple
 
 import jax
 
-from prance_jax.models.vit import Midway, ViT
+from prance_jax.models.vit import GroupState, ViT
 from prance_jax.spec.structure import GroupChoice, Structure
 from prance_jax.tokens.token_set import TokenSet
 
 Params = Any
 # Decides group g (1, 2, ...) from the state of inference before it.
-Decide = Callable[[int, Midway], GroupChoice]
+Decide = Callable[[int, GroupState], GroupChoice]
 
 
-class Outcome(NamedTuple):
+class ForwardOutput(NamedTuple):
     """logits: float32 [B, num_classes], for pixels [B, S, S, num_classes]. structure: what was chosen. tokens: what is left after
     the last group."""
 
@@ -27,46 +27,52 @@ class Outcome(NamedTuple):
     tokens: TokenSet
 
 
-def follow(structure: Structure) -> Decide:
+def fixed_decisions(structure: Structure) -> Decide:
     """Decides by a structure known beforehand, static or per image."""
-    return lambda group, midway: structure.groups[group]
+    return lambda group, state: structure.groups[group]
 
 
-def begin(model: ViT, params: Params, images: jax.Array, first: GroupChoice) -> Midway:
-    return model.apply({"params": params}, images, first, method="begin")
+def forward_first_group(
+    model: ViT, params: Params, images: jax.Array, first_choice: GroupChoice
+) -> GroupState:
+    return model.apply({"params": params}, images, first_choice, method="forward_first_group")
 
 
-def advance(model: ViT, params: Params, midway: Midway, choice: GroupChoice, group: int) -> Midway:
-    return model.apply({"params": params}, midway, choice, group, method="advance")
+def forward_group(
+    model: ViT, params: Params, state: GroupState, choice: GroupChoice, group: int
+) -> GroupState:
+    return model.apply({"params": params}, state, choice, group, method="forward_group")
 
 
-def finish(model: ViT, params: Params, midway: Midway) -> jax.Array:
-    return model.apply({"params": params}, midway, method="finish")
+def forward_head(model: ViT, params: Params, state: GroupState) -> jax.Array:
+    return model.apply({"params": params}, state, method="forward_head")
 
 
-def walk(model: ViT, params: Params, images: jax.Array, first: GroupChoice, decide: Decide) -> Outcome:
+def forward_adaptive(
+    model: ViT, params: Params, images: jax.Array, first_choice: GroupChoice, decide: Decide
+) -> ForwardOutput:
     """Runs a batch of images, taking a decision before every group but the first.
 
     images: [B, S, S, channels]; first: choice of group 0.
     """
-    midway = begin(model, params, images, first)
-    choices = [first]
+    state = forward_first_group(model, params, images, first_choice)
+    choices = [first_choice]
     for group in range(1, model.spec.space.groups):
-        choices.append(decide(group, midway))
-        midway = advance(model, params, midway, choices[group], group)
-    return Outcome(finish(model, params, midway), Structure(tuple(choices)), midway.tokens)
+        choices.append(decide(group, state))
+        state = forward_group(model, params, state, choices[group], group)
+    return ForwardOutput(forward_head(model, params, state), Structure(tuple(choices)), state.tokens)
 
 
-def complete(
-    model: ViT, params: Params, midway: Midway, rest: tuple[GroupChoice, ...], group: int
+def forward_rest(
+    model: ViT, params: Params, state: GroupState, rest: tuple[GroupChoice, ...], group: int
 ) -> jax.Array:
     """Logits when the groups from `group` on follow `rest`, from a state of inference before `group`."""
     for index, choice in enumerate(rest):
-        midway = advance(model, params, midway, choice, group + index)
-    return finish(model, params, midway)
+        state = forward_group(model, params, state, choice, group + index)
+    return forward_head(model, params, state)
 
 
-def init(model: ViT, key: jax.Array) -> Params:
+def init_params(model: ViT, key: jax.Array) -> Params:
     """Fresh float32 parameters: a plain dict."""
     spec = model.spec
     image = jax.ShapeDtypeStruct((1, spec.image_size, spec.image_size, spec.channels), "float32")

@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 
-from prance_jax.models.token_steps import Reducing
-from prance_jax.models.vit import Reduced, ViT
+from prance_jax.models.token_steps import LayerReduction
+from prance_jax.models.vit import ViT, ViTOutput
 from prance_jax.spec.block_latency import BlockLatency, OutOfReach, first_within
 from prance_jax.spec.macs import Macs, TokenCounts, macs
 from prance_jax.spec.model_spec import ModelSpec
@@ -22,7 +22,7 @@ METHODS: dict[str, TokenMethod] = {name: method for name, method in ALL.items() 
 
 
 @dataclass(frozen=True)
-class Reduction:
+class ScheduledReduction:
     """A method and its schedule. Hashable: it selects a compiled program.
 
     proportional: attention weighs tokens by their sizes; by default as the method does.
@@ -32,59 +32,68 @@ class Reduction:
     schedule: Schedule
     proportional: bool | None = None
 
-    def left(self, spec: ModelSpec) -> tuple[int, ...]:
+    def tokens_after(self, spec: ModelSpec) -> tuple[int, ...]:
         """Tokens after each layer: what the schedule asks for, as far as the method can."""
         count, counts = spec.tokens, []
-        for wanted in self.schedule.left(spec.space.depth, spec.tokens):
-            aside = spec.class_tokens - 1
-            count = aside + self.method.possible(count - aside, min(wanted, count) - aside, spec.patches)
+        for wanted in self.schedule.tokens_after(spec.space.depth, spec.tokens):
+            extra_prefix_tokens = spec.class_tokens - 1
+            count = extra_prefix_tokens + self.method.possible(
+                count - extra_prefix_tokens, min(wanted, count) - extra_prefix_tokens, spec.patches
+            )
             counts.append(count)
         return tuple(counts)
 
-    def reducing(self, spec: ModelSpec) -> Reducing:
+    def layer_reduction(self, spec: ModelSpec) -> LayerReduction:
         """What a network does by it."""
-        return Reducing(self.method, self.left(spec), self.proportional)
+        return LayerReduction(self.method, self.tokens_after(spec), self.proportional)
 
     def counts(self, spec: ModelSpec) -> TokenCounts:
         """Tokens in the attention and in the MLP of each layer; in the last MLP only class tokens, for pixels all."""
-        left = self.left(spec)
-        fed = left if spec.pixels else (*left[:-1], spec.class_tokens)
-        return TokenCounts((spec.tokens, *left[:-1]), fed, None if self.method.ahead is None else left)
+        tokens_after = self.tokens_after(spec)
+        fed = tokens_after if spec.pixels else (*tokens_after[:-1], spec.class_tokens)
+        return TokenCounts(
+            (spec.tokens, *tokens_after[:-1]), fed, None if self.method.ahead is None else tokens_after
+        )
 
     def milliseconds(self, spec: ModelSpec, table: BlockLatency) -> float:
         """Of one image on the largest structure, by a measured table; what the reductions themselves take is counted."""
-        left = self.left(spec)
-        before = (spec.tokens, *left[:-1])
-        arriving = tuple(count for count, after in zip(before, left) if after < count)
+        tokens_after = self.tokens_after(spec)
+        before = (spec.tokens, *tokens_after[:-1])
+        arriving = tuple(count for count, after in zip(before, tokens_after) if after < count)
         return table.milliseconds(self.counts(spec), self.method.name, arriving)
 
 
-def reduced(
-    model: ViT, params: Any, images: jax.Array, structure: Structure, reduction: Reduction
-) -> Reduced:
+def forward_reduced(
+    model: ViT, params: Any, images: jax.Array, structure: Structure, reduction: ScheduledReduction
+) -> ViTOutput:
     """Runs images [B, S, S, channels] under a static structure (its keep rates are not used) with a reduction.
 
     Where the schedule removes nothing this is the network itself, without the last MLP on tokens that nobody reads.
     """
-    reducing = reduction.reducing(model.spec)
-    return model.apply({"params": params}, images, structure, reducing, method="reduced")
+    layer_reduction = reduction.layer_reduction(model.spec)
+    return model.apply({"params": params}, images, structure, layer_reduction, method="forward_reduced")
 
 
-def at_macs(spec: ModelSpec, structure: Structure, name: str, target: float) -> Reduction:
+def at_macs(spec: ModelSpec, structure: Structure, name: str, target: float) -> ScheduledReduction:
     """The reduction of a method whose multiply-accumulates come nearest to `target`."""
-    return min(reductions(spec, name), key=lambda own: abs(reduced_macs(spec, structure, own).total - target))
+    return min(
+        candidate_reductions(spec, name),
+        key=lambda own: abs(scheduled_macs(spec, structure, own).total - target),
+    )
 
 
-def at_milliseconds(spec: ModelSpec, name: str, target: float, table: BlockLatency) -> Reduction:
+def at_milliseconds(spec: ModelSpec, name: str, target: float, table: BlockLatency) -> ScheduledReduction:
     """The reduction of a method that removes the least of those whose time by a measured table is at most `target`
     milliseconds an image, on the largest structure. Raises OutOfReach, a UserError, where none is so fast."""
     try:
-        return first_within(target, reductions(spec, name), lambda own: own.milliseconds(spec, table), table)
+        return first_within(
+            target, candidate_reductions(spec, name), lambda own: own.milliseconds(spec, table), table
+        )
     except OutOfReach as error:
         raise OutOfReach(f"{name}: {error}") from None
 
 
-def reductions(spec: ModelSpec, name: str) -> list[Reduction]:
+def candidate_reductions(spec: ModelSpec, name: str) -> list[ScheduledReduction]:
     """What a method is usually run at, from little to much: methods that merge pairs and DiffRate with a constant number
     of tokens in every layer (MCTF in all but the first, while that is enough), PPT with a number at each of three sites, the
     others at a keep rate there in steps of 0.01. Sites lie after a quarter, half and three quarters of the layers."""
@@ -102,10 +111,10 @@ def reductions(spec: ModelSpec, name: str) -> list[Reduction]:
         schedules += [Removed((amount, *[most] * (depth - 1))) for amount in range(1, most + 1)]
     else:
         schedules = [Constant(amount) for amount in range(spec.tokens)]
-    return [Reduction(method, schedule) for schedule in schedules]
+    return [ScheduledReduction(method, schedule) for schedule in schedules]
 
 
-def reduced_macs(spec: ModelSpec, structure: Structure, reduction: Reduction) -> Macs:
+def scheduled_macs(spec: ModelSpec, structure: Structure, reduction: ScheduledReduction) -> Macs:
     """Multiply-accumulates of one image; matching is not counted, as in the papers (ToMe's is
     count^2 / 4 x head_dim in a layer)."""
     return macs(spec, structure, counts=reduction.counts(spec))

@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from prance_jax.models.forward import Params
-from prance_jax.models.reduction import Reduction
+from prance_jax.models.reduction import ScheduledReduction
 from prance_jax.models.vit import ViT
 from prance_jax.tokens.token_set import TokenSet
-from prance_jax.tokens.unmerge import Fill, remember, unmerge
+from prance_jax.tokens.unmerge import Fill, last_features, unmerge
 
 
-def filled(
-    model: ViT, params: Params, images: jax.Array, reduction: Reduction, fill: Fill | None = None
+def forward_segmenter(
+    model: ViT, params: Params, images: jax.Array, reduction: ScheduledReduction, fill: Fill | None = None
 ) -> jax.Array:
     """Logits [B, S, S, num_classes], float32, of images [B, S, S, channels] on the largest structure with a reduction.
 
@@ -29,11 +29,11 @@ def filled(
     def remembered(tokens: TokenSet, following: TokenSet) -> None:
         before = held[-1] if held else jnp.zeros_like(tokens.features[:, 1:])
         before = jnp.pad(before, ((0, 0), (0, spec.patches - before.shape[1]), (0, 0)))
-        held.append(remember(before, tokens, following))
+        held.append(last_features(before, tokens, following))
 
     def run(model: ViT) -> jax.Array:
         watch = remembered if fill is None else None
-        tokens = model.reduced(images, spec.largest, reduction.reducing(spec), watch).tokens
+        tokens = model.forward_reduced(images, spec.largest, reduction.layer_reduction(spec), watch).tokens
         grid = unmerge(tokens, fill or "nearest", held[-1] if held else None)
         return model.pixel_logits(grid, spec.largest.widths[-1])
 

@@ -38,7 +38,7 @@ def curves(rows: Sequence[Row], tuned: bool) -> dict[str, list[Point]]:
     return {label: sorted(points) for label, points in found.items()}
 
 
-def plot_field(results: Results, path: str | Path) -> None:
+def plot_comparison(results: Results, path: str | Path) -> None:
     """Writes a PNG: methods as they are, tuned, and tuned against speed; bars are one standard deviation over seeds. The
     axis of accuracy is logarithmic in errors, so that one method that fails does not press the others together."""
     import matplotlib

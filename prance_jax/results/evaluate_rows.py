@@ -8,31 +8,31 @@ from typing import Callable, Iterator
 import jax
 import numpy as np
 
-from prance_jax.adaptive.calibrate import decisions
-from prance_jax.adaptive.choose_buckets import choose_plans
-from prance_jax.adaptive.executor import serve
-from prance_jax.adaptive.predictor_executor import choose_levels, seen, serve_selected
-from prance_jax.adaptive.rounding import RoundedRule
-from prance_jax.baselines.predictor_config import Selective
+from prance_jax.adaptive.calibrate import collect_decisions
+from prance_jax.adaptive.choose_buckets import choose_buckets
+from prance_jax.adaptive.executor import serve_adaptive
+from prance_jax.adaptive.predictor_executor import choose_token_buckets, collect_token_counts, serve_predictor
+from prance_jax.adaptive.rounding import BucketedPolicy
+from prance_jax.baselines.predictor_config import PredictorConfig
 from prance_jax.core.timing import throughput
-from prance_jax.evaluation.evaluate import forward
+from prance_jax.evaluation.evaluate import compile_forward
 from prance_jax.experiments.experiment import Experiment
-from prance_jax.experiments.main_table import contenders
-from prance_jax.experiments.stage_runner import Contender
-from prance_jax.models.reduction import Reduction
+from prance_jax.experiments.main_table import table_entries
+from prance_jax.experiments.stage_runner import TableEntry
+from prance_jax.models.reduction import ScheduledReduction
 from prance_jax.results.rows import Results, Row
 from prance_jax.results.significance import won_and_lost
 from prance_jax.results.table import hardware
-from prance_jax.selector.policies import Rule, SelectorRule, StaticRule
+from prance_jax.selector.policies import DecisionPolicy, SelectorPolicy, StaticPolicy
 from prance_jax.spec.macs import macs
 from prance_jax.spec.structure import Structure
 
 
-def compare(
+def evaluate_rows(
     experiment: Experiment,
     command: str,
     spent: Callable[[], float],
-    contenders: Callable[[Experiment, int], list[Contender]] = contenders,
+    table_entries: Callable[[Experiment, int], list[TableEntry]] = table_entries,
 ) -> Iterator[Results]:
     """Evaluates all rows on the test images: yields the results after every seed, the last ones being complete.
 
@@ -45,7 +45,7 @@ def compare(
     """
     rows, images = [], 0
     for seed in experiment.config.seeds:
-        found_rows = contenders(experiment, seed)
+        found_rows = table_entries(experiment, seed)
         experiment.progress.note(f"seed{seed}: evaluating {len(found_rows)} methods on the test images")
         evaluations = {row.method: experiment.evaluate(row, "test") for row in found_rows}
         speeds = _speeds(experiment, found_rows)
@@ -79,62 +79,69 @@ def compare(
         yield Results(tuple(rows), images, hardware(), command, spent())
 
 
-def _speeds(experiment: Experiment, contenders: list[Contender]) -> dict[str, float]:
+def _speeds(experiment: Experiment, table_entries: list[TableEntry]) -> dict[str, float]:
     settings = experiment.config.evaluation
     images = jax.device_put(experiment.source.split("test").some(settings.batch).images)
     calibration = experiment.source.split("validation").images[: settings.calibration_images]
     key = jax.random.key(0)
 
-    def compact(row: Contender):
-        run = forward(row.spec, row.rule)
-        return lambda: run(row.params, row.variables, images, key)["predicted"]
+    def compact(row: TableEntry):
+        run = compile_forward(row.spec, row.policy)
+        return lambda: run(row.params, row.policy_params, images, key)["predicted"]
 
-    served = [row for row in contenders if isinstance(row.rule, SelectorRule | RoundedRule)]
+    served = [row for row in table_entries if isinstance(row.policy, SelectorPolicy | BucketedPolicy)]
 
     @functools.cache
-    def executor(params: int, rule: Rule):
+    def executor(params: int, policy: DecisionPolicy):
         """One program for all rows of one network and one selector: a budget is an argument."""
-        rows = [row for row in served if (id(row.params), row.rule) == (params, rule)]
-        if isinstance(rule, RoundedRule):
-            plans = rule.plans
+        rows = [row for row in served if (id(row.params), row.policy) == (params, policy)]
+        if isinstance(policy, BucketedPolicy):
+            buckets = policy.buckets
         else:
-            each = [decisions(row.spec, rule, row.params, row.variables, calibration) for row in rows]
+            each = [
+                collect_decisions(row.spec, policy, row.params, row.policy_params, calibration)
+                for row in rows
+            ]
             groups = jax.tree.map(lambda *parts: np.concatenate(parts), *(one.groups[1:] for one in each))
-            together = Structure((rule.first, *groups))
-            plans = choose_plans(rows[0].spec, together, settings.plans, settings.token_multiple)
+            together = Structure((policy.first_choice, *groups))
+            buckets = choose_buckets(rows[0].spec, together, settings.buckets, settings.token_multiple)
 
-        def run(params, variables, images):
-            return serve(plans, rule, params, variables, images, key, settings.chunk).logits.argmax(-1)
+        def run(params, policy_params, images):
+            return serve_adaptive(
+                buckets, policy, params, policy_params, images, key, settings.chunk
+            ).logits.argmax(-1)
 
         return jax.jit(run)
 
-    def adaptive(row: Contender):
-        run = executor(id(row.params), row.rule)
-        return lambda: run(row.params, row.variables, images)
+    def adaptive(row: TableEntry):
+        run = executor(id(row.params), row.policy)
+        return lambda: run(row.params, row.policy_params, images)
 
-    def at_levels(row: Contender):
-        images_left = seen(row.spec, row.rule, row.params, calibration)
-        levels = choose_levels(row.spec, images_left, settings.plans, settings.token_multiple)
+    def at_levels(row: TableEntry):
+        images_left = collect_token_counts(row.spec, row.policy, row.params, calibration)
+        token_buckets = choose_token_buckets(row.spec, images_left, settings.buckets, settings.token_multiple)
 
         def run(params, images):
-            return serve_selected(row.spec, row.rule, levels, params, images, settings.chunk).logits.argmax(
-                -1
-            )
+            return serve_predictor(
+                row.spec, row.policy, token_buckets, params, images, settings.chunk
+            ).logits.argmax(-1)
 
         run = jax.jit(run)
         return lambda: run(row.params, images)
 
-    free = [row for row in contenders if isinstance(row.rule, Selective) and row.rule.by_threshold]
+    free = [
+        row for row in table_entries if isinstance(row.policy, PredictorConfig) and row.policy.by_threshold
+    ]
     static = [
         row
-        for row in contenders
-        if isinstance(row.rule, StaticRule | Reduction)
-        or (isinstance(row.rule, Selective) and not row.rule.by_threshold)
+        for row in table_entries
+        if isinstance(row.policy, StaticPolicy | ScheduledReduction)
+        or (isinstance(row.policy, PredictorConfig) and not row.policy.by_threshold)
     ]
     # Weights do not change how fast a program is: what is tuned and what is not share a measurement.
-    first = {(row.spec, row.rule): row.method for row in reversed(static)}
-    programs = {row.method: compact(row) for row in static if row.method == first[row.spec, row.rule]}
+    first = {(row.spec, row.policy): row.method for row in reversed(static)}
+    programs = {row.method: compact(row) for row in static if row.method == first[row.spec, row.policy]}
     programs |= {row.method: adaptive(row) for row in served}
     programs |= {row.method: at_levels(row) for row in free}
     found = throughput(programs, len(images), settings.speed_seconds)
-    return found | {row.method: found[first[row.spec, row.rule]] for row in static}
+    return found | {row.method: found[first[row.spec, row.policy]] for row in static}

@@ -21,7 +21,7 @@ _STYLES = {
 }
 
 
-def plot(results: Results, path: str | Path) -> None:
+def plot_results(results: Results, path: str | Path) -> None:
     """Writes a PNG with a point per method (mean over seeds, bars of one standard deviation), every token mode
     filled in its own way, budgets of one selector joined. Rows without a measured speed are left out of the right panel."""
     import matplotlib

@@ -79,7 +79,7 @@ class Results:
     seconds: float
 
 
-def load(workdir: str | Path) -> Results:
+def load_results(workdir: str | Path) -> Results:
     """Reads ``results.json`` of a workdir.
 
     Raises:

@@ -30,7 +30,7 @@ def save_results(results: Results, workdir: str | Path, name: str = "results") -
     write_atomic(folder / f"{name}.md", markdown(results))
 
 
-def table(results: Results) -> str:
+def format_table(results: Results) -> str:
     """The table for a terminal: one line a method, with several seeds mean ± spread.
 
     The spread of the later columns is left out where the table would be wider than 120 columns.

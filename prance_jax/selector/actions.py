@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 
 from prance_jax.core.errors import UserError
-from prance_jax.spec.search_space import SearchSpace, check_keep
+from prance_jax.spec.search_space import SearchSpace, check_keep_rate
 from prance_jax.spec.structure import GroupChoice
 
 
 def check_keep_choices(choices: tuple[float, ...]) -> None:
     """Raises UserError unless these are keep rates in ascending order, at least one."""
-    check_keep(choices, "keep_choices")
+    check_keep_rate(choices, "keep_choices")
     if not choices or list(choices) != sorted(set(choices)):
         raise UserError(f"keep_choices={choices} must be ascending, without repeats, at least one")
 
@@ -80,7 +80,7 @@ class ActionSpace:
                 jnp.asarray(choices, jnp.float32)[jnp.clip(keep[:, index], 0, len(choices) - 1)]
                 for index, choices in enumerate(self.keep_choices)
             )
-        return GroupChoice(tuple(widths.T), tuple(self.space.hidden_units(widths, ratios).T), rates)
+        return GroupChoice(tuple(widths.T), tuple(self.space.mlp_dim(widths, ratios).T), rates)
 
     def _pick(self, action: jax.Array, choices: tuple, dtype) -> jax.Array:
         last = len(choices) - 1

@@ -14,26 +14,26 @@ import jax.numpy as jnp
 LINEAR = 0.01  # prices below this are small
 
 
-def level(price: jax.Array | float) -> jax.Array:
+def cost_weight_level(cost_weight: jax.Array | float) -> jax.Array:
     """A price as the selector sees it, float32."""
-    return jnp.arcsinh(jnp.asarray(price, jnp.float32) / LINEAR)
+    return jnp.arcsinh(jnp.asarray(cost_weight, jnp.float32) / LINEAR)
 
 
-def price_at(level: jax.Array) -> jax.Array:
+def cost_weight_at(level: jax.Array) -> jax.Array:
     """The inverse of `level`."""
     return LINEAR * jnp.sinh(level)
 
 
-def draw_prices(key: jax.Array, prices: tuple, batch: int) -> jax.Array:
+def sample_cost_weights(key: jax.Array, cost_weights: tuple, batch: int) -> jax.Array:
     """float32 [batch] between (lowest, highest), evenly in `level`."""
-    low, high = map(level, prices)
-    return price_at(jax.random.uniform(key, (batch,), minval=low, maxval=high))
+    low, high = map(cost_weight_level, cost_weights)
+    return cost_weight_at(jax.random.uniform(key, (batch,), minval=low, maxval=high))
 
 
-def weight(price: jax.Array) -> jax.Array:
+def reward_scale(cost_weight: jax.Array) -> jax.Array:
     """What rewards at a price are multiplied by: 1 / sqrt of its size.
 
     What is best at a price does not change; without it an update learns next to nothing from episodes at which compute
     is cheap, with 1 / price little from the others.
     """
-    return jax.lax.rsqrt(jnp.abs(price) + LINEAR)
+    return jax.lax.rsqrt(jnp.abs(cost_weight) + LINEAR)

@@ -8,16 +8,16 @@ import jax
 import jax.numpy as jnp
 
 from prance_jax.core.errors import UserError
-from prance_jax.models.elastic import active, spread
-from prance_jax.models.vit import Midway
-from prance_jax.selector.cost_weight import level
+from prance_jax.models.elastic import broadcast_width, mask_channels
+from prance_jax.models.vit import GroupState
+from prance_jax.selector.cost_weight import cost_weight_level
 from prance_jax.spec.model_spec import ModelSpec
 
 KINDS = ("keys", "lean", "rich")
 
 
 @dataclass(frozen=True)
-class Observer:
+class ObservationEncoder:
     """Turns the state of inference before a decision into one vector per image.
 
     kind 'keys' is the paper's state: keys of the last block averaged over heads and channels, one number per token in
@@ -31,7 +31,7 @@ class Observer:
 
     spec: ModelSpec
     kind: str = "rich"
-    priced: bool = False
+    sees_cost_weight: bool = False
 
     def __post_init__(self):
         if self.kind not in KINDS:
@@ -42,55 +42,55 @@ class Observer:
         """Length of the vector."""
         tokens, space = self.spec.tokens, self.spec.space
         lean = 6 + space.groups - 1
-        sizes = {"keys": tokens, "lean": lean, "rich": 2 * tokens + space.widest + lean}
-        return sizes[self.kind] + self.priced
+        sizes = {"keys": tokens, "lean": lean, "rich": 2 * tokens + space.max_width + lean}
+        return sizes[self.kind] + self.sees_cost_weight
 
-    def __call__(self, midway: Midway, group: int, price: jax.Array | None = None) -> jax.Array:
+    def __call__(self, state: GroupState, group: int, cost_weight: jax.Array | None = None) -> jax.Array:
         """float32 [B, size]. group: the group to decide on (1, 2, ...). No gradient flows into the network.
 
         price: scalar or [B]; needed where `priced`, else not read.
         """
-        midway = jax.lax.stop_gradient(midway)
+        state = jax.lax.stop_gradient(state)
         parts = []
         if self.kind != "lean":
-            parts.append(self._per_token(midway, midway.signals.keys.mean(axis=-1)))
+            parts.append(self._per_token(state, state.signals.keys.mean(axis=-1)))
         if self.kind != "keys":
-            cls_attention = self._attention(midway)
+            cls_attention = self._attention(state)
             if self.kind == "rich":
-                parts += [cls_attention, self._class_token(midway)]
-            parts.append(self._lean(midway, group, cls_attention))
+                parts += [cls_attention, self._class_token(state)]
+            parts.append(self._lean(state, group, cls_attention))
         seen = jnp.concatenate(parts, axis=1)
-        if not self.priced:
+        if not self.sees_cost_weight:
             return seen
-        if price is None:
+        if cost_weight is None:
             raise UserError("this selector was trained for every budget: it needs the price of compute")
-        shown = jnp.broadcast_to(level(price), seen.shape[:1])
+        shown = jnp.broadcast_to(cost_weight_level(cost_weight), seen.shape[:1])
         return jnp.concatenate([seen, shown[:, None]], axis=1)
 
-    def _attention(self, midway: Midway) -> jax.Array:
+    def _attention(self, state: GroupState) -> jax.Array:
         """[B, tokens]: shares of attention shrink with the number of tokens; times the count they are near one."""
-        attention = self._per_token(midway, midway.signals.cls_attention)
-        return attention * jnp.reshape(jnp.asarray(midway.tokens.count, jnp.float32), (-1, 1))
+        attention = self._per_token(state, state.signals.cls_attention)
+        return attention * jnp.reshape(jnp.asarray(state.tokens.count, jnp.float32), (-1, 1))
 
-    def _lean(self, midway: Midway, group: int, attention: jax.Array) -> jax.Array:
+    def _lean(self, state: GroupState, group: int, attention: jax.Array) -> jax.Array:
         space, batch = self.spec.space, attention.shape[0]
-        count = jnp.broadcast_to(jnp.asarray(midway.tokens.count, jnp.float32), (batch,))
+        count = jnp.broadcast_to(jnp.asarray(state.tokens.count, jnp.float32), (batch,))
         sharpness = jnp.sum(attention**2, axis=1) / count
-        width = jnp.broadcast_to(spread(midway.width, 1) / space.widest, (batch,))
+        width = jnp.broadcast_to(broadcast_width(state.width, 1) / space.max_width, (batch,))
         which = jnp.broadcast_to(jax.nn.one_hot(group - 1, space.groups - 1), (batch, space.groups - 1))
         shares = jnp.stack([count / self.spec.tokens, sharpness, width], axis=1)
-        return jnp.concatenate([shares, _sureness(midway.glance), which], axis=1)
+        return jnp.concatenate([shares, _sureness(state.early_logits), which], axis=1)
 
-    def _per_token(self, midway: Midway, values: jax.Array) -> jax.Array:
-        if midway.tokens.valid is not None:
-            values = jnp.where(midway.tokens.valid, values, 0.0)
+    def _per_token(self, state: GroupState, values: jax.Array) -> jax.Array:
+        if state.tokens.valid is not None:
+            values = jnp.where(state.tokens.valid, values, 0.0)
         return jnp.pad(values, ((0, 0), (0, self.spec.tokens - values.shape[1])))
 
-    def _class_token(self, midway: Midway) -> jax.Array:
+    def _class_token(self, state: GroupState) -> jax.Array:
         """[B, widest]: CLS scaled to unit mean square over its active channels."""
-        x = active(midway.tokens.features[:, 0].astype(jnp.float32), midway.width)
-        x = x * jax.lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) / spread(midway.width, 2) + 1e-6)
-        return jnp.pad(x, ((0, 0), (0, self.spec.space.widest - x.shape[1])))
+        x = mask_channels(state.tokens.features[:, 0].astype(jnp.float32), state.width)
+        x = x * jax.lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) / broadcast_width(state.width, 2) + 1e-6)
+        return jnp.pad(x, ((0, 0), (0, self.spec.space.max_width - x.shape[1])))
 
 
 def _sureness(logits: jax.Array) -> jax.Array:
@@ -102,7 +102,7 @@ def _sureness(logits: jax.Array) -> jax.Array:
     return jnp.stack([first[:, 0], first[:, 0] - first[:, -1], entropy], axis=1)
 
 
-def decision_macs(observation: int, hidden: tuple[int, ...], outputs: int) -> int:
+def mlp_macs(observation: int, hidden: tuple[int, ...], outputs: int) -> int:
     """Multiply-accumulates of one pass through the actor."""
     sizes = (observation, *hidden, outputs)
     return sum(a * b for a, b in zip(sizes, sizes[1:]))

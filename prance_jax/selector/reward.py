@@ -38,11 +38,11 @@ class RewardConfig:
     cost: str = "macs"
     agreement_floor: float = 4.0
     reward_mending: bool = False
-    price: float = 0.4
+    cost_weight: float = 0.4
     keep_weight: float = 0.1
     marginal: bool = False
     target_macs: float | None = None
-    price_rate: float = 0.5
+    cost_weight_rate: float = 0.5
 
     def __post_init__(self):
         if self.quality not in ("correct", "probability", "agreement"):
@@ -57,44 +57,46 @@ class RewardConfig:
             )
 
 
-def quality(config: RewardConfig, logits: jax.Array, labels: jax.Array, full_logits: jax.Array) -> jax.Array:
+def prediction_quality(
+    config: RewardConfig, logits: jax.Array, labels: jax.Array, full_logits: jax.Array
+) -> jax.Array:
     """float32 [B]. logits, full_logits (of the full network): [B, num_classes]; labels: int32 [B]. For pixels [B, S, S,
     num_classes] and [B, S, S]."""
     if config.quality == "agreement":
         log_full, log_own = jax.nn.log_softmax(full_logits), jax.nn.log_softmax(logits)
-        divergence = jnp.sum(jnp.exp(log_full) * (log_full - log_own), axis=-1)
-        return per_image(-jnp.minimum(divergence, config.agreement_floor))
+        kl_divergence = jnp.sum(jnp.exp(log_full) * (log_full - log_own), axis=-1)
+        return mean_per_image(-jnp.minimum(kl_divergence, config.agreement_floor))
     if config.quality == "correct":
         score = (jnp.argmax(logits, -1) == labels).astype(jnp.float32)
     else:
         score = jnp.take_along_axis(jax.nn.softmax(logits), labels[..., None], axis=-1)[..., 0]
     full_correct = jnp.argmax(full_logits, -1) == labels
-    return per_image(score if config.reward_mending else jnp.where(full_correct, score, 1.0))
+    return mean_per_image(score if config.reward_mending else jnp.where(full_correct, score, 1.0))
 
 
-def per_image(score: jax.Array) -> jax.Array:
+def mean_per_image(score: jax.Array) -> jax.Array:
     """[B]: scores of images as they are, those of pixels [B, S, S] averaged."""
     return score if score.ndim == 1 else score.mean(axis=tuple(range(1, score.ndim)))
 
 
-def reward(
-    config: RewardConfig, worth: jax.Array, before: jax.Array, keep: tuple[jax.Array, ...]
+def compute_reward(
+    config: RewardConfig, utility: jax.Array, before: jax.Array, keep: tuple[jax.Array, ...]
 ) -> jax.Array:
     """float32 [B]. worth: of the structure finished after this decision, see `worth`; before: the same for the decision
     before, 0 for the first; keep: rates of this decision, [B] each."""
-    return worth - (before if config.marginal else 0.0) - config.keep_weight * sum(keep)
+    return utility - (before if config.marginal else 0.0) - config.keep_weight * sum(keep)
 
 
-def worth(quality: jax.Array, macs_share: jax.Array, price: jax.Array) -> jax.Array:
+def utility(quality: jax.Array, macs_share: jax.Array, cost_weight: jax.Array) -> jax.Array:
     """quality - price x macs_share, [B]; macs_share: [B], of the full network; price: scalar or [B]."""
-    return quality - price * macs_share
+    return quality - cost_weight * macs_share
 
 
-def next_price(config: RewardConfig, price: jax.Array, macs_share: jax.Array) -> jax.Array:
+def update_cost_weight(config: RewardConfig, cost_weight: jax.Array, macs_share: jax.Array) -> jax.Array:
     """The price after an update whose finished structures took `macs_share` (mean) of the full network."""
     if config.target_macs is None:
-        return price
-    step = config.price_rate * (macs_share - config.target_macs)
+        return cost_weight
+    step = config.cost_weight_rate * (macs_share - config.target_macs)
     # Near zero and below it a price moves by steps of its own size no longer.
-    moved = jnp.where(price > LINEAR, price * jnp.exp(step), price + LINEAR * step)
+    moved = jnp.where(cost_weight > LINEAR, cost_weight * jnp.exp(step), cost_weight + LINEAR * step)
     return jnp.clip(moved, -1e2, 1e2)

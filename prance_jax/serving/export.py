@@ -32,12 +32,18 @@ def export(model: AdaptiveModel, path: str | Path, facts: Mapping[str, Any] | No
     an older file at `path` is then intact.
     """
     spec = model.spec
-    leaves, tree = jax.tree.flatten((model.params, model.policy))
+    leaves, tree = jax.tree.flatten((model.params, model.policy_params))
 
     def run(weights, images, *budget):
-        params, policy = jax.tree.unflatten(tree, weights)
+        params, policy_params = jax.tree.unflatten(tree, weights)
         own = AdaptiveModel(
-            params, policy, model.plans, model.rule, model.decision_cost, model.ladder, model.chunk
+            params,
+            policy_params,
+            model.buckets,
+            model.policy,
+            model.decision_cost,
+            model.budget_table,
+            model.chunk,
         )
         return own(images, *budget)
 
@@ -47,7 +53,7 @@ def export(model: AdaptiveModel, path: str | Path, facts: Mapping[str, Any] | No
         tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves),
         jax.ShapeDtypeStruct((batch, *shape), jnp.float32),
     ]
-    if model.ladder is not None:
+    if model.budget_table is not None:
         arguments.append(jax.ShapeDtypeStruct((), jnp.float32))
     program = jax_export.export(jax.jit(run), platforms=PLATFORMS)(*arguments)
     card = {
@@ -57,7 +63,7 @@ def export(model: AdaptiveModel, path: str | Path, facts: Mapping[str, Any] | No
         "platforms": list(PLATFORMS),
         "input": {"shape": ["batch", *shape], "dtype": "float32"},
         "output": {"shape": ["batch", spec.num_classes], "dtype": "float32", "meaning": "logits"},
-        "budget_range": None if model.ladder is None else list(map(float, model.ladder.range)),
+        "budget_range": None if model.budget_table is None else list(map(float, model.budget_table.range)),
         "search_space": spec.space.name,
         "token_optimization": spec.token_optimization,
         "compute_dtype": spec.dtype,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prance_jax.adaptive.calibrate import calibrated_ladder, decisions
-from prance_jax.adaptive.choose_buckets import choose_plans
-from prance_jax.adaptive.rounding import RoundedRule
+from prance_jax.adaptive.calibrate import calibrated_budget_table, collect_decisions
+from prance_jax.adaptive.choose_buckets import choose_buckets
+from prance_jax.adaptive.rounding import BucketedPolicy
 from prance_jax.core.errors import UserError
 from prance_jax.experiments.experiment import Experiment
-from prance_jax.experiments.stage_runner import Contender
+from prance_jax.experiments.stage_runner import TableEntry
 from prance_jax.serving.model import AdaptiveModel
 from prance_jax.training.metrics import Progress
 from prance_jax.training.workdir import Workdir
@@ -32,20 +32,22 @@ def load(workdir: str | Path, *, seed: int | None = None, token_mode: str | None
     return calibrate(experiment, experiment.prance(seed, mode))
 
 
-def calibrate(experiment: Experiment, row: Contender) -> AdaptiveModel:
+def calibrate(experiment: Experiment, row: TableEntry) -> AdaptiveModel:
     """Plans, and for a selector of every budget the ladder of prices, from the validation images."""
     settings, split = experiment.config.evaluation, experiment.source.split("validation")
     images = split.images[: settings.calibration_images]
-    prices = experiment.config.selector.prices
-    ladder, policy = None, row.variables
-    if prices is None:
-        found = decisions(row.spec, row.rule, row.params, policy, images)
+    cost_weights = experiment.config.selector.cost_weights
+    budget_table, policy_params = None, row.policy_params
+    if cost_weights is None:
+        found = collect_decisions(row.spec, row.policy, row.params, policy_params, images)
     else:
-        ladder, found = calibrated_ladder(
-            row.spec, row.rule, row.params, policy, split, prices, row.decision_cost
+        budget_table, found = calibrated_budget_table(
+            row.spec, row.policy, row.params, policy_params, split, cost_weights, row.decision_cost
         )
-    if isinstance(row.rule, RoundedRule):
-        plans = row.rule.plans
+    if isinstance(row.policy, BucketedPolicy):
+        buckets = row.policy.buckets
     else:
-        plans = choose_plans(row.spec, found, settings.plans, settings.token_multiple)
-    return AdaptiveModel(row.params, policy, plans, row.rule, row.decision_cost, ladder, settings.chunk)
+        buckets = choose_buckets(row.spec, found, settings.buckets, settings.token_multiple)
+    return AdaptiveModel(
+        row.params, policy_params, buckets, row.policy, row.decision_cost, budget_table, settings.chunk
+    )

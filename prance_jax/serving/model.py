@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from prance_jax.adaptive.buckets import Plans
-from prance_jax.adaptive.budget import Ladder
-from prance_jax.adaptive.executor import Served, serve
+from prance_jax.adaptive.buckets import Buckets
+from prance_jax.adaptive.budget import BudgetTable
+from prance_jax.adaptive.executor import Served, serve_adaptive
 from prance_jax.core.checks import check_images
 from prance_jax.core.errors import UserError
-from prance_jax.selector.policies import Priced, Rule
+from prance_jax.selector.policies import DecisionPolicy, PolicyWithCost
 from prance_jax.spec.macs import macs, token_counts
 
 Tree = Any
@@ -35,15 +35,15 @@ class Explanation:
     predicted: int
     macs_kept: float
     widths: tuple[int, ...]
-    hidden: tuple[int, ...]
+    mlp_dims: tuple[int, ...]
     tokens: tuple[int, ...]
     surviving: tuple[np.ndarray, ...]
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=("params", "policy"),
-    meta_fields=("plans", "rule", "decision_cost", "ladder", "chunk"),
+    data_fields=("params", "policy_params"),
+    meta_fields=("buckets", "policy", "decision_cost", "budget_table", "chunk"),
 )
 @dataclass(frozen=True)
 class AdaptiveModel:
@@ -54,16 +54,16 @@ class AdaptiveModel:
     """
 
     params: Tree
-    policy: Tree
-    plans: Plans
-    rule: Rule
+    policy_params: Tree
+    buckets: Buckets
+    policy: DecisionPolicy
     decision_cost: int = 0
-    ladder: Ladder | None = None
+    budget_table: BudgetTable | None = None
     chunk: int = 16
 
     @property
     def spec(self):
-        return self.plans.spec
+        return self.buckets.spec
 
     def __call__(self, images: jax.Array, budget: jax.Array | float | None = None) -> jax.Array:
         """Logits float32 [B, num_classes] of images [B, S, S, channels].
@@ -76,8 +76,8 @@ class AdaptiveModel:
 
     def serve(self, images: jax.Array, budget: jax.Array | float | None = None) -> Served:
         """Logits, decisions and plans of a batch, see `Served`; arguments and errors as in `__call__`."""
-        price = self._checked(images, budget)
-        return _run(self, jnp.asarray(images), price)
+        cost_weight = self._checked(images, budget)
+        return _run(self, jnp.asarray(images), cost_weight)
 
     def explain(self, images: jax.Array, budget: jax.Array | float | None = None) -> list[Explanation]:
         """What was decided for each image; arguments and errors as in `__call__`."""
@@ -91,14 +91,14 @@ class AdaptiveModel:
                     predicted=int(logits.argmax()),
                     macs_kept=macs(self.spec, own, self.decision_cost).total / full,
                     widths=own.widths,
-                    hidden=own.hidden,
+                    mlp_dims=own.mlp_dims,
                     tokens=token_counts(self.spec, own).mlp,
-                    surviving=tuple(owner[index] for owner in served.owners),
+                    surviving=tuple(token_of_patch[index] for token_of_patch in served.tokens_of_patches),
                 )
             )
         return found
 
-    def over(self, mesh: Mesh, axis: str = "data") -> Callable[..., jax.Array]:
+    def shard(self, mesh: Mesh, axis: str = "data") -> Callable[..., jax.Array]:
         """The model over the devices of a mesh: a function (images, budget) -> logits, sharded over `axis` of the batch.
 
         Every device sorts and chunks its own images, so that nothing crosses devices. Arguments and errors as in
@@ -107,21 +107,21 @@ class AdaptiveModel:
         devices = mesh.shape[axis]
 
         def call(images: jax.Array, budget: jax.Array | float | None = None) -> jax.Array:
-            price = self._checked(images, budget)
+            cost_weight = self._checked(images, budget)
             if images.shape[0] % devices:
                 raise UserError(f"a batch of {images.shape[0]} does not divide by {devices} devices; pad it")
-            if price is not None:
-                price = jnp.broadcast_to(price, images.shape[:1])
-            return _sharded(mesh, axis)(self, jnp.asarray(images), price)
+            if cost_weight is not None:
+                cost_weight = jnp.broadcast_to(cost_weight, images.shape[:1])
+            return _sharded(mesh, axis)(self, jnp.asarray(images), cost_weight)
 
         return call
 
-    def contract(self, eps: float, delta: float) -> float:
+    def certified_budget(self, eps: float, delta: float) -> float:
         """The cheapest budget whose disagreement with the full network is at most `eps` with confidence 1 - delta, see
         `adaptive.budget.Ladder.contract`; raises UserError where there is none, or only one budget."""
-        if self.ladder is None:
+        if self.budget_table is None:
             raise UserError(_ONE_BUDGET)
-        return self.ladder.contract(eps, delta)
+        return self.budget_table.certified_budget(eps, delta)
 
     def with_chunk(self, chunk: int) -> AdaptiveModel:
         """The same with another chunk size."""
@@ -134,19 +134,23 @@ class AdaptiveModel:
         return self._price(budget)
 
     def _price(self, budget: jax.Array | float | None) -> jax.Array | None:
-        if self.ladder is None:
+        if self.budget_table is None:
             if budget is not None:
                 raise UserError(_ONE_BUDGET)
             return None
-        return self.ladder.price(self.ladder.range[1] if budget is None else budget)
+        return self.budget_table.cost_weight(self.budget_table.range[1] if budget is None else budget)
 
 
-_ONE_BUDGET = "this selector was trained for one budget; train with selector.prices to choose it here"
+_ONE_BUDGET = "this selector was trained for one budget; train with selector.cost_weights to choose it here"
 
 
-def _serve(model: AdaptiveModel, images: jax.Array, price: jax.Array | None) -> Served:
-    variables = model.policy if price is None else Priced(model.policy, price)
-    return serve(model.plans, model.rule, model.params, variables, images, jax.random.key(0), model.chunk)
+def _serve(model: AdaptiveModel, images: jax.Array, cost_weight: jax.Array | None) -> Served:
+    conditioned_params = (
+        model.policy_params if cost_weight is None else PolicyWithCost(model.policy_params, cost_weight)
+    )
+    return serve_adaptive(
+        model.buckets, model.policy, model.params, conditioned_params, images, jax.random.key(0), model.chunk
+    )
 
 
 _run = jax.jit(_serve)
@@ -155,7 +159,7 @@ _run = jax.jit(_serve)
 @functools.lru_cache(maxsize=None)
 def _sharded(mesh: Mesh, axis: str) -> Callable:
     whole, part = PartitionSpec(), PartitionSpec(axis)
-    run = lambda model, images, price: _serve(model, images, price).logits
+    run = lambda model, images, cost_weight: _serve(model, images, cost_weight).logits
     return jax.jit(
         jax.shard_map(run, mesh=mesh, in_specs=(whole, part, part), out_specs=part, check_vma=False)
     )

@@ -90,11 +90,11 @@ class BlockLatency:
 def network_name(spec: ModelSpec) -> str:
     """What decides how fast a network is, the number of classes aside: tables are for networks of the same name."""
     space = spec.space
-    sizes = f"{space.depth} layers of {space.widest} channels, {space.heads} heads of {space.head_dim}"
+    sizes = f"{space.depth} layers of {space.max_width} channels, {space.heads} heads of {space.head_dim}"
     pruned = "" if spec.channels_left is None else f", channels left {spec.channels_left}"
     maps = ", residual maps" if spec.residual_maps else ""
     return (
-        f"{sizes}, {space.most_hidden} hidden units, {spec.tokens} tokens of {spec.patch_values} values, "
+        f"{sizes}, {space.max_mlp_dim} hidden units, {spec.tokens} tokens of {spec.patch_values} values, "
         f"{spec.dtype}{maps}{pruned}"
     )
 

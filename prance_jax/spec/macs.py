@@ -12,10 +12,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from prance_jax.core.sizes import Size, number
+from prance_jax.core.sizes import Size, size_value
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.structure import Structure
-from prance_jax.tokens.counts import if_any_goes
+from prance_jax.tokens.counts import if_reduced
 from prance_jax.tokens.regroup import pooled_macs, regroup_macs
 
 Amount = int | jax.Array
@@ -55,7 +55,7 @@ def token_counts(spec: ModelSpec, structure: Structure) -> TokenCounts:
         for layer in range(len(group.widths)):
             attention.append(count)
             if layer == 0:
-                count = number((count, *spec.left(count, group.keep))[-1])
+                count = size_value((count, *spec.tokens_after(count, group.keep))[-1])
             mlp.append(count)
     return TokenCounts(tuple(attention), tuple(mlp), None if spec.method.ahead is None else tuple(mlp))
 
@@ -69,7 +69,7 @@ def macs(spec: ModelSpec, structure: Structure, selector: int = 0, counts: Token
     space = spec.space
     reducing = _reducing(spec, structure) if counts is None else 0
     counts = counts or token_counts(spec, structure)
-    widths, hidden = _numbers(structure, structure.widths), _numbers(structure, structure.hidden)
+    widths, mlp_dims = _numbers(structure, structure.widths), _numbers(structure, structure.mlp_dims)
     before, after = _numbers(structure, counts.attention), _numbers(structure, counts.mlp)
     mixed = before if counts.values is None else _numbers(structure, counts.values)
     attention = mlp = residual_maps = 0
@@ -77,14 +77,14 @@ def macs(spec: ModelSpec, structure: Structure, selector: int = 0, counts: Token
         qk, vo = (space.heads * channels for channels in spec.head_dims(layer))
         last_of_group = layer + 1 in space.first_layers
         opens_group = layer in space.first_layers[1:]
-        reads = space.widest if spec.enter_at_widest and opens_group else widths[layer]
+        width_in = space.max_width if spec.enter_at_widest and opens_group else widths[layer]
         if layer + 1 == space.depth:
             writes = widths[layer]
         else:
-            writes = space.widest if spec.enter_at_widest and last_of_group else widths[layer + 1]
-        attention += before[layer] * reads * 2 * qk + mixed[layer] * vo * (reads + widths[layer])
+            writes = space.max_width if spec.enter_at_widest and last_of_group else widths[layer + 1]
+        attention += before[layer] * width_in * 2 * qk + mixed[layer] * vo * (width_in + widths[layer])
         attention += before[layer] * before[layer] * (qk + vo)
-        mlp += after[layer] * hidden[layer] * (widths[layer] + writes)
+        mlp += after[layer] * mlp_dims[layer] * (widths[layer] + writes)
         if last_of_group and spec.residual_maps:
             residual_maps += after[layer] * widths[layer] * writes
     return Macs(
@@ -109,35 +109,35 @@ class ElementOperations(NamedTuple):
 def element_operations(spec: ModelSpec, structure: Structure) -> ElementOperations:
     """How many elements the element-wise functions of a structure see; ints or float32 [B]."""
     space, counts = spec.space, token_counts(spec, structure)
-    widths, hidden = _numbers(structure, structure.widths), _numbers(structure, structure.hidden)
+    widths, mlp_dims = _numbers(structure, structure.widths), _numbers(structure, structure.mlp_dims)
     before, after = _numbers(structure, counts.attention), _numbers(structure, counts.mlp)
-    reads = [
-        space.widest if spec.enter_at_widest and layer in space.first_layers[1:] else width
+    width_in = [
+        space.max_width if spec.enter_at_widest and layer in space.first_layers[1:] else width
         for layer, width in enumerate(widths)
     ]
     return ElementOperations(
         softmax=space.heads * sum(count * count for count in before),
-        norm=sum(n * r + m * w for n, m, r, w in zip(before, after, reads, widths))
+        norm=sum(n * r + m * w for n, m, r, w in zip(before, after, width_in, widths))
         + spec.read_tokens * widths[-1],
-        gelu=sum(count * units for count, units in zip(after, hidden)),
+        gelu=sum(count * units for count, units in zip(after, mlp_dims)),
     )
 
 
 def parameters(spec: ModelSpec, structure: Structure) -> Amount:
     """Parameters of the network that a structure touches (the selector's are not included)."""
     space = spec.space
-    widths, hidden = _numbers(structure, structure.widths), _numbers(structure, structure.hidden)
+    widths, mlp_dims = _numbers(structure, structure.widths), _numbers(structure, structure.mlp_dims)
     total = widths[0] * (spec.patch_values + 1) + widths[0] * (spec.class_tokens + spec.tokens)
     for layer in range(space.depth):
         width = widths[layer]
         last_of_group = layer + 1 in space.first_layers
         opens_group = layer in space.first_layers[1:]
-        reads = space.widest if spec.enter_at_widest and opens_group else width
+        width_in = space.max_width if spec.enter_at_widest and opens_group else width
         following = width if layer + 1 == space.depth else widths[layer + 1]
-        writes = space.widest if spec.enter_at_widest and last_of_group else following
+        writes = space.max_width if spec.enter_at_widest and last_of_group else following
         qk, vo = (space.heads * channels for channels in spec.head_dims(layer))
-        total = total + 2 * reads + (reads + 1) * (2 * qk + vo) + (vo + 1) * width
-        total = total + 2 * width + (width + 1) * hidden[layer] + (hidden[layer] + 1) * writes
+        total = total + 2 * width_in + (width_in + 1) * (2 * qk + vo) + (vo + 1) * width
+        total = total + 2 * width + (width + 1) * mlp_dims[layer] + (mlp_dims[layer] + 1) * writes
         if last_of_group and spec.residual_maps:
             total = total + (width + 1) * writes
     return total + 2 * widths[-1] + spec.class_tokens * (widths[-1] + 1) * spec.outputs
@@ -148,17 +148,24 @@ def _reducing(spec: ModelSpec, structure: Structure) -> Amount:
     method, space, total = spec.method, spec.space, 0
     counts, widths = token_counts(spec, structure).attention, _numbers(structure, structure.widths)
     for first, group in zip(space.first_layers[1:], structure.groups[1:]):
-        count, *left = _numbers(structure, (counts[first], *spec.left(counts[first], group.keep)))
-        aside = spec.class_tokens - 1
-        count, left = count - aside, [number - aside for number in left]
-        total += method.macs(count, tuple(left), widths[first], space.head_dim)
+        count, *tokens_after = _numbers(
+            structure, (counts[first], *spec.tokens_after(counts[first], group.keep))
+        )
+        extra_prefix_tokens = spec.class_tokens - 1
+        count, tokens_after = (
+            count - extra_prefix_tokens,
+            [size_value - extra_prefix_tokens for size_value in tokens_after],
+        )
+        total += method.macs(count, tuple(tokens_after), widths[first], space.head_dim)
         if method.received:
-            total += (count + aside) ** 2 * space.attention_width
+            total += (count + extra_prefix_tokens) ** 2 * space.attention_width
         if method.ahead is not None:
             # Its groups are of all tokens, and what the queries gather is averaged, too.
-            every = count + aside, left[-1] + aside
+            every = count + extra_prefix_tokens, tokens_after[-1] + extra_prefix_tokens
             own = pooled_macs(*every, space.attention_width) + regroup_macs(*every, widths[first])
-            total += if_any_goes(count, left[-1], own - regroup_macs(count, left[-1], widths[first]))
+            total += if_reduced(
+                count, tokens_after[-1], own - regroup_macs(count, tokens_after[-1], widths[first])
+            )
     return total
 
 

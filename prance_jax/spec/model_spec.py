@@ -13,7 +13,7 @@ from prance_jax.tokens.methods.registry import get_method
 
 
 @dataclass(frozen=True)
-class Channels:
+class ChannelCounts:
     """What channel pruning has left of a network, a number for each layer: channels of each head's queries and keys, of
     its values, and hidden units."""
 
@@ -59,7 +59,7 @@ class ModelSpec:
     norm_epsilon: float = 1e-6
     dtype: str = "float32"
     remat: bool = False
-    channels_left: Channels | None = None
+    channels_left: ChannelCounts | None = None
     distilled: bool = False
     residual_maps: bool = True
     pixels: bool = False
@@ -97,9 +97,9 @@ class ModelSpec:
         """Keep rates per decision point."""
         return self.method.rates
 
-    def left(self, count: Size, rates: tuple[Rate, ...]) -> tuple[Size, ...]:
+    def tokens_after(self, count: Size, rates: tuple[Rate, ...]) -> tuple[Size, ...]:
         """Tokens after each step of a reduction of `count` tokens at the given keep rates; ints or int32 [B]."""
-        return self.method.left(count, rates, self.fewest_tokens, self.patches, self.class_tokens - 1)
+        return self.method.tokens_after(count, rates, self.fewest_tokens, self.patches, self.class_tokens - 1)
 
     @property
     def patches(self) -> int:
@@ -143,7 +143,7 @@ class ModelSpec:
             return structure
         hidden, groups = iter(self.channels_left.hidden), []
         for group in structure.groups:
-            groups.append(group._replace(hidden=tuple(next(hidden) for _ in group.hidden)))
+            groups.append(group._replace(mlp_dims=tuple(next(hidden) for _ in group.mlp_dims)))
         return structure._replace(groups=tuple(groups))
 
     def head_dims(self, layer: int) -> tuple[int, int]:
@@ -152,8 +152,8 @@ class ModelSpec:
             return self.space.head_dim, self.space.head_dim
         return self.channels_left.qk[layer], self.channels_left.vo[layer]
 
-    def stored_hidden(self, layer: int) -> int:
+    def stored_mlp_dim(self, layer: int) -> int:
         """Hidden units that a layer's weights hold."""
         if self.channels_left is None:
-            return self.space.hidden_units(self.space.super_width, self.space.super_ratio)
+            return self.space.mlp_dim(self.space.super_width, self.space.super_ratio)
         return self.channels_left.hidden[layer]

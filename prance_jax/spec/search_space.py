@@ -68,13 +68,13 @@ class SearchSpace:
         return tuple(sum(self.layers[:group]) for group in range(self.groups))
 
     @property
-    def widest(self) -> int:
+    def max_width(self) -> int:
         """The largest width that can be chosen; it can be narrower than the stored width."""
         return self.widths[-1]
 
     @property
-    def most_hidden(self) -> int:
-        return self.hidden_units(self.widths[-1], self.ratios[-1])
+    def max_mlp_dim(self) -> int:
+        return self.mlp_dim(self.widths[-1], self.ratios[-1])
 
     @property
     def attention_width(self) -> int:
@@ -86,24 +86,24 @@ class SearchSpace:
         return (len(self.widths) * len(self.ratios)) ** self.depth
 
     @staticmethod
-    def hidden_units(width: Size, ratio: Rate) -> Size:
+    def mlp_dim(width: Size, ratio: Rate) -> Size:
         """floor(width x ratio)."""
         if isinstance(width, int) and isinstance(ratio, (int, float)):
             return math.floor(width * ratio)
         return jnp.floor(jnp.asarray(width) * jnp.asarray(ratio, jnp.float32)).astype(jnp.int32)
 
     @staticmethod
-    def ratio(width: int, hidden: int) -> float:
+    def ratio(width: int, mlp_dims: int) -> float:
         """A ratio r with floor(width x r) = hidden; the quotient itself may be rounded to just below."""
-        quotient = hidden / width
-        return quotient if math.floor(width * quotient) == hidden else math.nextafter(quotient, math.inf)
+        quotient = mlp_dims / width
+        return quotient if math.floor(width * quotient) == mlp_dims else math.nextafter(quotient, math.inf)
 
     def uniform(self, width: int, ratio: float, keep: tuple[float, ...] = (1.0,)) -> Structure:
         """The static structure with one width, one ratio and one set of keep rates everywhere."""
-        hidden = self.hidden_units(width, ratio)
+        mlp_dims = self.mlp_dim(width, ratio)
         return Structure(
             tuple(
-                GroupChoice((width,) * count, (hidden,) * count, tuple(keep) if group else ())
+                GroupChoice((width,) * count, (mlp_dims,) * count, tuple(keep) if group else ())
                 for group, count in enumerate(self.layers)
             )
         )
@@ -144,7 +144,7 @@ class SearchSpace:
                 jax.random.choice(key, jnp.asarray(choices, jnp.float32), (batch,))
                 for key, choices in zip(keys, keep_choices)
             )
-        return GroupChoice(tuple(widths), tuple(self.hidden_units(widths, ratios)), keep)
+        return GroupChoice(tuple(widths), tuple(self.mlp_dim(widths, ratios)), keep)
 
     def sample(self, key: jax.Array, batch: int, keep_choices: tuple[tuple[float, ...], ...]) -> Structure:
         """A per-image structure, every group drawn by `sample_group`."""
@@ -163,33 +163,33 @@ class SearchSpace:
                 f"structure has {len(structure.groups)} groups, search space {self.name!r} has {self.groups}"
             )
         for index, (group, count) in enumerate(zip(structure.groups, self.layers)):
-            if len(group.widths) != count or len(group.hidden) != count:
+            if len(group.widths) != count or len(group.mlp_dims) != count:
                 raise UserError(
-                    f"group {index} has {len(group.widths)} widths and {len(group.hidden)} MLPs for {count} layers"
+                    f"group {index} has {len(group.widths)} widths and {len(group.mlp_dims)} MLPs for {count} layers"
                 )
             if len(group.keep) != (rates if index else 0):
                 raise UserError(
                     f"group {index} has {len(group.keep)} keep rates, needs {rates if index else 0}"
                 )
-            for layer, (width, hidden) in enumerate(zip(group.widths, group.hidden)):
+            for layer, (width, mlp_dims) in enumerate(zip(group.widths, group.mlp_dims)):
                 where = f"group {index}, layer {layer}"
-                widths, units = np.atleast_1d(np.asarray(width)), np.atleast_1d(np.asarray(hidden))
+                widths, units = np.atleast_1d(np.asarray(width)), np.atleast_1d(np.asarray(mlp_dims))
                 for one in widths[~np.isin(widths, self.widths)][:1]:
                     raise UserError(
                         f"{where}: width {one} is not in the search space {self.name!r}; choose from {self.widths}"
                     )
                 for one, own in zip(*np.broadcast_arrays(units, widths)):
-                    allowed = tuple(self.hidden_units(int(own), ratio) for ratio in self.ratios)
+                    allowed = tuple(self.mlp_dim(int(own), ratio) for ratio in self.ratios)
                     if one not in allowed:
                         raise UserError(
                             f"{where}: {one} hidden units at width {own}; choose from {allowed} (ratios {self.ratios})"
                         )
             for rate in group.keep:
-                check_keep(rate, f"group {index}")
+                check_keep_rate(rate, f"group {index}")
         return structure
 
 
-def check_keep(rate: Rate, where: str) -> None:
+def check_keep_rate(rate: Rate, where: str) -> None:
     """Raises UserError unless every keep rate lies in (0, 1]."""
     values = np.atleast_1d(np.asarray(rate, np.float64))
     bad = values[~((values > 0) & (values <= 1))]

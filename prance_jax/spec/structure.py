@@ -25,7 +25,7 @@ class GroupChoice(NamedTuple):
     """
 
     widths: tuple[Size, ...]
-    hidden: tuple[Size, ...]
+    mlp_dims: tuple[Size, ...]
     keep: tuple[Rate, ...] = ()
 
 
@@ -39,8 +39,8 @@ class Structure(NamedTuple):
         return tuple(width for group in self.groups for width in group.widths)
 
     @property
-    def hidden(self) -> tuple[Size, ...]:
-        return tuple(hidden for group in self.groups for hidden in group.hidden)
+    def mlp_dims(self) -> tuple[Size, ...]:
+        return tuple(mlp_dims for group in self.groups for mlp_dims in group.mlp_dims)
 
     @property
     def keep(self) -> tuple[tuple[Rate, ...], ...]:
@@ -68,6 +68,6 @@ class Structure(NamedTuple):
         parts = []
         for group in self.groups:
             keep = "".join(f" keep {rate:.3g}" for rate in group.keep)
-            layers = " ".join(f"{width}/{hidden}" for width, hidden in zip(group.widths, group.hidden))
+            layers = " ".join(f"{width}/{mlp_dims}" for width, mlp_dims in zip(group.widths, group.mlp_dims))
             parts.append(f"[{layers}{keep}]")
         return " ".join(parts)

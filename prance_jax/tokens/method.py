@@ -7,10 +7,10 @@ from typing import Callable
 
 import jax
 
-from prance_jax.core.sizes import Rate, Size, number
+from prance_jax.core.sizes import Rate, Size, size_value
 from prance_jax.tokens import counts
 from prance_jax.tokens.regroup import Grouping
-from prance_jax.tokens.token_set import TokenSet, kept_count
+from prance_jax.tokens.token_set import TokenSet, num_keep_at
 
 Amount = int | jax.Array
 # (tokens that arrive, tokens wanted, original patches) -> tokens that the method leaves then.
@@ -42,15 +42,15 @@ class TokenMethod:
     weighted: bool = False
     ahead: Callable[..., Grouping] | None = None
 
-    def left(
-        self, count: Size, rates: tuple[Rate, ...], floor: int, patches: int, aside: int = 0
+    def tokens_after(
+        self, count: Size, rates: tuple[Rate, ...], floor: int, patches: int, extra_prefix_tokens: int = 0
     ) -> tuple[Size, ...]:
         """Tokens after each rate is applied in turn: floor(rate x tokens), `floor` at least, as far as is possible.
         aside: tokens that are counted but stay out of it, see `aside`."""
         result = []
         for rate in rates:
-            wanted = counts.shifted(kept_count(count, rate, floor), -aside)
-            possible = self.possible(counts.shifted(count, -aside), wanted, patches)
-            result.append(counts.shifted(possible, aside))
-            count = number(result[-1])
+            wanted = counts.shift_size(num_keep_at(count, rate, floor), -extra_prefix_tokens)
+            possible = self.possible(counts.shift_size(count, -extra_prefix_tokens), wanted, patches)
+            result.append(counts.shift_size(possible, extra_prefix_tokens))
+            count = size_value(result[-1])
         return tuple(result)

@@ -7,22 +7,22 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from prance_jax.core.sizes import Size, extent
-from prance_jax.tokens.token_set import TokenSet, prefix, renumber
+from prance_jax.core.sizes import Size, array_size
+from prance_jax.tokens.token_set import TokenSet, compose_index, prefix
 
 
 class Grouping(NamedTuple):
     """Where every token goes: the arguments of `regroup`, of methods that say it before anything moves."""
 
-    place: jax.Array
-    left: Size
+    new_index: jax.Array
+    num_keep: Size
     weights: jax.Array
 
 
 def regroup(
     tokens: TokenSet,
-    place: jax.Array,
-    left: Size,
+    new_index: jax.Array,
+    num_keep: Size,
     weights: jax.Array | None = None,
     *,
     mean: bool = True,
@@ -39,27 +39,27 @@ def regroup(
     """
     slots = tokens.features.shape[1]
     sizes = tokens.sizes
-    place = place if tokens.valid is None else jnp.where(tokens.valid, place, -1)
-    features = pooled(tokens.features, place, left, sizes if weights is None else weights, mean=mean)
+    new_index = new_index if tokens.valid is None else jnp.where(tokens.valid, new_index, -1)
+    features = pooled(tokens.features, new_index, num_keep, sizes if weights is None else weights, mean=mean)
     size = None
     if sized or tokens.size is not None:
-        own = jnp.where(place >= 0, sizes, 0.0)
-        size = jnp.einsum("bmn,bn->bm", _moves(place, left), own, precision=jax.lax.Precision.HIGHEST)
-    valid = None if isinstance(left, int) else prefix(slots, left)
-    return TokenSet(features, size, valid, renumber(tokens.owner, place))
+        own = jnp.where(new_index >= 0, sizes, 0.0)
+        size = jnp.einsum("bmn,bn->bm", _moves(new_index, num_keep), own, precision=jax.lax.Precision.HIGHEST)
+    valid = None if isinstance(num_keep, int) else prefix(slots, num_keep)
+    return TokenSet(features, size, valid, compose_index(tokens.token_of_patch, new_index))
 
 
 def pooled(
-    values: jax.Array, place: jax.Array, left: Size, weights: jax.Array, *, mean: bool = True
+    values: jax.Array, new_index: jax.Array, num_keep: Size, weights: jax.Array, *, mean: bool = True
 ) -> jax.Array:
     """What shares a place, as its weighted mean (or sum) there: values [B, N, C] -> [B, left, C], in their type.
 
     place, left, weights: as for `regroup`; what goes nowhere (-1) may hold anything.
     """
     exact = jax.lax.Precision.HIGHEST
-    weights, moves = jnp.where(place >= 0, weights, 0.0), _moves(place, left)
+    weights, moves = jnp.where(new_index >= 0, weights, 0.0), _moves(new_index, num_keep)
     # Features of invalid tokens are arbitrary, so they are silenced before the product, not by it.
-    silent = jnp.where((place >= 0)[:, :, None], values.astype(jnp.float32), 0.0)
+    silent = jnp.where((new_index >= 0)[:, :, None], values.astype(jnp.float32), 0.0)
     found = jnp.einsum("bmn,bnc->bmc", moves * weights[:, None], silent, precision=exact)
     if mean:
         total = jnp.einsum("bmn,bn->bm", moves, weights, precision=exact)
@@ -67,16 +67,16 @@ def pooled(
     return found.astype(values.dtype)
 
 
-def _moves(place: jax.Array, left: Size) -> jax.Array:
+def _moves(new_index: jax.Array, num_keep: Size) -> jax.Array:
     """float32 [B, left, N]: 1 where a token goes."""
-    return jax.nn.one_hot(place, extent(left, place.shape[1]), dtype=jnp.float32, axis=1)
+    return jax.nn.one_hot(new_index, array_size(num_keep, new_index.shape[1]), dtype=jnp.float32, axis=1)
 
 
-def pooled_macs(count, left, width):
+def pooled_macs(count, num_keep, width):
     """Multiply-accumulates of `pooled`, a mean."""
-    return count * left * (width + 1)
+    return count * num_keep * (width + 1)
 
 
-def regroup_macs(count, left, width):
+def regroup_macs(count, num_keep, width):
     """Multiply-accumulates of `regroup`: the features, the weights and the sizes."""
-    return count * left * (width + 2)
+    return count * num_keep * (width + 2)

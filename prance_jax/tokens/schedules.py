@@ -17,7 +17,7 @@ from prance_jax.core.errors import UserError
 class Schedule(Protocol):
     """left(depth, tokens): tokens (CLS counted) after each of `depth` layers, when `tokens` arrive at the first."""
 
-    def left(self, depth: int, tokens: int) -> tuple[int, ...]: ...
+    def tokens_after(self, depth: int, tokens: int) -> tuple[int, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Removed:
         if any(not isinstance(amount, int) or amount < 0 for amount in self.amounts):
             raise UserError(f"schedule: amounts={self.amounts} must be whole numbers of 0 or more")
 
-    def left(self, depth: int, tokens: int) -> tuple[int, ...]:
+    def tokens_after(self, depth: int, tokens: int) -> tuple[int, ...]:
         counts = []
         for layer in range(depth):
             amount = self.amounts[layer] if layer < len(self.amounts) else 0
@@ -53,10 +53,12 @@ class Constant:
                 f"schedule: r={self.amount} must be 0 or more, inflect={self.inflect} from -1 to 1"
             )
 
-    def left(self, depth: int, tokens: int) -> tuple[int, ...]:
+    def tokens_after(self, depth: int, tokens: int) -> tuple[int, ...]:
         lowest = self.amount * (1 - self.inflect)
         step = 2 * self.amount * self.inflect / max(depth - 1, 1)
-        return Removed(tuple(int(lowest + step * layer) for layer in range(depth))).left(depth, tokens)
+        return Removed(tuple(int(lowest + step * layer) for layer in range(depth))).tokens_after(
+            depth, tokens
+        )
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,9 @@ class Sites:
     amount: int
     sites: tuple[int, ...] = (3, 6, 9)
 
-    def left(self, depth: int, tokens: int) -> tuple[int, ...]:
+    def tokens_after(self, depth: int, tokens: int) -> tuple[int, ...]:
         _check_sites(self.sites, depth)
-        return Removed(tuple(self.amount * (layer in self.sites) for layer in range(depth))).left(
+        return Removed(tuple(self.amount * (layer in self.sites) for layer in range(depth))).tokens_after(
             depth, tokens
         )
 
@@ -85,7 +87,7 @@ class KeepRate:
         if not 0 < self.rate <= 1:
             raise UserError(f"schedule: keep rate {self.rate} must be above 0 and up to 1")
 
-    def left(self, depth: int, tokens: int) -> tuple[int, ...]:
+    def tokens_after(self, depth: int, tokens: int) -> tuple[int, ...]:
         _check_sites(self.sites, depth)
         counts = []
         for layer in range(depth):
@@ -102,7 +104,7 @@ class Kept:
 
     counts: tuple[int, ...]
 
-    def left(self, depth: int, tokens: int) -> tuple[int, ...]:
+    def tokens_after(self, depth: int, tokens: int) -> tuple[int, ...]:
         counts = self.counts
         if len(counts) != depth or min(counts) < 1 or list(counts) != sorted(counts, reverse=True):
             raise UserError(f"schedule: {counts} must be {depth} counts of 1 or more that never rise")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 
-def cosine(a: jax.Array, b: jax.Array) -> jax.Array:
+def cosine_similarity(a: jax.Array, b: jax.Array) -> jax.Array:
     """Cosine similarity in float32: [B, S, C], [B, D, C] -> [B, S, D]."""
     a, b = (x.astype(jnp.float32) for x in (a, b))
     a, b = (x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), 1e-12)) for x in (a, b))

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prance_jax.core.sizes import Rate, Size, Within, extent, number
+from prance_jax.core.sizes import BoundedSize, Rate, Size, array_size, size_value
 
 
 class TokenSet(NamedTuple):
@@ -31,7 +31,7 @@ class TokenSet(NamedTuple):
     features: jax.Array
     size: jax.Array | None
     valid: jax.Array | None
-    owner: jax.Array
+    token_of_patch: jax.Array
     package: jax.Array | None = None
 
     @property
@@ -50,7 +50,7 @@ class TokenSet(NamedTuple):
         """[B, N] float32, original tokens that each token stands for, from `owner`: also where a method leaves sizes
         alone."""
         slots = jnp.arange(self.features.shape[1])
-        held = jnp.sum(self.owner[:, :, None] == slots, axis=1, dtype=jnp.float32)
+        held = jnp.sum(self.token_of_patch[:, :, None] == slots, axis=1, dtype=jnp.float32)
         # A class token stands for itself.
         return jnp.maximum(held.at[:, 0].add(1.0), 1.0)
 
@@ -74,12 +74,12 @@ class AttentionSignals(NamedTuple):
 def initial_tokens(features: jax.Array, class_tokens: int = 1) -> TokenSet:
     """All tokens valid and of size one. features: [B, class tokens + P, C], CLS first."""
     batch, tokens, _ = features.shape
-    owner = jnp.arange(class_tokens, tokens, dtype=jnp.int32)
-    owner = jnp.broadcast_to(owner, (batch, tokens - class_tokens))
-    return TokenSet(features, None, None, owner)
+    token_of_patch = jnp.arange(class_tokens, tokens, dtype=jnp.int32)
+    token_of_patch = jnp.broadcast_to(token_of_patch, (batch, tokens - class_tokens))
+    return TokenSet(features, None, None, token_of_patch)
 
 
-def kept_count(count: Size, keep: Rate, floor: int) -> Size:
+def num_keep_at(count: Size, keep: Rate, floor: int) -> Size:
     """floor(keep x count), at least `floor`, at most `count`; both factors in float32 so that int and array agree.
 
     A NaN rate (possible only inside a compiled program; the doors refuse it) keeps everything. The bound of a `Within`
@@ -87,20 +87,20 @@ def kept_count(count: Size, keep: Rate, floor: int) -> Size:
     """
     if isinstance(count, int) and isinstance(keep, (int, float)):
         return int(np.clip(np.floor(np.float32(keep) * np.float32(count)), min(floor, count), count))
-    if isinstance(keep, Within):
-        kept = kept_count(count, keep.value, floor)
-        return Within(jnp.minimum(kept, keep.bound), keep.bound)
+    if isinstance(keep, BoundedSize):
+        kept = num_keep_at(count, keep.value, floor)
+        return BoundedSize(jnp.minimum(kept, keep.bound), keep.bound)
     keep = jnp.nan_to_num(jnp.asarray(keep, jnp.float32), nan=1.0)
     wanted = jnp.floor(keep * jnp.asarray(count, jnp.float32)).astype(jnp.int32)
     return jnp.clip(wanted, jnp.minimum(floor, count), count)
 
 
-def rate_for(left: Size, count: Size) -> Rate:
+def keep_rate_for(num_keep: Size, count: Size) -> Rate:
     """A keep rate at which `kept_count(count, rate, floor)` is `left` (at most `count`): the middle of those that lead
     there, so that rounding cannot miss it. A float for ints, float32 for arrays."""
-    if isinstance(count, int) and isinstance(left, int):
-        return min((left + 0.5) / count, 1.0)
-    return jnp.minimum((jnp.asarray(left, jnp.float32) + 0.5) / count, 1.0)
+    if isinstance(count, int) and isinstance(num_keep, int):
+        return min((num_keep + 0.5) / count, 1.0)
+    return jnp.minimum((jnp.asarray(num_keep, jnp.float32) + 0.5) / count, 1.0)
 
 
 def sort_by_importance(tokens: TokenSet, importance: jax.Array, kept: Size) -> tuple[TokenSet, jax.Array]:
@@ -111,11 +111,11 @@ def sort_by_importance(tokens: TokenSet, importance: jax.Array, kept: Size) -> t
     Returns the tokens with `owner` not yet renumbered, and the rank of every old token, int32 [B, N].
     """
     order, rank = _sorting(_importance(tokens, importance))
-    order = order[:, : extent(kept, tokens.features.shape[1])]
+    order = order[:, : array_size(kept, tokens.features.shape[1])]
     features = jnp.take_along_axis(tokens.features, order[:, :, None], axis=1)
     size = None if tokens.size is None else jnp.take_along_axis(tokens.size, order, axis=1)
     valid = None if tokens.valid is None else jnp.take_along_axis(tokens.valid, order, axis=1)
-    return TokenSet(features, size, valid, tokens.owner), rank
+    return TokenSet(features, size, valid, tokens.token_of_patch), rank
 
 
 def ranks(tokens: TokenSet, importance: jax.Array) -> jax.Array:
@@ -156,10 +156,10 @@ def resized(tokens: TokenSet, slots: int) -> TokenSet:
 
 def prefix(slots: int, kept: Size) -> jax.Array:
     """bool [B, slots] (fewer if `kept` has a lower bound): the first kept[b] entries."""
-    return jnp.arange(extent(kept, slots)) < number(kept)[:, None]
+    return jnp.arange(array_size(kept, slots)) < size_value(kept)[:, None]
 
 
-def renumber(owner: jax.Array, mapping: jax.Array) -> jax.Array:
+def compose_index(token_of_patch: jax.Array, mapping: jax.Array) -> jax.Array:
     """Follows each original patch through one reduction. mapping: [B, N] int32, new index of every old token or -1."""
-    moved = jnp.take_along_axis(mapping, jnp.maximum(owner, 0), axis=1)
-    return jnp.where(owner < 0, -1, moved)
+    moved = jnp.take_along_axis(mapping, jnp.maximum(token_of_patch, 0), axis=1)
+    return jnp.where(token_of_patch < 0, -1, moved)

@@ -20,23 +20,25 @@ def unmerge(tokens: TokenSet, fill: Fill = "nearest", last: jax.Array | None = N
     A patch that was dropped gets what `last` holds for it ([B, P, C], see `remember`), if given; else the features of the
     nearest patch that is still carried (by distance on the grid, ties to the lower index), or with fill 'zero' zeros.
     """
-    owner = tokens.owner
+    token_of_patch = tokens.token_of_patch
     if last is None and fill == "nearest":
-        carried = owner >= 0
-        apart = jnp.where(carried[:, None, :], jnp.asarray(_distances(owner.shape[1])), np.inf)
+        carried = token_of_patch >= 0
+        apart = jnp.where(carried[:, None, :], jnp.asarray(_distances(token_of_patch.shape[1])), np.inf)
         source = jnp.argmin(apart, axis=2)
         # With nothing left but CLS there is no nearest patch.
-        owner = jnp.where(carried.any(axis=1, keepdims=True), jnp.take_along_axis(owner, source, axis=1), 0)
-    features = jnp.take_along_axis(tokens.features, jnp.maximum(owner, 0)[:, :, None], axis=1)
+        token_of_patch = jnp.where(
+            carried.any(axis=1, keepdims=True), jnp.take_along_axis(token_of_patch, source, axis=1), 0
+        )
+    features = jnp.take_along_axis(tokens.features, jnp.maximum(token_of_patch, 0)[:, :, None], axis=1)
     instead = jnp.zeros_like(features) if last is None else last.astype(features.dtype)
-    return jnp.where((owner >= 0)[:, :, None], features, instead)
+    return jnp.where((token_of_patch >= 0)[:, :, None], features, instead)
 
 
-def remember(last: jax.Array, before: TokenSet, after: TokenSet) -> jax.Array:
+def last_features(last: jax.Array, before: TokenSet, after: TokenSet) -> jax.Array:
     """The last features of every patch that is not carried any more, [B, P, C]: `last`, and of those that go between
     `before` and `after` their features in `before`."""
-    goes = (before.owner >= 0) & (after.owner < 0)
-    features = jnp.take_along_axis(before.features, jnp.maximum(before.owner, 0)[:, :, None], axis=1)
+    goes = (before.token_of_patch >= 0) & (after.token_of_patch < 0)
+    features = jnp.take_along_axis(before.features, jnp.maximum(before.token_of_patch, 0)[:, :, None], axis=1)
     return jnp.where(goes[:, :, None], features.astype(last.dtype), last)
 
 
@@ -44,5 +46,5 @@ def remember(last: jax.Array, before: TokenSet, after: TokenSet) -> jax.Array:
 def _distances(patches: int) -> np.ndarray:
     """[P, P] float32, squared distances on a square grid."""
     side = round(patches**0.5)
-    place = np.stack(np.divmod(np.arange(patches), side), axis=1).astype(np.float32)
-    return ((place[:, None] - place[None]) ** 2).sum(axis=2)
+    new_index = np.stack(np.divmod(np.arange(patches), side), axis=1).astype(np.float32)
+    return ((new_index[:, None] - new_index[None]) ** 2).sum(axis=2)

@@ -61,12 +61,15 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         arrays = {
-            path: leaf for path, leaf in tree_leaves.by_path(tree_leaves.plain(tree)).items() if leaf.size
+            path: leaf
+            for path, leaf in tree_leaves.leaves_by_path(tree_leaves.plain_arrays(tree)).items()
+            if leaf.size
         }
         about = {
             "format": _FORMAT,
             "leaves": {
-                path: [*tree_leaves.kind(leaf), tree_leaves.checksum(leaf)] for path, leaf in arrays.items()
+                path: [*tree_leaves.leaf_kind(leaf), tree_leaves.checksum(leaf)]
+                for path, leaf in arrays.items()
             },
             "note": dict(note or {}),
         }
@@ -166,12 +169,14 @@ class Checkpoints:
             raise _Damaged(f"its description cannot be read, found {_few(self._found(step))}") from error
         if not isinstance(about, Mapping) or about.get("format") != _FORMAT:
             raise _Damaged(f"it was not written by this program, found {_few(self._found(step))}")
-        abstract = tree_leaves.by_path(jax.eval_shape(tree_leaves.plain, example))
+        abstract = tree_leaves.leaves_by_path(jax.eval_shape(tree_leaves.plain_arrays, example))
         wanted = {path: leaf for path, leaf in abstract.items() if leaf.size}
-        self._check(step, {path: tree_leaves.kind(leaf) for path, leaf in wanted.items()}, about["leaves"])
+        self._check(
+            step, {path: tree_leaves.leaf_kind(leaf) for path, leaf in wanted.items()}, about["leaves"]
+        )
 
-        places = tree_leaves.by_path(example)
-        targets = {path: tree_leaves.target(leaf, places[path]) for path, leaf in wanted.items()}
+        places = tree_leaves.leaves_by_path(example)
+        targets = {path: tree_leaves.abstract_leaf(leaf, places[path]) for path, leaf in wanted.items()}
         try:
             args = ocp.args.Composite(state=ocp.args.StandardRestore(targets))
             with _silent_orbax():
@@ -183,7 +188,7 @@ class Checkpoints:
         if wrong:
             raise _Damaged(f"the checksum does not fit for {_few(wrong)}")
         tree = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: tree_leaves.rebuild(leaf, found.get(tree_leaves.path_name(path))), example
+            lambda path, leaf: tree_leaves.rebuild_tree(leaf, found.get(tree_leaves.path_name(path))), example
         )
         return Restored(step, tree, dict(about["note"]))
 

@@ -151,7 +151,7 @@ class _Run:
     def save(self, state: PyTree) -> None:
         """Saves a checkpoint, unless something in it is not finite."""
         self._fetch()
-        for path, leaf in tree_leaves.by_path(state).items():
+        for path, leaf in tree_leaves.leaves_by_path(state).items():
             if not _finite(leaf):
                 self._refuse(f"the state ({path})", self._saved or 0, self.done)
         if self._saved == self.done:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from prance_jax.core.files import disk_errors, write_atomic
-from prance_jax.core.sharding import leads
+from prance_jax.core.sharding import is_main_process
 from prance_jax.training.tensorboard import Events
 
 
@@ -31,7 +31,7 @@ class MetricsWriter:
 
     def write(self, stage: str, step: int, seconds: float, values: Mapping[str, float]) -> None:
         """Writes one line. Raises UserError on a full disk."""
-        if not leads():
+        if not is_main_process():
             return
         numbers = {name: _json_number(value) for name, value in values.items()}
         record = {"stage": stage, "step": step, "seconds": round(seconds, 3), **numbers}
@@ -42,12 +42,12 @@ class MetricsWriter:
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()
         if self._events is not None:
-            self._events.add(record, lambda: read(self.path))
+            self._events.add(record, lambda: read_metrics(self.path))
 
     def rewind(self, stage: str, step: int) -> None:
         """Drops the stage's lines after `step` and a torn last line, for a run that continues from `step`."""
         self.close()
-        if not leads() or not self.path.exists():
+        if not is_main_process() or not self.path.exists():
             return
         text = self.path.read_text(encoding="utf-8", errors="replace")
         kept = [line for line in text.splitlines() if _stays(line, stage, step)]
@@ -63,7 +63,7 @@ class MetricsWriter:
             self._events.close()
 
 
-def read(path: str | Path) -> list[dict[str, Any]]:
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """The lines of a metrics file as dicts, in order; a torn last line is left out."""
     lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     return [record for record in map(_record, lines) if record is not None]

@@ -14,7 +14,7 @@ from prance_jax.config.stages import OptimizerConfig
 Tree = Any
 
 
-def make(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """Clipping, then AdamW, or Muon with AdamW for what is no matrix; weight decay on matrices only.
 
     Muon (Jordan et al. 2024; `optax.contrib.muon`) orthogonalises the update of a matrix; on the small networks of the
@@ -52,12 +52,12 @@ def decayed(params: Tree) -> Tree:
     )
 
 
-def init(params: Tree, optimizer: optax.GradientTransformation) -> Tree:
+def init_state(params: Tree, optimizer: optax.GradientTransformation) -> Tree:
     """The state of a training stage: a plain dict of parameters, their moving average and the optimizer's state."""
     return {"params": params, "ema": jax.tree.map(jnp.copy, params), "optimizer": optimizer.init(params)}
 
 
-def update(
+def update_state(
     state: Tree,
     step: jax.Array,
     loss: Callable[[Tree], tuple[jax.Array, dict]],
@@ -69,14 +69,14 @@ def update(
     The average starts fast (decay (1 + step) / (10 + step)) so that a short run does not remember its initialisation.
     """
     (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state["params"])
-    return advance(state, step, gradients, optimizer, ema), {
+    return apply_gradients(state, step, gradients, optimizer, ema), {
         "loss": value,
         "grad_norm": optax.global_norm(gradients),
         **metrics,
     }
 
 
-def advance(
+def apply_gradients(
     state: Tree, step: jax.Array, gradients: Tree, optimizer: optax.GradientTransformation, ema: float
 ) -> Tree:
     """The state after a step along gradients; other entries of it stay as they are."""

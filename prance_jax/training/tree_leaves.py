@@ -13,7 +13,7 @@ def path_name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def by_path(tree: Any) -> dict[str, Any]:
+def leaves_by_path(tree: Any) -> dict[str, Any]:
     """The leaves by name, in the order of the tree."""
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
@@ -23,12 +23,12 @@ def is_key(leaf: Any) -> bool:
     return jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key)
 
 
-def plain(tree: Any) -> Any:
+def plain_arrays(tree: Any) -> Any:
     """The tree with plain arrays only: the data of typed keys, scalars as arrays."""
     return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else jnp.asarray(leaf), tree)
 
 
-def kind(leaf: Any) -> list:
+def leaf_kind(leaf: Any) -> list:
     """``[shape, dtype]``, JSON-able."""
     return [list(leaf.shape), jnp.dtype(leaf.dtype).name]
 
@@ -40,7 +40,7 @@ def checksum(leaf: Any) -> int | None:
     return zlib.crc32(np.ascontiguousarray(np.asarray(leaf)).reshape(-1).view(np.uint8))
 
 
-def target(leaf: Any, place: Any) -> Any:
+def abstract_leaf(leaf: Any, place: Any) -> Any:
     """What Orbax is to restore into: sharded like the example, or on the host."""
     sharding = getattr(place, "sharding", None)
     if sharding is not None and len(sharding.device_set) > 1:
@@ -48,7 +48,7 @@ def target(leaf: Any, place: Any) -> Any:
     return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)  # a view: costs no memory
 
 
-def rebuild(example: Any, found: Any) -> jax.Array:
+def rebuild_tree(example: Any, found: Any) -> jax.Array:
     """The stored array (None if it was of size zero) as a leaf like the example."""
     if found is None:  # arrays of size zero are not stored
         return jnp.zeros(example.shape, example.dtype)

@@ -37,7 +37,7 @@ _STAGES = (
 )
 
 
-def spent(found: Trace, labels: np.ndarray, classes: Sequence[str]) -> Any:
+def plot_macs(found: Trace, labels: np.ndarray, classes: Sequence[str]) -> Any:
     """A figure: how many images spend how many MACs, right and wrong ones apart; and what each class spends."""
     share, right = 100 * found.macs_kept, found.predicted == labels
     figure = _figure(10, 4.2)
@@ -67,7 +67,7 @@ def spent(found: Trace, labels: np.ndarray, classes: Sequence[str]) -> Any:
     return figure
 
 
-def decided(
+def plot_decisions(
     found: Trace,
     labels: np.ndarray,
     classes: Sequence[str],
@@ -90,7 +90,7 @@ def decided(
     for column in range(columns):
         layers = slice(starts[column + 1], starts[column + 2])
         widths = found.widths[:, layers]
-        ratios = found.hidden[:, layers] / widths
+        ratios = found.mlp_dims[:, layers] / widths
         nearest = np.abs(ratios[..., None] - np.array(space.ratios)).argmin(axis=-1)
         values = [
             *((found.keep[:, column, index, None], own) for index, own in enumerate(rates.values())),
@@ -109,7 +109,7 @@ def decided(
     return figure
 
 
-def learning(lines: Sequence[Mapping[str, Any]]) -> Any | None:
+def plot_learning(lines: Sequence[Mapping[str, Any]]) -> Any | None:
     """A figure of the learning curves of every stage that has lines (see `training.metrics`), all seeds and token modes:
     accuracy and MACs, and beside it the loss or the reward. None where there are none."""
     stages = [

@@ -7,13 +7,13 @@ from typing import Any
 
 from prance_jax.spec.search_space import SearchSpace
 from prance_jax.visualize.charts import BLUE, ORANGE, RED
-from prance_jax.visualize.panels import Shown
+from prance_jax.visualize.panels import ImagePanel
 
 _GAP, _HEAD, _FOOT, _TITLE, _DPI = 12, 30, 26, 64, 100
 _GREY = "#5b6470"
 
 
-def kept_sheet(images: Sequence[Shown], space: SearchSpace, title: str, columns: int = 2) -> Any:
+def kept_sheet(images: Sequence[ImagePanel], space: SearchSpace, title: str, columns: int = 2) -> Any:
     """A figure: of each image what was left after every decision, and the widths, MLP ratios and MACs that it was given."""
     side = images[0].panels[0].shape[0]
     panels = len(images[0].panels)
@@ -39,7 +39,7 @@ def kept_sheet(images: Sequence[Shown], space: SearchSpace, title: str, columns:
     return figure
 
 
-def ends_sheet(easy: Sequence[Shown], hard: Sequence[Shown], title: str, columns: int = 8) -> Any:
+def ends_sheet(easy: Sequence[ImagePanel], hard: Sequence[ImagePanel], title: str, columns: int = 8) -> Any:
     """A figure of the images that were given the fewest and the most MACs, with prediction and label."""
     side = easy[0].panels[0].shape[0]
     columns = min(columns, max(len(easy), len(hard)))
@@ -64,13 +64,13 @@ def ends_sheet(easy: Sequence[Shown], hard: Sequence[Shown], title: str, columns
 
 
 def _bars(
-    axes: Any, one: Shown, space: SearchSpace, left: float, top: float, wide: float, tall: float
+    axes: Any, one: ImagePanel, space: SearchSpace, left: float, top: float, wide: float, tall: float
 ) -> None:
     """Two bars a layer, embedding width and MLP ratio, as shares of the widest; a line before each decision."""
     step, half = (wide - _GAP) / space.depth, tall / 2
     for part, (values, most, colour, name) in enumerate(
         (
-            (one.widths, space.widest, BLUE, "embedding width"),
+            (one.widths, space.max_width, BLUE, "embedding width"),
             (one.ratios, space.ratios[-1], ORANGE, "MLP ratio"),
         )
     ):

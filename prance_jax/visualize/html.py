@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from prance_jax.spec.search_space import SearchSpace
-from prance_jax.visualize.panels import Shown
+from prance_jax.visualize.panels import ImagePanel
 
 _STYLE = """
 :root{color-scheme:light dark;--page:#f6f7f9;--card:#fff;--ink:#1b2027;--soft:#5b6470;--line:#dde1e7;--blue:#0072b2;
@@ -49,7 +49,7 @@ summary{cursor:pointer}pre{overflow-x:auto;font-size:.75rem}
 """
 
 
-def page(title: str, lead: str, parts: Sequence[str]) -> str:
+def render_page(title: str, lead: str, parts: Sequence[str]) -> str:
     """The document; parts: HTML made by the functions below, lead: plain text under the title."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
@@ -79,12 +79,12 @@ def chart(png: bytes, words: str) -> str:
     return f'<div class="chart"><img src="{_uri(png, "png")}" alt="{escape(words)}"></div>'
 
 
-def cards(images: Sequence[Shown], space: SearchSpace) -> str:
+def cards(images: Sequence[ImagePanel], space: SearchSpace) -> str:
     """Each image with what was left after every decision, and what its layers were given."""
     return f'<div class="cards">{"".join(_card(one, space) for one in images)}</div>'
 
 
-def thumbs(images: Sequence[Shown]) -> str:
+def thumbs(images: Sequence[ImagePanel]) -> str:
     """The images alone, with prediction, label and MACs."""
     own = (
         f'<figure class="thumb">{_img(one.panels[0], one.name)}<figcaption>{_verdict(one)}<br>'
@@ -129,13 +129,13 @@ def png_of(figure: Any) -> bytes:
     return file.getvalue()
 
 
-def _card(one: Shown, space: SearchSpace) -> str:
+def _card(one: ImagePanel, space: SearchSpace) -> str:
     panels = []
     for number, (pixels, tokens) in enumerate(zip(one.panels, one.tokens)):
         words = f"{tokens} tokens" if number == 0 else f"decision {number}: {tokens} left"
         img = _img(pixels, f"{one.name}, {words}")
         panels.append(f"<figure>{img}<figcaption>{words}</figcaption></figure>")
-    widths = _layers(one.widths, space.widest, space, "width", "")
+    widths = _layers(one.widths, space.max_width, space, "width", "")
     ratios = _layers(one.ratios, space.ratios[-1], space, "MLP ratio", "ratio")
     return (
         f'<article class="card"><header><b>{_verdict(one)}</b><span>{one.macs_kept:.1%} of the MACs</span></header>'
@@ -153,7 +153,7 @@ def _layers(values: Sequence[float], most: float, space: SearchSpace, name: str,
     return f'<div class="{kind}"><small>{name} of each layer</small><div class="layers">{bars}</div></div>'
 
 
-def _verdict(one: Shown) -> str:
+def _verdict(one: ImagePanel) -> str:
     return f'<span class="{"wrong" if one.wrong else "right"}">{escape(one.verdict)}</span>'
 
 

@@ -14,14 +14,18 @@ _PAPER, _HATCH = np.array([226, 229, 234], np.float32), np.array([168, 174, 184]
 _WASH, _TINT = 0.86, 0.36
 
 
-def groups(owners: np.ndarray) -> np.ndarray:
+def patch_groups(tokens_of_patches: np.ndarray) -> np.ndarray:
     """Numbers the groups of merged patches: [D, P] owners after each decision -> int [D, P] of PRUNED, ALONE or a group.
 
     Patches have one number exactly where one token carries them together. A token keeps its number from decision to
     decision; where two are merged, it is that of the one that held more patches (then of the one that comes first).
     """
-    found, fresh, before = np.empty(owners.shape, int), 0, np.full(owners.shape[1], ALONE)
-    for decision, owner in enumerate(owners):
+    found, fresh, before = (
+        np.empty(tokens_of_patches.shape, int),
+        0,
+        np.full(tokens_of_patches.shape[1], ALONE),
+    )
+    for decision, owner in enumerate(tokens_of_patches):
         now = np.where(owner < 0, PRUNED, ALONE)
         for token in np.unique(owner[owner >= 0]):
             members = np.flatnonzero(owner == token)
@@ -38,14 +42,14 @@ def groups(owners: np.ndarray) -> np.ndarray:
     return found
 
 
-def colour(group: int) -> np.ndarray:
+def group_colour(group: int) -> np.ndarray:
     """RGB [3] in 0 ... 255 of a group; neighbours in number are far apart in hue, the first twenty all differ."""
     hue = (0.04 + group * 0.381966) % 1.0
     value, saturation = ((1.0, 0.85), (0.8, 1.0), (1.0, 0.5))[group % 3]
     return 255 * np.array(colorsys.hsv_to_rgb(hue, saturation, value), np.float32)
 
 
-def enlarged(image: np.ndarray, side: int = 168) -> np.ndarray:
+def enlarge(image: np.ndarray, side: int = 168) -> np.ndarray:
     """An image [S, S, channels] in [0, 1] as RGB uint8 of `side` pixels or a little more, by whole multiples."""
     rgb = np.broadcast_to(image, (*image.shape[:2], 3)) if image.shape[2] == 1 else image[:, :, :3]
     pixels = np.round(255 * np.clip(rgb, 0, 1)).astype(np.uint8)
@@ -53,7 +57,7 @@ def enlarged(image: np.ndarray, side: int = 168) -> np.ndarray:
     return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def kept(pixels: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+def draw_kept(pixels: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """One panel: RGB uint8 [H, H, 3] of an image after a decision.
 
     numbers: int [P], a row of `groups`.
@@ -70,7 +74,7 @@ def kept(pixels: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     down, across = np.indices(gone.shape)
     canvas[gone & ((down + across) % max(4, patch // 2) == 0)] = _HATCH
     for group in np.unique(number[number >= 0]):
-        inside, tint = large == group, colour(group)
+        inside, tint = large == group, group_colour(group)
         canvas[inside] = (1 - _TINT) * canvas[inside] + _TINT * tint
         canvas[inside & _edge(number == group, patch, line)] = tint
     return np.round(canvas).astype(np.uint8)

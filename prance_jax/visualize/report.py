@@ -14,16 +14,16 @@ from prance_jax.config import io
 from prance_jax.core.errors import UserError
 from prance_jax.core.files import disk_errors, write_atomic
 from prance_jax.experiments.experiment import Experiment
-from prance_jax.experiments.stage_runner import Contender
+from prance_jax.experiments.stage_runner import TableEntry
 from prance_jax.results import table as results_file
-from prance_jax.results.plots import plot
-from prance_jax.results.rows import Results, load
-from prance_jax.training.metrics import read
+from prance_jax.results.plots import plot_results
+from prance_jax.results.rows import Results, load_results
+from prance_jax.training.metrics import read_metrics
 from prance_jax.visualize import charts, html
 from prance_jax.visualize.contact_sheets import ends_sheet, kept_sheet
-from prance_jax.visualize.panels import Shown, ends, shown, spread
-from prance_jax.visualize.trace import trace
-from prance_jax.visualize.user_images import read_own
+from prance_jax.visualize.panels import ImagePanel, easiest_and_hardest, make_panels, spread_by_macs
+from prance_jax.visualize.trace import trace_images
+from prance_jax.visualize.user_images import read_user_images
 
 _SPREAD, _ENDS = 12, 16  # images on the sheets
 _NUMBERS = 2**27  # pixel values that may be looked at: all of the digits, some 900 photographs
@@ -34,7 +34,7 @@ _LEGEND = {"prune": _PRUNED, "merge": _MERGED}
 _RATES = {"merge": ("merge",), "prune_merge": ("prune", "merge")}
 
 
-def show(
+def write_report(
     experiment: Experiment,
     *,
     seed: int | None = None,
@@ -55,10 +55,10 @@ def show(
         raise UserError(
             f"{workdir.path} has seeds {config.seeds} and token modes {config.token_modes}, not seed {seed} with {mode!r}"
         )
-    own = read_own(pictures, experiment.source, config.data) if pictures else None
+    own = read_user_images(pictures, experiment.source, config.data) if pictures else None
     drawer = _Drawer(workdir.path / "show")
     parts = []
-    found = load(workdir.path) if (workdir.path / "results.json").exists() else None
+    found = load_results(workdir.path) if (workdir.path / "results.json").exists() else None
     if found is not None:
         parts += _measured(found, drawer, workdir.path)
     for one in config.token_modes if mode is None else (mode,):
@@ -70,7 +70,7 @@ def show(
     parts.append(html.section("The run", told, html.folded("configuration", settings)))
     lead = "A Vision Transformer that decides for every image how many tokens and channels to spend."
     path = workdir.path / "report.html"
-    write_atomic(path, html.page(f"PRANCE on {config.name}", lead, parts))
+    write_atomic(path, html.render_page(f"PRANCE on {config.name}", lead, parts))
     return path
 
 
@@ -91,12 +91,12 @@ class _Drawer:
         return html.chart(self.save(name, figure), words)
 
 
-def _row(experiment: Experiment, seed: int, mode: str, budget: float | None) -> Contender:
+def _row(experiment: Experiment, seed: int, mode: str, budget: float | None) -> TableEntry:
     budgets = experiment.config.budgets
     if not budgets:
         if budget is not None:
             raise UserError(
-                "this selector was trained for one budget; train with selector.prices to choose it here"
+                "this selector was trained for one budget; train with selector.cost_weights to choose it here"
             )
         return experiment.prance(seed, mode)
     wanted = sorted(budgets)[len(budgets) // 2] if budget is None else budget
@@ -107,7 +107,7 @@ def _row(experiment: Experiment, seed: int, mode: str, budget: float | None) -> 
 
 def _measured(found: Results, drawer: _Drawer, folder: Path) -> list[str]:
     """Figures in large, accuracy against MACs, and the table."""
-    plot(found, folder / "accuracy.png")
+    plot_results(found, folder / "accuracy.png")
     head, *rows = results_file.cells(found)
     picture = html.chart((folder / "accuracy.png").read_bytes(), "accuracy against MACs and against speed")
     remarks = html.remarks(results_file.remarks(found))
@@ -132,7 +132,7 @@ def _headline(found: Results, method: str) -> list[tuple[str, str]]:
 
 
 def _decided(
-    experiment: Experiment, row: Contender, drawer: _Drawer, seed: int, own: tuple | None
+    experiment: Experiment, row: TableEntry, drawer: _Drawer, seed: int, own: tuple | None
 ) -> list[str]:
     """Sections on what one row of the table does with images."""
     source, space, mode = experiment.source, row.spec.space, row.spec.token_optimization
@@ -140,28 +140,30 @@ def _decided(
     parts, legend = [], _LEGEND.get(mode, f"{_PRUNED} {_MERGED}")
     if own is not None:
         images, names = own
-        yours = shown(source.to_unit(images), trace(row, images, batch), source.classes, None, names)
+        yours = make_panels(
+            source.to_unit(images), trace_images(row, images, batch), source.classes, None, names
+        )
         drawer.save(f"own_{mode}.png", kept_sheet(yours, space, f"Your pictures ({run})"))
         parts.append(html.section(f"Your pictures: {row.method}", legend, html.cards(yours, space)))
 
     split = source.split("test")
     step = -(-math.prod(split.images.shape) // _NUMBERS)
     images, labels = np.asarray(split.images[::step]), np.asarray(split.labels[::step])
-    found = trace(row, images, batch)
+    found = trace_images(row, images, batch)
 
-    def take(index: np.ndarray, panels: bool) -> list[Shown]:
+    def take(index: np.ndarray, panels: bool) -> list[ImagePanel]:
         names = [f"test image {step * one}" for one in index]
         units = source.to_unit(images[index])
-        return shown(units, found.some(index), source.classes, labels[index], names, panels)
+        return make_panels(units, found.some(index), source.classes, labels[index], names, panels)
 
-    some = take(spread(found.macs_kept, _SPREAD), True)
+    some = take(spread_by_macs(found.macs_kept, _SPREAD), True)
     drawer.save(
         f"kept_{mode}.png", kept_sheet(some, space, f"What was kept, from fewest to most MACs ({run})")
     )
     text = f"{len(some)} test images, evenly from the one of fewest MACs to the one of most. {legend}"
     parts.append(html.section(f"What was kept: {row.method}", text, html.cards(some, space)))
 
-    easy, hard = (take(index, False) for index in ends(found.macs_kept, _ENDS))
+    easy, hard = (take(index, False) for index in easiest_and_hardest(found.macs_kept, _ENDS))
     drawer.save(f"easiest_hardest_{mode}.png", ends_sheet(easy, hard, f"The easiest and the hardest ({run})"))
     both = (
         html.small_heading("fewest MACs"),
@@ -173,11 +175,11 @@ def _decided(
     parts.append(html.section(f"The easiest and the hardest: {row.method}", text, *both))
 
     cost = drawer.chart(
-        f"macs_{mode}.png", charts.spent(found, labels, source.classes), "MACs by image and class"
+        f"macs_{mode}.png", charts.plot_macs(found, labels, source.classes), "MACs by image and class"
     )
     lattice = experiment.selector(mode).actions.keep_choices
     rates = {name: lattice and lattice[index] for index, name in enumerate(_RATES.get(mode, ("prune",)))}
-    figure = charts.decided(found, labels, source.classes, space, rates)
+    figure = charts.plot_decisions(found, labels, source.classes, space, rates)
     choices = drawer.chart(f"decisions_{mode}.png", figure, "histograms of decisions by class")
     text = (
         "Who gets how much, and what the selector chooses for which class. Every row adds up to 100\u00a0%."
@@ -187,7 +189,7 @@ def _decided(
 
 
 def _learned(metrics: Path, drawer: _Drawer) -> list[str]:
-    figure = charts.learning(read(metrics)) if metrics.exists() else None
+    figure = charts.plot_learning(read_metrics(metrics)) if metrics.exists() else None
     if figure is None:
         return []
     picture = drawer.chart("learning.png", figure, "learning curves of all stages")

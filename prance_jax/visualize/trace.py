@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prance_jax.experiments.stage_runner import Contender
-from prance_jax.models.forward import advance, begin, finish
+from prance_jax.experiments.stage_runner import TableEntry
+from prance_jax.models.forward import forward_first_group, forward_group, forward_head
 from prance_jax.models.vit import ViT
-from prance_jax.selector.policies import Rule
+from prance_jax.selector.policies import DecisionPolicy
 from prance_jax.spec.macs import macs
 from prance_jax.spec.model_spec import ModelSpec
 
@@ -28,45 +28,49 @@ class Trace(NamedTuple):
     predicted: np.ndarray
     macs_kept: np.ndarray
     widths: np.ndarray
-    hidden: np.ndarray
+    mlp_dims: np.ndarray
     keep: np.ndarray
     tokens: np.ndarray
-    owners: np.ndarray
+    tokens_of_patches: np.ndarray
 
     def some(self, index: Any) -> Trace:
         """The images of an index or a slice."""
         return Trace(*(field[index] for field in self))
 
 
-def trace(row: Contender, images: np.ndarray, batch: int = 250) -> Trace:
+def trace_images(row: TableEntry, images: np.ndarray, batch: int = 250) -> Trace:
     """Runs a row of the table on images [N, S, S, channels], normalised; on this host alone. One program for any N."""
-    run, parts = _run(row.spec, row.rule, row.decision_cost), []
+    run, parts = _run(row.spec, row.policy, row.decision_cost), []
     for number, start in enumerate(range(0, len(images), batch)):
         part = np.asarray(images[start : start + batch])
         padded = np.pad(part, [(0, batch - len(part))] + [(0, 0)] * 3)
         key = jax.random.fold_in(jax.random.key(0), number)
-        found = jax.device_get(run(row.params, row.variables, padded, key))
+        found = jax.device_get(run(row.params, row.policy_params, padded, key))
         parts.append(found.some(slice(len(part))))
     return Trace(*map(np.concatenate, zip(*parts)))
 
 
 @functools.lru_cache(maxsize=None)
-def _run(spec: ModelSpec, rule: Rule, decision_cost: int) -> Callable:
+def _run(spec: ModelSpec, policy: DecisionPolicy, decision_cost: int) -> Callable:
     """Compiled (params, variables, images, key) -> `Trace`: the walk, looked at after every decision."""
     model = ViT(spec)
     full = float(macs(spec, spec.largest).total)
 
-    def run(params, variables, images, key):
+    def run(params, policy_params, images, key):
         each = lambda size: jnp.broadcast_to(jnp.asarray(size), images.shape[:1])
-        decide = rule.decide(variables, key)
-        midway, choices, owners = begin(model, params, images, rule.first), [rule.first], []
+        decide = policy.decide(policy_params, key)
+        state, choices, tokens_of_patches = (
+            forward_first_group(model, params, images, policy.first_choice),
+            [policy.first_choice],
+            [],
+        )
         tokens = [each(spec.tokens)]
         for group in range(1, spec.space.groups):
-            choices.append(decide(group, midway))
-            midway = advance(model, params, midway, choices[group], group)
-            tokens.append(each(midway.tokens.count))
-            owners.append(midway.tokens.owner)
-        logits = finish(model, params, midway)
+            choices.append(decide(group, state))
+            state = forward_group(model, params, state, choices[group], group)
+            tokens.append(each(state.tokens.count))
+            tokens_of_patches.append(state.tokens.token_of_patch)
+        logits = forward_head(model, params, state)
         structure = jax.tree.map(each, tuple(choices))
         per_layer = lambda name: jnp.stack([own for one in structure for own in getattr(one, name)], axis=1)
         cost = macs(spec, type(spec.largest)(structure), decision_cost).total
@@ -75,10 +79,10 @@ def _run(spec: ModelSpec, rule: Rule, decision_cost: int) -> Callable:
             predicted=jnp.argmax(logits, axis=-1),
             macs_kept=cost / full,
             widths=per_layer("widths"),
-            hidden=per_layer("hidden"),
+            mlp_dims=per_layer("mlp_dims"),
             keep=jnp.stack(keep, axis=1),
             tokens=jnp.stack(tokens, axis=1),
-            owners=jnp.stack(owners, axis=1),
+            tokens_of_patches=jnp.stack(tokens_of_patches, axis=1),
         )
 
     return jax.jit(run)

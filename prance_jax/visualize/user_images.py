@@ -9,14 +9,16 @@ import numpy as np
 
 from prance_jax.core.errors import UserError
 from prance_jax.data import crops
-from prance_jax.data.images.decode import BadPicture, cut, decode
+from prance_jax.data.images.decode import BadPicture, crop_image, decode_image
 from prance_jax.data.load import DataConfig
 from prance_jax.data.source import Source
 
 _ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
-def read_own(paths: Sequence[str], source: Source, config: DataConfig) -> tuple[np.ndarray, list[str]]:
+def read_user_images(
+    paths: Sequence[str], source: Source, config: DataConfig
+) -> tuple[np.ndarray, list[str]]:
     """Normalised images [N, S, S, channels] of picture files, or of those in folders, and their names.
 
     The middle is cut out and resized, grey where the network takes one channel. Raises UserError for what is not there or
@@ -28,12 +30,14 @@ def read_own(paths: Sequence[str], source: Source, config: DataConfig) -> tuple[
     images = []
     for file in files:
         try:
-            picture = decode(file.read_bytes())
+            picture = decode_image(file.read_bytes())
         except (BadPicture, OSError) as error:
             raise UserError(f"{file} cannot be read as a picture ({error})") from error
         if source.channels == 1:
             picture = picture.convert("L").convert("RGB")
-        pixels = cut(picture, source.image_size, crops.evaluation(picture.height, picture.width, share))
+        pixels = crop_image(
+            picture, source.image_size, crops.evaluation(picture.height, picture.width, share)
+        )
         images.append(pixels[:, :, : source.channels] / np.float32(255))
     scaled = (np.stack(images) - np.float32(source.mean)) / np.float32(source.std)
     return scaled.astype(np.float32), [file.name for file in files]

@@ -25,7 +25,7 @@ from prance_jax.spec.structure import Structure
 Tree = dict[str, Any]
 
 
-def cut(params: Tree, spec: ModelSpec, structure: Structure) -> tuple[Tree, ModelSpec]:
+def extract_structure(params: Tree, spec: ModelSpec, structure: Structure) -> tuple[Tree, ModelSpec]:
     """Parameters and specification of the plain ViT that a static structure is: its only structure computes the same.
 
     Raises UserError that lists everything in the way and names the nearest structure that has one width.
@@ -35,14 +35,14 @@ def cut(params: Tree, spec: ModelSpec, structure: Structure) -> tuple[Tree, Mode
         raise UserError(
             f"a plain ViT cannot hold this structure: {'; '.join(problems)}; {_advice(spec, structure, problems)}"
         )
-    space, width, hidden = spec.space, structure.widths[0], max(structure.hidden)
+    space, width, mlp_dim = spec.space, structure.widths[0], max(structure.mlp_dims)
     own = SearchSpace(
-        f"{space.name} {width}/{hidden}",
+        f"{space.name} {width}/{mlp_dim}",
         width,
-        SearchSpace.ratio(width, hidden),
+        SearchSpace.ratio(width, mlp_dim),
         space.heads,
         (width,),
-        (SearchSpace.ratio(width, hidden),),
+        (SearchSpace.ratio(width, mlp_dim),),
         (space.depth,),
         space.head_dim,
     )
@@ -51,7 +51,9 @@ def cut(params: Tree, spec: ModelSpec, structure: Structure) -> tuple[Tree, Mode
     out = {}
     for name, node in jax.tree.map(np.asarray, params).items():
         if name.startswith("block_"):
-            out[name] = _block(node, width, structure.hidden[int(name.removeprefix("block_"))], hidden, share)
+            out[name] = _block(
+                node, width, structure.mlp_dims[int(name.removeprefix("block_"))], mlp_dim, share
+            )
         elif name.startswith("head"):
             out[name] = {"kernel": node["kernel"][:width], "bias": node["bias"]}
         elif name == "norm":
@@ -74,7 +76,7 @@ def obstacles(params: Tree, spec: ModelSpec, structure: Structure) -> list[str]:
     dropping = [group for group, rates in enumerate(structure.keep, start=1) if min(rates) < 1]
     if dropping:
         problems.append(f"tokens are dropped before group {', '.join(map(str, dropping))}")
-    if spec.enter_at_widest and set(widths) != {spec.space.widest}:
+    if spec.enter_at_widest and set(widths) != {spec.space.max_width}:
         problems.append("groups are entered at the widest width (official deployment)")
     mixing = []
     for layer in range(spec.space.depth):
@@ -113,8 +115,8 @@ def _advice(spec: ModelSpec, structure: Structure, problems: list[str]) -> str:
     )
 
 
-def _block(block: Tree, width: int, units: int, hidden: int, share: float) -> Tree:
-    silent = hidden - units
+def _block(block: Tree, width: int, units: int, mlp_dim: int, share: float) -> Tree:
+    silent = mlp_dim - units
     bias = block["fc2"]["bias"][:width]
     if "residual_map" in block:
         bias = bias + block["residual_map"]["bias"][:width]

@@ -24,8 +24,8 @@ from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.search_space import SearchSpace
 from prance_jax.spec.structure import Structure
 from prance_jax.zoo.formats.files import read_tensors
-from prance_jax.zoo.formats.match import fill, paths
-from prance_jax.zoo.load import load_weights, origin, renamed
+from prance_jax.zoo.formats.match import fill_tree, paths
+from prance_jax.zoo.load import detect_format, load_weights, to_our_names
 
 Tree = dict[str, Any]
 
@@ -62,7 +62,7 @@ def meta_from_dense(dense: Tree, source: ModelSpec, spec: ModelSpec, fresh: Tree
     """
     same_structure(source, spec)
     flat, found = dict(paths(dense)), {}
-    width, inner = source.space.widest, source.space.attention_width
+    width, inner = source.space.max_width, source.space.attention_width
     stream = channel_order(dense, source)
     hidden = {layer: hidden_order(dense, source, layer) for layer in range(source.space.depth)}
     places = {
@@ -92,7 +92,7 @@ def meta_from_dense(dense: Tree, source: ModelSpec, spec: ModelSpec, fresh: Tree
                 np.moveaxis(value, axis, 0)[beyond] = 0
         value[np.ix_(*columns)] = np.asarray(flat[path])[np.ix_(*rows)]
         found[path] = value
-    return fill(found, fresh, "the dense network")
+    return fill_tree(found, fresh, "the dense network")
 
 
 def same_structure(source: ModelSpec, spec: ModelSpec) -> Structure:
@@ -113,11 +113,11 @@ def same_structure(source: ModelSpec, spec: ModelSpec) -> Structure:
     ]
     if theirs.heads > mine.heads:
         problems.append(f"{theirs.heads} heads, at most {mine.heads}")
-    room = mine.hidden_units(theirs.widest, mine.ratios[-1])
-    if theirs.widest not in mine.widths:
-        problems.append(f"width {theirs.widest}, wanted one of {mine.widths}")
-    elif theirs.most_hidden > room:
-        problems.append(f"{theirs.most_hidden} hidden units, at most {room} at width {theirs.widest}")
+    room = mine.mlp_dim(theirs.max_width, mine.ratios[-1])
+    if theirs.max_width not in mine.widths:
+        problems.append(f"width {theirs.max_width}, wanted one of {mine.widths}")
+    elif theirs.max_mlp_dim > room:
+        problems.append(f"{theirs.max_mlp_dim} hidden units, at most {room} at width {theirs.max_width}")
     mapped = set(theirs.first_layers[1:]) if source.residual_maps else set()
     if not mapped <= (set(mine.first_layers[1:]) if spec.residual_maps else set()):
         problems.append("residual maps where this network has none")
@@ -125,13 +125,13 @@ def same_structure(source: ModelSpec, spec: ModelSpec) -> Structure:
         raise UserError(
             f"the dense network does not fit into the search space {mine.name!r}: {'; '.join(problems)}"
         )
-    return mine.uniform(theirs.widest, mine.ratios[-1], (1.0,) * spec.rates)
+    return mine.uniform(theirs.max_width, mine.ratios[-1], (1.0,) * spec.rates)
 
 
 def channel_order(dense: Tree, spec: ModelSpec) -> np.ndarray:
     """Channels of the residual stream, the most important first: by the product of the norms of all weights that write one and of
     all that read it (behind the scale of their LayerNorm)."""
-    width = spec.space.widest
+    width = spec.space.max_width
     wrote = _energy(dense["patch_embed"]["kernel"], 0) + np.asarray(dense["pos_embed"]).var(axis=0)
     read = _energy(dense["head"]["kernel"], 1) * np.square(dense["norm"]["scale"])
     for layer in range(spec.space.depth):
@@ -144,12 +144,12 @@ def channel_order(dense: Tree, spec: ModelSpec) -> np.ndarray:
 
 def hidden_order(dense: Tree, spec: ModelSpec, layer: int) -> np.ndarray:
     """Hidden units of a layer's MLP, the most important first: by the product of the norms of what one reads and writes."""
-    block, width = dense[f"block_{layer}"], spec.space.widest
+    block, width = dense[f"block_{layer}"], spec.space.max_width
     scale = np.asarray(block["norm2"]["scale"])[:width, None]
     read = _energy(np.asarray(block["fc1"]["kernel"])[:width] * scale, 0)
     read = read + np.square(block["fc1"]["bias"])
     wrote = _energy(np.asarray(block["fc2"]["kernel"])[:, :width], 1)
-    return np.argsort(-(read * wrote)[: spec.space.most_hidden], kind="stable")
+    return np.argsort(-(read * wrote)[: spec.space.max_mlp_dim], kind="stable")
 
 
 def dense_weights(path: str | Path, spec: ModelSpec) -> tuple[Tree, ModelSpec]:
@@ -159,7 +159,7 @@ def dense_weights(path: str | Path, spec: ModelSpec) -> tuple[Tree, ModelSpec]:
     Raises UserError as `load_weights` does.
     """
     tensors, what = read_tensors(path), str(path)
-    found = renamed(tensors, dataclasses.replace(spec, distilled="dist_token" in tensors), what)
+    found = to_our_names(tensors, dataclasses.replace(spec, distilled="dist_token" in tensors), what)
     try:
         width, hidden = found["block_0/fc1/kernel"].shape
         inner, classes = len(found["block_0/proj/kernel"]), len(found["head/bias"])
@@ -182,9 +182,9 @@ def dense_weights(path: str | Path, spec: ModelSpec) -> tuple[Tree, ModelSpec]:
     return load_weights(path, source), source
 
 
-def start_from(path: str | Path, spec: ModelSpec, fresh: Tree) -> Tree:
+def load_start(path: str | Path, spec: ModelSpec, fresh: Tree) -> Tree:
     """Parameters to begin stage one with, from a file: a meta-network's as they are, a dense network's by `meta_from_dense`."""
-    if origin(read_tensors(path)) in ("prance_jax", "official"):
+    if detect_format(read_tensors(path)) in ("prance_jax", "official"):
         return load_weights(path, spec)
     return meta_from_dense(*dense_weights(path, spec), spec, fresh)
 

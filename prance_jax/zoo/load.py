@@ -13,12 +13,12 @@ import jax
 import numpy as np
 
 from prance_jax.core.errors import UserError
-from prance_jax.models.forward import init
+from prance_jax.models.forward import init_params
 from prance_jax.models.vit import ViT
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.zoo.formats import big_vision, released_prance, timm
 from prance_jax.zoo.formats.files import read_card, read_tensors
-from prance_jax.zoo.formats.match import fill, paths
+from prance_jax.zoo.formats.match import fill_tree, paths
 
 Tree = dict[str, Any]
 
@@ -30,20 +30,26 @@ def load_weights(path: str | Path, spec: ModelSpec, ignore: Sequence[str] = ()) 
     identity. ignore: patterns (* and ?) of tensors in the file that are not to be used.
     Raises UserError for a file that cannot be read, and one that lists everything that does not fit.
     """
-    tensors, what = kept(read_tensors(path), ignore, path), str(path)
-    wanted = jax.eval_shape(lambda: init(ViT(spec), jax.random.key(0)))
-    found = renamed(tensors, spec, what)
+    tensors, what = drop_ignored(read_tensors(path), ignore, path), str(path)
+    wanted = jax.eval_shape(lambda: init_params(ViT(spec), jax.random.key(0)))
+    found = to_our_names(tensors, spec, what)
     for place, leaf in paths(wanted):
-        if "/residual_map/" in place and place not in found and origin(tensors) in ("timm", "big_vision"):
+        if (
+            "/residual_map/" in place
+            and place not in found
+            and detect_format(tensors) in ("timm", "big_vision")
+        ):
             whole = np.eye if place.endswith("kernel") else np.zeros
             found[place] = whole(*leaf.shape, dtype=np.float32)
     try:
-        return fill(found, wanted, what)
+        return fill_tree(found, wanted, what)
     except UserError as error:
-        raise UserError(f"{error}{_hint(found, spec, origin(tensors))}") from None
+        raise UserError(f"{error}{_hint(found, spec, detect_format(tensors))}") from None
 
 
-def kept(tensors: Mapping[str, np.ndarray], ignore: Sequence[str], what: Any) -> dict[str, np.ndarray]:
+def drop_ignored(
+    tensors: Mapping[str, np.ndarray], ignore: Sequence[str], what: Any
+) -> dict[str, np.ndarray]:
     """The tensors that no pattern names. Raises UserError for patterns that name none: they are mistyped."""
     idle = [pattern for pattern in ignore if not fnmatch.filter(tensors, pattern)]
     if idle:
@@ -52,7 +58,7 @@ def kept(tensors: Mapping[str, np.ndarray], ignore: Sequence[str], what: Any) ->
     return {name: value for name, value in tensors.items() if name not in gone}
 
 
-def origin(tensors: Mapping[str, np.ndarray]) -> str:
+def detect_format(tensors: Mapping[str, np.ndarray]) -> str:
     """Whose names they are: 'prance_jax', 'big_vision', 'official' or 'timm' ('' for none of them)."""
     names = list(tensors)
     if big_vision.recognises(names):
@@ -64,11 +70,15 @@ def origin(tensors: Mapping[str, np.ndarray]) -> str:
     return "timm" if any(timm.ours(name) for name in names) else ""
 
 
-def renamed(tensors: Mapping[str, np.ndarray], spec: ModelSpec, what: str) -> dict[str, np.ndarray]:
+def to_our_names(tensors: Mapping[str, np.ndarray], spec: ModelSpec, what: str) -> dict[str, np.ndarray]:
     """Arrays under this package's names, whosever they had; '? name' for one that has no place here."""
-    ways = {"timm": timm.renamed, "big_vision": big_vision.renamed, "official": released_prance.renamed}
+    ways = {
+        "timm": timm.from_timm,
+        "big_vision": big_vision.from_big_vision,
+        "official": released_prance.from_released_prance,
+    }
     ways["prance_jax"] = lambda own, *_: {name: np.asarray(value, np.float32) for name, value in own.items()}
-    kind = origin(tensors)
+    kind = detect_format(tensors)
     if not kind:
         some = ", ".join(list(tensors)[:5])
         raise UserError(
@@ -78,12 +88,12 @@ def renamed(tensors: Mapping[str, np.ndarray], spec: ModelSpec, what: str) -> di
     return ways[kind](tensors, spec, what)
 
 
-def by_name(params: Tree) -> dict[str, np.ndarray]:
+def flatten_params(params: Tree) -> dict[str, np.ndarray]:
     """Parameters under this package's names, 'block_0/qkv/kernel'."""
     return {name: np.asarray(leaf) for name, leaf in paths(params)}
 
 
-def card(spec: ModelSpec, names: str) -> dict[str, Any]:
+def make_card(spec: ModelSpec, names: str) -> dict[str, Any]:
     """What a reader without this package must know of a weight file: the network, its search space and what goes in.
 
     names: 'prance_jax' or 'timm'. Facts that weights do not tell are there and null; whoever writes the file fills them in.
@@ -100,14 +110,14 @@ def card(spec: ModelSpec, names: str) -> dict[str, Any]:
         "licence": None,
     }
     if names == "timm":
-        whole = {"img_size": spec.image_size, "in_chans": spec.channels, "embed_dim": space.widest}
+        whole = {"img_size": spec.image_size, "in_chans": spec.channels, "embed_dim": space.max_width}
         own["timm"] = {
             "class": "VisionTransformerDistilled" if spec.distilled else "VisionTransformer",
             **{name: getattr(spec, name) for name in ("patch_size", "num_classes")},
             **whole,
             **{"depth": space.depth, "num_heads": space.heads, "mlp_ratio": space.ratios[-1]},
             # Where heads x head width is not the width, `attn_layer` is a subclass of timm's Attention that passes it this.
-            "attn_head_dim": None if space.attention_width == space.widest else space.head_dim,
+            "attn_head_dim": None if space.attention_width == space.max_width else space.head_dim,
         }
     return own
 
@@ -124,7 +134,7 @@ def semantics(path: str | Path) -> dict[str, Any]:
         "pixels",
     )
     found = read_card(path).get("network", {})
-    if not found and origin(read_tensors(path)) == "official":
+    if not found and detect_format(read_tensors(path)) == "official":
         return {"enter_at_widest": True, "scale_norm": True, "token_floor": 1, "norm_epsilon": 1e-5}
     return {name: found[name] for name in fields if name in found}
 

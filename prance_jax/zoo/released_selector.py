@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from prance_jax.selector.actions import ActionSpace
-from prance_jax.selector.observation import Observer
+from prance_jax.selector.observation import ObservationEncoder
 from prance_jax.selector.rl.networks import Actor, Critic
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.zoo.formats import released_prance
@@ -17,7 +17,7 @@ from prance_jax.zoo.formats import released_prance
 _LAST = {"actor": "fc_mu.weight", "critic": "fc3.weight"}
 
 
-def kind(tensors: Mapping[str, np.ndarray]) -> str | None:
+def detect_kind(tensors: Mapping[str, np.ndarray]) -> str | None:
     """'actor', 'critic', or None for what is no selector."""
     return next((own for own, last in _LAST.items() if "fc1.weight" in tensors and last in tensors), None)
 
@@ -27,8 +27,8 @@ def selector_weights(tensors: Mapping[str, np.ndarray], spec: ModelSpec) -> dict
 
     Raises UserError that lists every tensor that is missing, left over or of another shape.
     """
-    own = kind(tensors)
+    own = detect_kind(tensors)
     network = Actor(ActionSpace(spec.space, spec.rates).components) if own == "actor" else Critic()
-    blank = jax.ShapeDtypeStruct((1, Observer(spec, "keys").size), "float32")
+    blank = jax.ShapeDtypeStruct((1, ObservationEncoder(spec, "keys").size), "float32")
     wanted = jax.eval_shape(network.init, jax.random.key(0), blank)["params"]
-    return released_prance.selector(tensors, wanted, own)
+    return released_prance.selector_params(tensors, wanted, own)

@@ -5,18 +5,18 @@ import numpy as np
 import pytest
 from small import SHORT, make_spec
 
-from prance_jax.adaptive.bucket_latency import LatencyTable, load_latency
-from prance_jax.adaptive.buckets import Plan, Plans
+from prance_jax.adaptive.bucket_latency import LatencyTable, load_latency_table
+from prance_jax.adaptive.buckets import Bucket, Buckets
 from prance_jax.core.errors import UserError
 from prance_jax.spec.structure import GroupChoice, Structure
 
 SPEC = make_spec("prune", space=SHORT)
-PLANS = Plans(
+PLANS = Buckets(
     SPEC,
     SHORT.first_group("24x2"),
     (
-        (Plan((16, 16), (32, 32), (8,)), Plan((28, 28), (84, 84), (17,))),
-        (Plan((24,), (48,), (5,)), Plan((28,), (84,), (17,))),
+        (Bucket((16, 16), (32, 32), (8,)), Bucket((28, 28), (84, 84), (17,))),
+        (Bucket((24,), (48,), (5,)), Bucket((28,), (84,), (17,))),
     ),
 )
 
@@ -28,12 +28,12 @@ def table():
 
 def test_milliseconds_by_hand(table):
     """17 tokens arrive; keep 0.5 leaves 8, 0.55 leaves 9, which only the large plan holds."""
-    one = lambda layers, widths, hidden, keep: GroupChoice(
-        (jnp.array(widths),) * layers, (jnp.array(hidden),) * layers, (jnp.array(keep, jnp.float32),)
+    one = lambda layers, widths, mlp_dims, keep: GroupChoice(
+        (jnp.array(widths),) * layers, (jnp.array(mlp_dims),) * layers, (jnp.array(keep, jnp.float32),)
     )
     structure = Structure(
         (
-            PLANS.first,
+            PLANS.first_choice,
             one(2, [16, 16, 28, 28], [32, 32, 28, 84], [0.5, 0.55, 0.3, 1.0]),
             one(1, [16, 24, 16, 28], [16, 48, 16, 28], [0.5, 0.6, 1.0, 1.0]),
         )
@@ -46,17 +46,17 @@ def test_milliseconds_by_hand(table):
 
 def test_written_and_read(table, tmp_path):
     table.save(tmp_path / "latency.json", lambda path, text: path.write_text(text))
-    assert load_latency(tmp_path / "latency.json", SPEC) == table
+    assert load_latency_table(tmp_path / "latency.json", SPEC) == table
 
 
 def test_what_is_no_table_of_this_network(table, tmp_path):
     with pytest.raises(UserError, match="does not exist; the profile command"):
-        load_latency(tmp_path / "none.json", SPEC)
+        load_latency_table(tmp_path / "none.json", SPEC)
     (tmp_path / "torn.json").write_text('{"device": ')
     with pytest.raises(UserError, match="torn.json is not a latency table"):
-        load_latency(tmp_path / "torn.json", SPEC)
+        load_latency_table(tmp_path / "torn.json", SPEC)
     table.save(tmp_path / "other.json", lambda path, text: path.write_text(text))
     with pytest.raises(UserError, match="groups need one plan each|another network"):
-        load_latency(tmp_path / "other.json", make_spec("prune"))
+        load_latency_table(tmp_path / "other.json", make_spec("prune"))
     with pytest.raises(UserError, match="one time per plan"):
         LatencyTable(PLANS, 1.0, (((2.0,),), ((0.5, 0.75), (3.0, 3.5))), 10.0)

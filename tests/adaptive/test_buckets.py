@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import SPACE, make_spec, structures
 
-from prance_jax.adaptive.buckets import Plan, Plans, sizes
-from prance_jax.adaptive.choose_buckets import cheapest_cuts, choose_plans, even_plans
+from prance_jax.adaptive.buckets import Bucket, Buckets, bucket_sizes
+from prance_jax.adaptive.choose_buckets import cheapest_cuts, choose_buckets, even_buckets
 from prance_jax.core.errors import UserError
 from prance_jax.spec.macs import token_counts
 
@@ -30,7 +30,10 @@ def test_the_cuts_are_the_best_there_are(rows, number):
     last = len(costs) - 1
 
     def total(cuts):
-        return sum(costs[end] * images[begin + 1 : end + 1].sum() for begin, end in zip((-1, *cuts), cuts))
+        return sum(
+            costs[end] * images[forward_first_group + 1 : end + 1].sum()
+            for forward_first_group, end in zip((-1, *cuts), cuts)
+        )
 
     cuts = cheapest_cuts(costs, images, number)
     assert len(cuts) <= number and cuts[-1] == last and list(cuts) == sorted(set(cuts))
@@ -43,50 +46,52 @@ def test_the_cuts_are_the_best_there_are(rows, number):
 @pytest.mark.parametrize("mode", ["prune", "prune_merge"])
 def test_every_image_fits_into_its_plan_and_not_into_a_smaller_one(mode):
     spec = make_spec(mode)
-    plans = choose_plans(spec, decided(spec, 0, 60), 3, multiple=2)
+    buckets = choose_buckets(spec, decided(spec, 0, 60), 3, multiple=2)
     other = decided(spec, 1, 40)
     counts = token_counts(spec, other)
     for group in range(1, SPACE.groups):
-        assert 1 <= len(plans.groups[group - 1]) <= 4
+        assert 1 <= len(buckets.groups[group - 1]) <= 4
         arrive = jnp.broadcast_to(counts.attention[SPACE.first_layers[group]], 40)
-        index = np.asarray(plans.index(group, other.groups[group], arrive))
-        wanted = np.stack([np.broadcast_to(x, 40) for x in sizes(spec, other.groups[group], arrive)], axis=1)
+        index = np.asarray(buckets.index(group, other.groups[group], arrive))
+        wanted = np.stack(
+            [np.broadcast_to(x, 40) for x in bucket_sizes(spec, other.groups[group], arrive)], axis=1
+        )
         for image, own in enumerate(index):
-            assert (wanted[image] <= plans.groups[group - 1][own].sizes).all()
+            assert (wanted[image] <= buckets.groups[group - 1][own].sizes).all()
             if own:
-                assert (wanted[image] > plans.groups[group - 1][own - 1].sizes).any()
+                assert (wanted[image] > buckets.groups[group - 1][own - 1].sizes).any()
 
 
 def test_tokens_are_rounded_to_what_hardware_likes():
     spec = make_spec("prune")
-    for plans in choose_plans(spec, decided(spec, 2, 60), 3, multiple=4).groups:
-        assert all(plan.tokens[0] % 4 == 0 or plan.tokens[0] == spec.tokens for plan in plans)
+    for buckets in choose_buckets(spec, decided(spec, 2, 60), 3, multiple=4).groups:
+        assert all(bucket.tokens[0] % 4 == 0 or bucket.tokens[0] == spec.tokens for bucket in buckets)
 
 
 def test_one_decision_for_all_makes_one_plan_of_its_size():
     spec = make_spec("prune")
     alike = jax.tree.map(lambda leaf: jnp.full(20, leaf), SPACE.uniform(24, 2, (0.55,)))
     alike = alike._replace(groups=(FIRST, *alike.groups[1:]))
-    plans = choose_plans(spec, alike, 3, multiple=1)
-    left = token_counts(spec, SPACE.uniform(24, 2, (0.55,))).mlp
+    buckets = choose_buckets(spec, alike, 3, multiple=1)
+    tokens_after = token_counts(spec, SPACE.uniform(24, 2, (0.55,))).mlp
     for group in range(1, SPACE.groups):
-        smallest, covering = plans.groups[group - 1]
+        smallest, covering = buckets.groups[group - 1]
         layers = SPACE.layers[group]
-        assert smallest == Plan((24,) * layers, (48,) * layers, (left[SPACE.first_layers[group]],))
-        assert covering == Plan((28,) * layers, (84,) * layers, (spec.tokens,))
+        assert smallest == Bucket((24,) * layers, (48,) * layers, (tokens_after[SPACE.first_layers[group]],))
+        assert covering == Bucket((28,) * layers, (84,) * layers, (spec.tokens,))
 
 
 def test_even_plans_go_from_the_smallest_choice_to_the_largest():
     spec = make_spec("merge")
-    plans = even_plans(spec, FIRST, 4, 0.3)
-    for group, layers in zip(plans.groups, SPACE.layers[1:]):
-        assert group[0].widths == group[0].hidden == (16,) * layers
-        assert group[-1] == Plan((28,) * layers, (84,) * layers, (spec.tokens,))
-    assert plans.groups[-1][0].tokens == (int(0.3 * spec.tokens),)
+    buckets = even_buckets(spec, FIRST, 4, 0.3)
+    for group, layers in zip(buckets.groups, SPACE.layers[1:]):
+        assert group[0].widths == group[0].mlp_dims == (16,) * layers
+        assert group[-1] == Bucket((28,) * layers, (84,) * layers, (spec.tokens,))
+    assert buckets.groups[-1][0].tokens == (int(0.3 * spec.tokens),)
 
 
 def test_plans_that_are_not_nested_are_refused():
     spec = make_spec("prune")
-    wide, narrow = Plan((28, 28), (56, 56), (9,)), Plan((24, 24), (48, 48), (12,))
+    wide, narrow = Bucket((28, 28), (56, 56), (9,)), Bucket((24, 24), (48, 48), (12,))
     with pytest.raises(UserError, match="group 2 are not nested"):
-        Plans(spec, FIRST, ((narrow,), (wide, narrow), (narrow,)))
+        Buckets(spec, FIRST, ((narrow,), (wide, narrow), (narrow,)))

@@ -6,24 +6,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prance_jax.adaptive.budget import Ladder, upper_bound
+from prance_jax.adaptive.budget import BudgetTable, upper_bound
 from prance_jax.core.errors import UserError
 
-LADDER = Ladder((0.1, 0.01, 0.001), (0.3, 0.5, 0.8), (40, 10, 1), 1000)
+LADDER = BudgetTable((0.1, 0.01, 0.001), (0.3, 0.5, 0.8), (40, 10, 1), 1000)
 
 
 def test_budgets_are_interpolated_between_the_rungs():
-    assert float(LADDER.price(0.5)) == pytest.approx(0.01, rel=1e-5)
+    assert float(LADDER.cost_weight(0.5)) == pytest.approx(0.01, rel=1e-5)
     halfway = lambda a, b: 0.01 * np.sinh((np.arcsinh(100 * a) + np.arcsinh(100 * b)) / 2)
-    assert float(LADDER.price(0.4)) == pytest.approx(halfway(0.1, 0.01), rel=1e-4)
-    found = jax.jit(LADDER.price)(np.array([0.3, 0.65]))
+    assert float(LADDER.cost_weight(0.4)) == pytest.approx(halfway(0.1, 0.01), rel=1e-4)
+    found = jax.jit(LADDER.cost_weight)(np.array([0.3, 0.65]))
     np.testing.assert_allclose(found, [0.1, halfway(0.01, 0.001)], rtol=1e-4)
 
 
 @pytest.mark.parametrize("budget", [0.1, 0.9, float("nan"), np.array([0.5, -1.0])])
 def test_a_budget_that_was_not_calibrated_is_refused(budget):
     with pytest.raises(UserError, match=r"from 0.30 to 0.80"):
-        LADDER.price(budget)
+        LADDER.cost_weight(budget)
 
 
 def test_bounds_known_from_tables():
@@ -43,11 +43,11 @@ def test_bounds_are_those_of_the_beta_distribution(found, images, delta):
 
 
 def test_the_contract_takes_the_cheapest_budget_that_meets_it():
-    assert LADDER.contract(0.08, 0.05) == 0.3
-    assert LADDER.contract(0.03, 0.05) == 0.5
-    assert LADDER.contract(0.012, 0.05) == 0.8
+    assert LADDER.certified_budget(0.08, 0.05) == 0.3
+    assert LADDER.certified_budget(0.03, 0.05) == 0.5
+    assert LADDER.certified_budget(0.012, 0.05) == 0.8
     with pytest.raises(UserError, match="no budget .* largest one is 0.47%"):
-        LADDER.contract(0.001, 0.05)
+        LADDER.certified_budget(0.001, 0.05)
 
 
 def test_the_contract_is_kept_as_often_as_promised():
@@ -56,10 +56,10 @@ def test_the_contract_is_kept_as_often_as_promised():
     broken = 0
     for _ in range(200):
         found = rng.binomial(500, truth)
-        ladder = Ladder((3.0, 2.0, 1.0), (0.2, 0.4, 0.8), tuple(map(int, found)), 500)
+        budget_table = BudgetTable((3.0, 2.0, 1.0), (0.2, 0.4, 0.8), tuple(map(int, found)), 500)
         try:
-            chosen = ladder.contract(0.03, delta)
+            chosen = budget_table.certified_budget(0.03, delta)
         except UserError:
             continue
-        broken += truth[ladder.macs_kept.index(chosen)] > 0.03
+        broken += truth[budget_table.macs_kept.index(chosen)] > 0.03
     assert broken <= 200 * delta

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from small import MODES, SPACE, make_spec, structures
 
-from prance_jax.adaptive.choose_buckets import choose_plans
-from prance_jax.adaptive.executor import serve
-from prance_jax.models.forward import follow, walk
+from prance_jax.adaptive.choose_buckets import choose_buckets
+from prance_jax.adaptive.executor import serve_adaptive
+from prance_jax.models.forward import fixed_decisions, forward_adaptive
 from prance_jax.models.vit import ViT
-from prance_jax.selector.policies import GivenRule
+from prance_jax.selector.policies import GivenPolicy
 
 FIRST = SPACE.first_group("24x2")
 BATCH = 13
@@ -26,21 +26,27 @@ def decided(spec, seed, batch=BATCH):
 @functools.lru_cache(maxsize=None)
 def program(spec, chunk):
     """One compiled executor per network; its traces are counted."""
-    plans = choose_plans(spec, decided(spec, 99, 60), 2, multiple=2)
+    buckets = choose_buckets(spec, decided(spec, 99, 60), 2, multiple=2)
     traces = []
 
     def run(params, structure, images):
         traces.append(1)
-        return serve(plans, GivenRule(FIRST), params, structure, images, jax.random.key(0), chunk)
+        return serve_adaptive(
+            buckets, GivenPolicy(FIRST), params, structure, images, jax.random.key(0), chunk
+        )
 
-    return jax.jit(run), plans, traces
+    return jax.jit(run), buckets, traces
 
 
 @functools.lru_cache(maxsize=None)
 def whole(spec):
     return jax.jit(
-        lambda params, rest, images: walk(
-            ViT(spec), params, images, FIRST, follow(decided(spec, 0)._replace(groups=(FIRST, *rest)))
+        lambda params, rest, images: forward_adaptive(
+            ViT(spec),
+            params,
+            images,
+            FIRST,
+            fixed_decisions(decided(spec, 0)._replace(groups=(FIRST, *rest))),
         )
     )
 
@@ -54,15 +60,15 @@ def many():
 def test_served_is_masked(mode, official, params, many):
     """Logits to 1e-5, and every decision, for batches that mix all plans and do not divide into chunks."""
     spec = make_spec(mode, official)
-    run, plans, traces = program(spec, 4)
+    run, buckets, traces = program(spec, 4)
     for seed in range(3):
         drawn = decided(spec, seed)
         served, wanted = run(params, drawn, many), whole(spec)(params, drawn.groups[1:], many)
         scale = float(jnp.abs(wanted.logits).max())
         np.testing.assert_allclose(served.logits, wanted.logits, rtol=0, atol=1e-5 * scale)
-        np.testing.assert_array_equal(served.owners[-1], wanted.tokens.owner)
+        np.testing.assert_array_equal(served.tokens_of_patches[-1], wanted.tokens.token_of_patch)
         jax.tree.map(np.testing.assert_array_equal, served.structure.groups[1:], drawn.groups[1:])
-        for needed, ran, group in zip(served.needed, served.run_in, plans.groups):
+        for needed, ran, group in zip(served.needed, served.bucket_used, buckets.groups):
             assert (needed <= ran).all() and int(ran.max()) < len(group)
             # Sorted chunks: at most one chunk per plan runs images of different plans.
             assert (np.sort(needed) <= np.sort(ran)).all()

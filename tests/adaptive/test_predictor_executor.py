@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from small import SHORT, make_spec, quick_jit
 
-from prance_jax.adaptive.predictor_executor import choose_levels, seen, serve_selected
-from prance_jax.baselines.predictor_config import Selective
-from prance_jax.baselines.predictor_vit import SelectiveViT
+from prance_jax.adaptive.predictor_executor import choose_token_buckets, collect_token_counts, serve_predictor
+from prance_jax.baselines.predictor_config import PredictorConfig
+from prance_jax.baselines.predictor_vit import PredictorViT
 from prance_jax.core.errors import UserError
 
 SPEC = make_spec(space=SHORT)
@@ -20,7 +20,7 @@ BATCH = 13
 @functools.lru_cache(maxsize=None)
 def trained(package):
     """Weights under which images differ in what they keep."""
-    model = SelectiveViT(SPEC, Selective(package, (1, 3), (0.6, 0.3), 2, by_threshold=True))
+    model = PredictorViT(SPEC, PredictorConfig(package, (1, 3), (0.6, 0.3), 2, by_threshold=True))
     params = quick_jit(model.init)(jax.random.key(3), jnp.zeros((1, 16, 16, 3)))["params"]
 
     def noisy(path, leaf):
@@ -37,48 +37,54 @@ def test_served_is_masked(package):
     model, params = trained(package)
     images = jax.random.normal(jax.random.key(5), (BATCH, 16, 16, 3))
     wanted = quick_jit(lambda p, x: model.apply({"params": p}, x))(params, images)
-    left = np.stack([wanted.left[site] for site in model.selective.sites], axis=1)
-    assert all(len(set(own)) > 2 for own in left.T)  # images do differ
-    np.testing.assert_array_equal(seen(SPEC, model.selective, params, np.asarray(images), batch=8), left)
-    levels = choose_levels(SPEC, left, 2, multiple=2)
+    tokens_after = np.stack([wanted.tokens_after[site] for site in model.predictor.layers], axis=1)
+    assert all(len(set(own)) > 2 for own in tokens_after.T)  # images do differ
+    np.testing.assert_array_equal(
+        collect_token_counts(SPEC, model.predictor, params, np.asarray(images), batch=8), tokens_after
+    )
+    token_buckets = choose_token_buckets(SPEC, tokens_after, 2, multiple=2)
     traces = []
 
     def run(params, images):
         traces.append(1)
-        return serve_selected(SPEC, model.selective, levels, params, images, chunk=4)
+        return serve_predictor(SPEC, model.predictor, token_buckets, params, images, chunk=4)
 
     run = quick_jit(run)
     for order in (np.arange(BATCH), np.arange(BATCH)[::-1]):
         served = run(params, images[order])
         np.testing.assert_allclose(served.logits, wanted.logits[order], rtol=1e-4, atol=1e-5)
-        np.testing.assert_array_equal(served.owner, wanted.tokens.owner[order])
-        for index, own in enumerate(levels):
-            np.testing.assert_array_equal(served.left[index], left[order, index])
-            bounds = np.asarray(own)[np.asarray(served.run_in[index])]
-            assert (bounds >= left[order, index]).all() and bounds.min() < SPEC.tokens
+        np.testing.assert_array_equal(served.token_of_patch, wanted.tokens.token_of_patch[order])
+        for index, own in enumerate(token_buckets):
+            np.testing.assert_array_equal(served.tokens_after[index], tokens_after[order, index])
+            bounds = np.asarray(own)[np.asarray(served.bucket_used[index])]
+            assert (bounds >= tokens_after[order, index]).all() and bounds.min() < SPEC.tokens
     assert len(traces) == 1
     # One image, one chunk: at the smallest level that holds it.
-    alone = quick_jit(lambda p, x: serve_selected(SPEC, model.selective, levels, p, x, 4))(params, images[:1])
+    alone = quick_jit(lambda p, x: serve_predictor(SPEC, model.predictor, token_buckets, p, x, 4))(
+        params, images[:1]
+    )
     np.testing.assert_allclose(alone.logits, wanted.logits[:1], rtol=1e-4, atol=1e-5)
-    assert [int(ran[0]) for ran in alone.run_in] == [
-        np.searchsorted(own, n) for own, n in zip(levels, left[0])
+    assert [int(ran[0]) for ran in alone.bucket_used] == [
+        np.searchsorted(own, n) for own, n in zip(token_buckets, tokens_after[0])
     ]
 
 
 def test_levels_that_cost_least():
     """Two tight groups of images, and one that keeps everything: by hand."""
-    left = np.array([3] * 10 + [4] * 10 + [11] * 5 + [12] * 5 + [17])[:, None]
-    assert choose_levels(SPEC, left, 3, multiple=4) == ((4, 12, 17),)
-    assert choose_levels(SPEC, left[:-1], 2, multiple=4) == ((4, 12, 17),)
-    assert choose_levels(SPEC, left[:20], 2, multiple=1) == ((3, 4, 17),)
-    assert choose_levels(SPEC, left[:1], 3, multiple=8) == ((8, 17),)
+    tokens_after = np.array([3] * 10 + [4] * 10 + [11] * 5 + [12] * 5 + [17])[:, None]
+    assert choose_token_buckets(SPEC, tokens_after, 3, multiple=4) == ((4, 12, 17),)
+    assert choose_token_buckets(SPEC, tokens_after[:-1], 2, multiple=4) == ((4, 12, 17),)
+    assert choose_token_buckets(SPEC, tokens_after[:20], 2, multiple=1) == ((3, 4, 17),)
+    assert choose_token_buckets(SPEC, tokens_after[:1], 3, multiple=8) == ((8, 17),)
 
 
 def test_what_does_not_fit_is_refused():
-    by_threshold = Selective(False, (1, 3), (0.5, 0.3), by_threshold=True)
-    serve = lambda selective, levels: serve_selected(SPEC, selective, levels, {}, jnp.zeros((1, 16, 16, 3)))
+    by_threshold = PredictorConfig(False, (1, 3), (0.5, 0.3), by_threshold=True)
+    serve = lambda predictor, token_buckets: serve_predictor(
+        SPEC, predictor, token_buckets, {}, jnp.zeros((1, 16, 16, 3))
+    )
     with pytest.raises(UserError, match="keep as many tokens of every image"):
-        serve(Selective(False, (1,), (0.5,)), ((17,),))
+        serve(PredictorConfig(False, (1,), (0.5,)), ((17,),))
     with pytest.raises(UserError, match="2 selectors need numbers of tokens each"):
         serve(by_threshold, ((17,),))
     with pytest.raises(UserError, match="the last one 17 at least"):

@@ -10,36 +10,36 @@ from small import make_spec, quick_jit
 
 from prance_jax.baselines.channel_gates import (
     Gates,
-    all_open,
+    all_gates_open,
+    apply_gates,
     channels_left,
-    choose,
+    choose_gates,
     gate_costs,
-    gated,
-    keep_for,
+    macs_of_gates,
 )
-from prance_jax.baselines.channel_removal import materialize
+from prance_jax.baselines.channel_removal import remove_channels
 from prance_jax.core.errors import UserError
-from prance_jax.models.reduction import METHODS, Reduction, reduced, reduced_macs
+from prance_jax.models.reduction import METHODS, ScheduledReduction, forward_reduced, scheduled_macs
 from prance_jax.models.vit import ViT
 from prance_jax.spec.macs import macs, parameters
-from prance_jax.spec.model_spec import Channels
+from prance_jax.spec.model_spec import ChannelCounts
 from prance_jax.tokens.schedules import KeepRate
 
 
 def random_gates(spec, keep=0.6, multiple=(2, 4), seed=0):
     keys = jax.random.split(jax.random.key(seed), 3)
-    scores = (jax.random.exponential(key, gate.shape) for key, gate in zip(keys, all_open(spec)))
-    return choose(Gates(*scores), keep, gate_costs(spec), multiple)
+    scores = (jax.random.exponential(key, gate.shape) for key, gate in zip(keys, all_gates_open(spec)))
+    return choose_gates(Gates(*scores), keep, gate_costs(spec), multiple)
 
 
 def test_the_removed_network_is_the_masked_one(params, images):
     spec = make_spec()
     gates = random_gates(spec)
-    small, kept = materialize(spec, params, gates)
+    small, kept = remove_channels(spec, params, gates)
     run = lambda spec, params: quick_jit(lambda p, x: ViT(spec).apply({"params": p}, x, spec.largest))(
         params, images
     )
-    np.testing.assert_allclose(run(small, kept), run(spec, gated(params, gates)), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(run(small, kept), run(spec, apply_gates(params, gates)), rtol=1e-5, atol=1e-5)
     # It holds what it costs, and every weight of it is used.
     assert sum(leaf.size for leaf in jax.tree.leaves(kept)) < sum(
         leaf.size for leaf in jax.tree.leaves(params)
@@ -51,22 +51,22 @@ def test_the_removed_network_is_the_masked_one(params, images):
 def test_with_tokens_merged_too(params, images):
     spec = make_spec()
     gates = random_gates(spec, seed=1)
-    small, kept = materialize(spec, params, gates)
-    cait = Reduction(METHODS["cait"], KeepRate(0.5, (2, 5), fused=False))
-    run = lambda spec, params: quick_jit(lambda p, x: reduced(ViT(spec), p, x, spec.largest, cait))(
+    small, kept = remove_channels(spec, params, gates)
+    cait = ScheduledReduction(METHODS["cait"], KeepRate(0.5, (2, 5), fused=False))
+    run = lambda spec, params: quick_jit(lambda p, x: forward_reduced(ViT(spec), p, x, spec.largest, cait))(
         params, images
     )
-    found, wanted = run(small, kept), run(spec, gated(params, gates))
+    found, wanted = run(small, kept), run(spec, apply_gates(params, gates))
     np.testing.assert_allclose(found.logits, wanted.logits, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(found.tokens.owner, wanted.tokens.owner)
-    assert reduced_macs(small, small.largest, cait).total < reduced_macs(spec, spec.largest, cait).total
+    np.testing.assert_array_equal(found.tokens.token_of_patch, wanted.tokens.token_of_patch)
+    assert scheduled_macs(small, small.largest, cait).total < scheduled_macs(spec, spec.largest, cait).total
 
 
 def test_macs_of_a_pruned_network_are_the_compilers(params):
     from spec.test_macs import product_flops
 
     spec = make_spec()
-    small, kept = materialize(spec, params, random_gates(spec, seed=2))
+    small, kept = remove_channels(spec, params, random_gates(spec, seed=2))
     image = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
     program = lambda p, x: ViT(small).apply({"params": p}, x, small.largest)
     found = product_flops(jax.make_jaxpr(program)(kept, image).jaxpr)
@@ -77,16 +77,16 @@ def test_macs_of_a_pruned_network_are_the_compilers(params):
     q, v, f = small.head_dims(3)[0] * 2, small.head_dims(3)[1] * 2, small.channels_left.hidden[3]
     n, c = 17, 28
     one = n * c * (2 * q + v) + n * n * (q + v) + n * v * c + 2 * n * c * f
-    without = dataclasses.replace(
+    split_prefix = dataclasses.replace(
         small,
-        channels_left=Channels(
+        channels_left=ChannelCounts(
             *[
                 tuple(x * (i != 3) for i, x in enumerate(own))
                 for own in dataclasses.astuple(small.channels_left)
             ]
         ),
     )
-    assert macs(small, small.largest).total - macs(without, without.largest).total == one
+    assert macs(small, small.largest).total - macs(split_prefix, split_prefix.largest).total == one
     assert parameters(small, small.largest) < parameters(spec, spec.largest)
 
 
@@ -94,8 +94,10 @@ def test_macs_of_a_pruned_network_are_the_compilers(params):
 def test_heads_keep_as_many_and_the_most_important(keep):
     spec = make_spec()
     rng = np.random.default_rng(0)
-    scores = Gates(*[jnp.asarray(rng.exponential(size=gate.shape), jnp.float32) for gate in all_open(spec)])
-    gates = jax.tree.map(np.asarray, choose(scores, keep, gate_costs(spec), (2, 4)))
+    scores = Gates(
+        *[jnp.asarray(rng.exponential(size=gate.shape), jnp.float32) for gate in all_gates_open(spec)]
+    )
+    gates = jax.tree.map(np.asarray, choose_gates(scores, keep, gate_costs(spec), (2, 4)))
     for name in ("qk", "vo"):
         gate, score = getattr(gates, name), np.asarray(getattr(scores, name))
         counts = gate.sum(2)
@@ -117,7 +119,7 @@ def test_a_closed_gate_can_open_again(params, images):
     """Weights behind it go on learning and it has an importance, though the output does not see them."""
     spec = make_spec()
     gates = random_gates(spec, seed=4)
-    loss = lambda p, g: jnp.sum(jnp.sin(ViT(spec).apply({"params": gated(p, g)}, images, spec.largest)))
+    loss = lambda p, g: jnp.sum(jnp.sin(ViT(spec).apply({"params": apply_gates(p, g)}, images, spec.largest)))
     weights, moves = quick_jit(jax.grad(loss, argnums=(0, 1)))(params, gates)
     shut = np.asarray(gates.hidden[0]) == 0
     assert shut.any() and np.abs(np.asarray(moves.hidden[0])[shut]).min() > 0
@@ -135,17 +137,17 @@ def test_channels_for_given_macs(share, sites):
     """However importance lies over the layers, and where tokens leave late ones cheap, the pruned network costs what was asked."""
     spec = make_spec()
     full = macs(spec, spec.largest).total
-    cait = None if sites is None else Reduction(METHODS["cait"], KeepRate(0.85, sites, fused=False))
-    keep, costs = keep_for(spec, share, cait), gate_costs(spec, cait)
+    cait = None if sites is None else ScheduledReduction(METHODS["cait"], KeepRate(0.85, sites, fused=False))
+    keep, costs = macs_of_gates(spec, share, cait), gate_costs(spec, cait)
     rng = np.random.default_rng(0)
     for seed in range(4):
         # At seed 3 some layers are far more important than others.
-        tilt = np.exp(rng.normal(size=6) * seed)
-        drawn = (rng.exponential(size=own.shape).T * tilt for own in all_open(spec))
+        size_bias = np.exp(rng.normal(size=6) * seed)
+        drawn = (rng.exponential(size=own.shape).T * size_bias for own in all_gates_open(spec))
         scores = Gates(*(jnp.asarray(own.T, jnp.float32) for own in drawn))
-        left = channels_left(jax.tree.map(np.asarray, choose(scores, keep, costs)))
+        left = channels_left(jax.tree.map(np.asarray, choose_gates(scores, keep, costs)))
         small = dataclasses.replace(spec, channels_left=left)
-        spent = macs(small, small.largest) if cait is None else reduced_macs(small, small.largest, cait)
+        spent = macs(small, small.largest) if cait is None else scheduled_macs(small, small.largest, cait)
         assert spent.total / full == pytest.approx(share, abs=0.015), (seed, left)
 
 
@@ -158,7 +160,7 @@ def test_the_cost_of_a_gate_by_hand():
 
 
 def test_gates_that_are_not_consistent(params):
-    gates = all_open(make_spec())
+    gates = all_gates_open(make_spec())
     gates = gates._replace(vo=gates.vo.at[2, 1, 0].set(0.0))
     with pytest.raises(UserError, match=r"layer 2 keep \[8, 7\] channels \(vo\)"):
-        materialize(make_spec(), params, gates)
+        remove_channels(make_spec(), params, gates)

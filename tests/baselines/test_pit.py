@@ -59,25 +59,25 @@ def test_published_sizes(dims, heads, depths, gmacs, millions):
 
 def test_everything_kept_is_the_plain_network(pictures):
     """With selectors that keep all, in an odd grid (5 x 5, then 3 x 3)."""
-    model, params = network(pictures, sites=(1, 1), kept=(1.0, 1.0))
+    model, params = network(pictures, predictor_blocks=(1, 1), keep_rates=(1.0, 1.0))
     assert model.spec.grids == (5, 3)
     plain = PiT(PiTSpec(**SMALL))
-    without = {name: leaf for name, leaf in params.items() if not name.startswith("selector")}
+    split_prefix = {name: leaf for name, leaf in params.items() if not name.startswith("selector")}
     run = lambda model, params: quick_jit(lambda p, x: model.apply({"params": p}, x))(params, pictures)
-    np.testing.assert_allclose(run(model, params), run(plain, without), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(run(model, params), run(plain, split_prefix), rtol=1e-5, atol=1e-5)
 
 
 def test_training_is_evaluation_with_the_same_decisions(pictures, monkeypatch):
     """The most likely tokens in both: masked and removed, through the pooling and the carried package. (Of several heads
     the two averages, in logarithms and plain, may order tokens differently.)"""
-    model, params = network(pictures, sites=(1, 0), kept=(0.4, 0.5), heads=(1, 1))
+    model, params = network(pictures, predictor_blocks=(1, 0), keep_rates=(0.4, 0.5), heads=(1, 1))
 
     def best(chances, key):
-        left = model.spec.left(0 if chances.shape[1] == 25 else 1)
+        left = model.spec.patches_after(0 if chances.shape[1] == 25 else 1)
         rank = jnp.argsort(jnp.argsort(-jnp.exp(chances[..., 0]), axis=1), axis=1)
         return (rank < left).astype(jnp.float32)
 
-    monkeypatch.setattr(pit, "draw", best)
+    monkeypatch.setattr(pit, "gumbel_keep_mask", best)
     trained = quick_jit(lambda p, x, k: model.apply({"params": p}, x, k, method="train"))(
         params, pictures, jax.random.key(0)
     )
@@ -99,56 +99,58 @@ def test_the_pooling_is_a_grouped_convolution(side, dim, wide):
     np.testing.assert_allclose(found, plain.apply(params, x), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("sites, kept", [((), ()), ((1, 0), (0.4, 0.5)), ((1, 1), (1.0, 0.5))])
-def test_costs_are_what_runs(sites, kept):
+@pytest.mark.parametrize("predictor_blocks, kept", [((), ()), ((1, 0), (0.4, 0.5)), ((1, 1), (1.0, 0.5))])
+def test_costs_are_what_runs(predictor_blocks, kept):
     """Every product of the program, and besides: the convolutions, which hold none, and a row of attention in each block
     that only token methods by attention read."""
-    spec = PiTSpec(**SMALL, sites=sites, kept=kept)
+    spec = PiTSpec(**SMALL, predictor_blocks=predictor_blocks, keep_rates=kept)
     image = jax.ShapeDtypeStruct((1, 20, 20, 3), jnp.float32)
     params = jax.eval_shape(PiT(spec).init, jax.random.key(0), image)["params"]
     program = lambda p, x: PiT(spec).apply({"params": p}, x)
     found = product_flops(jax.make_jaxpr(program)(params, image).jaxpr) // 2
     # Tokens in the blocks of both stages, of 25 and 9 patches: CLS, those that stay, the package.
-    counts = {(): (26, 26, 10, 10), (1, 0): (26, 12, 6, 6), (1, 1): (26, 26, 10, 6)}[sites]
+    counts = {(): (26, 26, 10, 10), (1, 0): (26, 12, 6, 6), (1, 1): (26, 26, 10, 6)}[predictor_blocks]
     rows = 8 * sum(counts[:2]) + 16 * sum(counts[2:])
     convolutions = 25 * 4 * 4 * 3 * 8 + 9 * 3 * 3 * 16
     assert pit_macs(spec) == found - rows + convolutions
 
 
-@pytest.mark.parametrize("sites, powers", [(None, (1, 1, 1)), ((1, 1, 0), None), ((1, 0, 0), (1, 1.5, 2))])
-def test_no_rate_comes_nearer_to_a_share(sites, powers):
+@pytest.mark.parametrize(
+    "predictor_blocks, powers", [(None, (1, 1, 1)), ((1, 1, 0), None), ((1, 0, 0), (1, 1.5, 2))]
+)
+def test_no_rate_comes_nearer_to_a_share(predictor_blocks, powers):
     """Against every rate in a finer grid, in shares of the plain network's cost."""
     spec = PiTSpec(28, 10, patch_size=4, stride=3, dims=(32, 64, 128), heads=(2, 4, 8), depths=(2, 4, 2))
     cost = lambda own: pit_macs(own) / pit_macs(spec)
-    found = pit_at_share(spec, 0.75, sites, powers)
-    patches, sites = (81, 25, 9), sites or (1, 2, 1)
-    assert found.sites == sites and [own * share for own, share in zip(patches, found.kept)] == [
-        pytest.approx(found.left(stage)) for stage in range(3)
-    ]
+    found = pit_at_share(spec, 0.75, predictor_blocks, powers)
+    patches, predictor_blocks = (81, 25, 9), predictor_blocks or (1, 2, 1)
+    assert found.predictor_blocks == predictor_blocks and [
+        own * share for own, share in zip(patches, found.keep_rates)
+    ] == [pytest.approx(found.patches_after(stage)) for stage in range(3)]
     shares = []
     for rate in np.arange(0.005, 1.0, 0.005):
         kept = tuple(float(rate**power) for power in powers or (1, 2, 3))
-        shares.append(cost(dataclasses.replace(spec, sites=sites, kept=kept)))
+        shares.append(cost(dataclasses.replace(spec, predictor_blocks=predictor_blocks, keep_rates=kept)))
     nearest = min(abs(share - 0.75) for share in shares)
     assert nearest <= abs(cost(found) - 0.75) < nearest + 0.01
-    assert cost(pit_at_share(spec, 0.65, sites, powers)) < cost(found)
+    assert cost(pit_at_share(spec, 0.65, predictor_blocks, powers)) < cost(found)
 
 
 def test_a_patch_alone_opens_no_package():
     """It would take as much as it saves; where there is a package it goes in."""
-    spec = PiTSpec(**SMALL, sites=(1, 0), kept=(24 / 25, 8 / 9))
-    assert (spec.left(0), spec.left(1)) == (25, 9)
-    spec = PiTSpec(**SMALL, sites=(1, 0), kept=(20 / 25, 8 / 9))
-    assert (spec.left(0), spec.left(1)) == (20, 8)
+    spec = PiTSpec(**SMALL, predictor_blocks=(1, 0), keep_rates=(24 / 25, 8 / 9))
+    assert (spec.patches_after(0), spec.patches_after(1)) == (25, 9)
+    spec = PiTSpec(**SMALL, predictor_blocks=(1, 0), keep_rates=(20 / 25, 8 / 9))
+    assert (spec.patches_after(0), spec.patches_after(1)) == (20, 8)
 
 
 def test_specs_that_make_no_sense():
     for changes, words in (
         ({"dims": (8,)}, "must be as many"),
         ({"dims": (8, 12)}, "multiple of the one before"),
-        ({"sites": (1,), "kept": (0.5,)}, "one entry for each stage"),
-        ({"sites": (2, 0), "kept": (0.5, 0.5)}, "blocks of stages"),
-        ({"sites": (1, 0), "kept": (0.5, 0.0)}, "above 0"),
+        ({"predictor_blocks": (1,), "keep_rates": (0.5,)}, "one entry for each stage"),
+        ({"predictor_blocks": (2, 0), "keep_rates": (0.5, 0.5)}, "blocks of stages"),
+        ({"predictor_blocks": (1, 0), "keep_rates": (0.5, 0.0)}, "above 0"),
     ):
         with pytest.raises(UserError, match=words):
             PiTSpec(**{**SMALL, **changes})

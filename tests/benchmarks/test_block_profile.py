@@ -5,18 +5,18 @@ from pathlib import Path
 import pytest
 from small import SHORT, drawn_params, make_spec
 
-from prance_jax.baselines.predictor_config import Selective
+from prance_jax.baselines.predictor_config import PredictorConfig
 from prance_jax.benchmarks.profiles import blocks
 from prance_jax.cli import main
 from prance_jax.config import io
 from prance_jax.config.experiment import Config
-from prance_jax.data.load import stand_in
+from prance_jax.data.load import placeholder_source
 from prance_jax.models.reduction import at_milliseconds
 from prance_jax.spec.block_latency import load_block_latency, network_name
 from prance_jax.spec.macs import TokenCounts
 
 CONFIG = Path(__file__).parents[1] / "tiny_config.py"
-SPVIT = Selective(True, (0,), (1.0,), heads=2)
+SPVIT = PredictorConfig(True, (0,), (1.0,), heads=2)
 
 
 def test_the_table_by_hand(monkeypatch):
@@ -24,7 +24,7 @@ def test_the_table_by_hand(monkeypatch):
     selector 40, in batches of 8; the dense network 4 and 4 x 17 x 24, and 8 for its embedding."""
     spec = make_spec(space=SHORT)  # four layers, 17 tokens
 
-    def interleaved(programs, repeats):
+    def time_interleaved(programs, repeats):
         taken = {}
         for name in programs:
             what, count = name if isinstance(name, tuple) else (name, 0)
@@ -38,8 +38,8 @@ def test_the_table_by_hand(monkeypatch):
             taken[name] = [9.0, (4 + milliseconds) / 1e3, 0.0]  # the median counts
         return taken
 
-    monkeypatch.setattr(blocks, "interleaved", interleaved)
-    found = blocks.measure(spec, drawn_params(spec), ["tome", SPVIT], "here", 8, counts=(1, 2, 9, 17))
+    monkeypatch.setattr(blocks, "time_interleaved", time_interleaved)
+    found = blocks.measure_blocks(spec, drawn_params(spec), ["tome", SPVIT], "here", 8, counts=(1, 2, 9, 17))
     assert (found.network, found.device, found.batch) == (network_name(spec), "here", 8)
     assert found.attend == pytest.approx((1, 2, 9, 17)) and found.feed == pytest.approx((2, 4, 18, 34))
     columns = dict(found.methods)
@@ -72,10 +72,10 @@ def test_the_command(tmp_path, capsys):
         *words,
     ]
     assert main(line) == 0 and "outside of the layers" in capsys.readouterr().out
-    config = io.load(CONFIG, Config, words[:1])
-    spec = config.spec(stand_in(config.data), "prune")
+    config = io.load_config(CONFIG, Config, words[:1])
+    spec = config.spec(placeholder_source(config.data), "prune")
     table = load_block_latency(file, spec)
     assert table.tokens == (1, 2, 3, 4, 5) and table.batch == 2 and "JAX" in table.device
     assert [name for name, _ in table.methods] == ["mctf", "spvit_1"]
     assert all(times[0] == 0 for _, times in table.methods)
-    assert at_milliseconds(spec, "mctf", 1e6 * table.dense, table).left(spec) == (5, 5)
+    assert at_milliseconds(spec, "mctf", 1e6 * table.dense, table).tokens_after(spec) == (5, 5)

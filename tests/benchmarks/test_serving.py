@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from small import SPACE, make_spec
 
-from prance_jax.adaptive.choose_buckets import even_plans
+from prance_jax.adaptive.choose_buckets import even_buckets
 from prance_jax.benchmarks.serving import even_spread
 from prance_jax.spec.macs import macs, token_counts
 
@@ -13,16 +13,18 @@ from prance_jax.spec.macs import macs, token_counts
 def test_every_image_is_as_large_as_a_plan(mode):
     spec, batch = make_spec(mode), 40
     first = SPACE.first_group("max")
-    plans = even_plans(spec, first, 3, 0.3)
-    drawn = even_spread(plans, batch)
+    buckets = even_buckets(spec, first, 3, 0.3)
+    drawn = even_spread(buckets, batch)
     counts = token_counts(spec, drawn)
     kept = np.asarray(macs(spec, drawn).total) / macs(spec, spec.largest).total
     assert kept.max() == pytest.approx(1) and kept.min() < 0.6
     arriving = np.full(batch, spec.tokens)
-    for group, own in enumerate(plans.groups, start=1):
+    for group, own in enumerate(buckets.groups, start=1):
         tokens = np.asarray(counts.mlp[SPACE.first_layers[group]])
         widths = np.asarray(drawn.groups[group].widths[0])
-        for width, left, before in zip(widths, tokens, arriving):
-            assert any(plan.widths[0] == width and min(plan.tokens[-1], before) == left for plan in own)
-        assert set(widths) == {plan.widths[0] for plan in own}
+        for width, tokens_after, before in zip(widths, tokens, arriving):
+            assert any(
+                bucket.widths[0] == width and min(bucket.tokens[-1], before) == tokens_after for bucket in own
+            )
+        assert set(widths) == {bucket.widths[0] for bucket in own}
         arriving = tokens

@@ -13,7 +13,7 @@ import pytest
 from prance_jax.benchmarks.profiles.tpu_compile import collectives
 from prance_jax.data.arrays import ArrayTables
 from prance_jax.data.images.records import ImagesConfig
-from prance_jax.data.load import DataConfig, stand_in
+from prance_jax.data.load import DataConfig, placeholder_source
 
 ROOT = Path(__file__).parents[2]
 TEXT = """
@@ -34,9 +34,9 @@ def test_collectives_are_counted_once_with_what_they_produce():
 
 
 def test_a_stand_in_needs_no_data():
-    source = stand_in(DataConfig(name="folder", images=ImagesConfig(size=48)))
+    source = placeholder_source(DataConfig(name="folder", images=ImagesConfig(size=48)))
     assert (source.image_size, source.channels, source.num_classes) == (48, 3, 1000)
-    streamed = stand_in(DataConfig(name="folder", images=ImagesConfig(size=48, in_memory=False)))
+    streamed = placeholder_source(DataConfig(name="folder", images=ImagesConfig(size=48, in_memory=False)))
     assert (streamed.image_size, streamed.channels, streamed.num_classes) == (48, 3, 1000)
     # A stream's batch is used as it comes, row by row, so no row moves over devices.
     pixels = np.arange(4 * 48 * 48 * 3, dtype=np.uint32).astype(np.uint8).reshape(4, 48, 48, 3)

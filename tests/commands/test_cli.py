@@ -160,8 +160,8 @@ def test_pictures_that_cannot_be_drawn_cost_no_run(monkeypatch):
     def broken(experiment):
         raise MemoryError("no room for a picture")
 
-    monkeypatch.setattr("prance_jax.visualize.report.show", broken)
-    assert train.drawn(None, everything=True) == "not drawn (MemoryError: no room for a picture)"
+    monkeypatch.setattr("prance_jax.visualize.report.write_report", broken)
+    assert train.write_pictures(None, everything=True) == "not drawn (MemoryError: no room for a picture)"
 
 
 def test_the_report_is_one_page_that_loads_nothing(trained, tmp_path):
@@ -196,7 +196,7 @@ def test_the_notebook_runs_from_top_to_bottom(trained, tmp_path, capsys, monkeyp
     display.Markdown, display.display = str, shown.append
     display.Image = lambda filename: Path(filename).read_bytes()
     monkeypatch.setitem(sys.modules, "IPython.display", display)
-    monkeypatch.setattr(train, "drawn", lambda *_: "drawn when it was trained")
+    monkeypatch.setattr(train, "write_pictures", lambda *_: "drawn when it was trained")
     monkeypatch.chdir(root / "launch")
     mini = ModelSpec(SearchSpace("mini", 12, 2.0, 3, (6, 12), (1.0, 2.0), (1, 1), head_dim=4), 8, 4, 5)
     if not prance_jax.list_models("notebook_mini"):
@@ -249,7 +249,7 @@ BAD_VALUES = [
     ("--config.data.digits.train_digits=0", "train_digits 0", "20 or more"),
     ("--config.model.patch_size=3", "image size 20", "patch size 3"),
     ("--config.seeds=()", "seeds", "at least one"),
-    ("--config.budgets=(0.5,)", "selector.prices and budgets", "give both or neither"),
+    ("--config.budgets=(0.5,)", "selector.cost_weights and budgets", "give both or neither"),
 ]
 
 

@@ -14,13 +14,13 @@ import prance_jax
 from prance_jax.cli import main
 from prance_jax.config import io
 from prance_jax.config.experiment import Config
-from prance_jax.data.load import stand_in
+from prance_jax.data.load import placeholder_source
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.search_space import SearchSpace
 from prance_jax.zoo.formats import released_prance
 from prance_jax.zoo.formats.files import read_tensors, save_weights
 from prance_jax.zoo.formats.timm import to_timm
-from prance_jax.zoo.load import by_name, load_weights, semantics
+from prance_jax.zoo.load import flatten_params, load_weights, semantics
 
 GOLDEN = """
 def get_config():
@@ -44,7 +44,9 @@ def registered():
 def weights(tmp_path):
     """A file of a random network, and its parameters."""
     params = drawn_params(SMALL)
-    save_weights(tmp_path / "w.safetensors", by_name(params), {"licence": "mit", "names": "x", "measured": 1})
+    save_weights(
+        tmp_path / "w.safetensors", flatten_params(params), {"licence": "mit", "names": "x", "measured": 1}
+    )
     return str(tmp_path / "w.safetensors"), params
 
 
@@ -65,8 +67,8 @@ def refused(capsys, *words):
 def test_released_files_convert_with_nothing_left_over(mode, golden, tmp_path):
     """The official names of both golden networks, their actors and their critics; every number lands in its place."""
     (tmp_path / "golden.py").write_text(GOLDEN)
-    config = io.load(tmp_path / "golden.py", Config)
-    spec = config.spec(stand_in(config.data), mode).official()
+    config = io.load_config(tmp_path / "golden.py", Config)
+    spec = config.spec(placeholder_source(config.data), mode).official()
     for part in ("model", "actor", "critic"):
         arrays = {
             name.removeprefix(f"{part}/"): value
@@ -85,7 +87,7 @@ def test_released_files_convert_with_nothing_left_over(mode, golden, tmp_path):
                 "residual_maps": True,
                 "pixels": False,
             }
-            direct = by_name(released_prance.meta_network(arrays, spec, load_weights(target, spec)))
+            direct = flatten_params(released_prance.meta_network(arrays, spec, load_weights(target, spec)))
         else:
             transposed = {name: value.T.astype("f4") for name, value in arrays.items()}
             kinds = {"weight": "kernel", "bias": "bias"}
@@ -153,6 +155,8 @@ def test_what_cannot_be_converted_is_one_clear_line(weights, tmp_path, capsys):
 
 def test_tensors_can_be_named_as_ignored(tmp_path):
     params = drawn_params(SMALL)
-    save_weights(tmp_path / "w.safetensors", {**by_name(params), "ema/decay": np.ones(1, np.float32)}, {})
+    save_weights(
+        tmp_path / "w.safetensors", {**flatten_params(params), "ema/decay": np.ones(1, np.float32)}, {}
+    )
     again = load_weights(tmp_path / "w.safetensors", SMALL, ["ema/*"])
     jax.tree.map(np.testing.assert_array_equal, again, params)

@@ -52,13 +52,13 @@ GOOD = """
 
 def message(path, *overrides):
     with pytest.raises(UserError) as caught:
-        io.load(path, Config, list(overrides))
+        io.load_config(path, Config, list(overrides))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_file_becomes_a_frozen_hashable_typed_schema(file):
-    config = io.load(file(GOOD), Config)
+    config = io.load_config(file(GOOD), Config)
     assert config == Config("a", seeds=(1, 2), model=Model(6, 0.0, plans=((1, 2.0), (3, 0.5))))
     assert isinstance(config.model.drop, float)
     hash(config)
@@ -88,13 +88,13 @@ def test_file_becomes_a_frozen_hashable_typed_schema(file):
     ],
 )
 def test_overrides_are_typed_by_the_schema(file, override, expected):
-    config = io.load(file(GOOD), Config, [override])
+    config = io.load_config(file(GOOD), Config, [override])
     assert expected(config)
     assert config.model.plans if "plans" in override else config.model.plans == ((1, 2.0), (3, 0.5))
 
 
 def test_the_last_override_of_a_key_wins(file):
-    assert io.load(file(GOOD), Config, ["--config.name=b", "--config.name=c"]).name == "c"
+    assert io.load_config(file(GOOD), Config, ["--config.name=b", "--config.name=c"]).name == "c"
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_a_mistake_in_the_file_is_not_hidden_by_an_override(file):
 
 
 def test_json_and_back_is_the_identity(file):
-    config = io.load(file(GOOD), Config, ["--config.teacher.depth=3"])
+    config = io.load_config(file(GOOD), Config, ["--config.teacher.depth=3"])
     assert io.from_dict(Config, json.loads(json.dumps(io.to_dict(config)))) == config
 
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from prance_jax.core.errors import UserError
-from prance_jax.data.images.decode import BadPicture, decode
+from prance_jax.data.images.decode import BadPicture, decode_image
 from prance_jax.data.images.folder import FolderConfig, hold_out, load_folder_source, open_split
 from prance_jax.data.images.records import ImagesConfig
 from prance_jax.data.load import DataConfig, load_source
@@ -119,7 +119,7 @@ def test_every_kind_of_picture_becomes_colours():
         (encoded(palette), (200, 0, 0)),
         (picture((1, 2, 3), side=1), (1, 2, 3)),
     ):
-        out = decode(data)
+        out = decode_image(data)
         assert out.mode == "RGB"
         np.testing.assert_allclose(np.asarray(out)[0, 0], wanted, atol=3)
 
@@ -129,7 +129,7 @@ def test_half_a_picture_is_none():
     whole = encoded(noise, "JPEG")
     for data in (whole[: len(whole) // 2], b"", b"not a picture", encoded(noise)[:300]):
         with pytest.raises(BadPicture):
-            decode(data)
+            decode_image(data)
 
 
 def break_one(folder):

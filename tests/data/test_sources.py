@@ -8,7 +8,7 @@ import pytest
 from prance_jax.core.errors import UserError
 from prance_jax.data.arrays import from_arrays
 from prance_jax.data.digits.digits import load_digits_source, split_digits
-from prance_jax.data.digits.render import DigitsConfig, draw, place
+from prance_jax.data.digits.render import DigitsConfig, draw_digits, sample_placement
 
 CONFIG = DigitsConfig(
     canvas=28,
@@ -50,8 +50,8 @@ def test_a_digit_alone_is_a_bilinear_paste(source):
     """Without clutter every pixel is the glyph, read at the pixel's centre by bilinear interpolation."""
     config = DigitsConfig(canvas=28, grid=4, min_scale=14.0, max_scale=17.0, max_clutter=0)
     key = jax.random.key(4)
-    drawing = draw(config, source.glyphs["test"], key, 3)
-    placement, _ = place(config, jax.random.split(key, 3)[2], 3)
+    drawing = draw_digits(config, source.glyphs["test"], key, 3)
+    placement, _ = sample_placement(config, jax.random.split(key, 3)[2], 3)
     for image in range(3):
         glyph = np.pad(source.glyphs["test"].pixels[drawing.glyph[image]], 1) * float(placement.ink[image, 0])
         start, size = np.asarray(placement.start)[image, 0], np.asarray(placement.size)[image, 0]
@@ -70,7 +70,7 @@ def test_a_digit_alone_is_a_bilinear_paste(source):
 
 
 def test_clutter_is_even_on_zero_to_eight(source):
-    drawing = jax.jit(lambda key: draw(CONFIG, source.tables, key, 4000))(jax.random.key(0))
+    drawing = jax.jit(lambda key: draw_digits(CONFIG, source.tables, key, 4000))(jax.random.key(0))
     np.testing.assert_allclose(np.bincount(drawing.clutter, minlength=9) / 4000, 1 / 9, atol=0.02)
     ink = np.asarray(drawing.images).sum((1, 2, 3))
     assert ink[np.asarray(drawing.clutter) == 8].mean() > ink[np.asarray(drawing.clutter) == 0].mean() + 5

@@ -13,7 +13,7 @@ from prance_jax.data.augment import AugmentConfig
 from prance_jax.data.images import stream as module
 from prance_jax.data.images.folder import FolderConfig, load_folder_source
 from prance_jax.data.images.records import ImagesConfig
-from prance_jax.data.prefetch import feed
+from prance_jax.data.prefetch import prefetch_to_device
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_a_bad_picture_is_named_or_replaced_with_its_own_label(folder, tmp_path,
 
 def test_steps_are_fed_in_order_and_augmented_on_the_device(folder):
     source = load(folder, AugmentConfig(crop="resized", flip=True))
-    fed, read = feed(source, 6, start=2), take(source, 2, start=2)
+    fed, read = prefetch_to_device(source, 6, start=2), take(source, 2, start=2)
     for wanted in read:
         tables = next(fed)
         np.testing.assert_array_equal(tables.images, wanted.images)

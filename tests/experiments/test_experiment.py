@@ -8,19 +8,19 @@ import jax
 import numpy as np
 import pytest
 
-from prance_jax.adaptive.rounding import RoundedRule
+from prance_jax.adaptive.rounding import BucketedPolicy
 from prance_jax.config import io
 from prance_jax.config.experiment import Config
 from prance_jax.core.errors import UserError
 from prance_jax.experiments.experiment import Experiment
-from prance_jax.experiments.main_table import contenders
+from prance_jax.experiments.main_table import table_entries
 from prance_jax.models.vit import ViT
-from prance_jax.results.evaluate_rows import compare
+from prance_jax.results.evaluate_rows import evaluate_rows
 from prance_jax.training import loop
-from prance_jax.training.metrics import Progress, read
+from prance_jax.training.metrics import Progress, read_metrics
 from prance_jax.training.workdir import Workdir
 from prance_jax.zoo.formats.files import save_weights
-from prance_jax.zoo.load import by_name
+from prance_jax.zoo.load import flatten_params
 
 CONFIG = Path(__file__).parents[1] / "tiny_config.py"
 
@@ -46,7 +46,7 @@ class KillingProgress(Progress):
 
 
 def experiment(path, progress=None, *overrides):
-    config = io.load(CONFIG, Config, overrides)
+    config = io.load_config(CONFIG, Config, overrides)
     return Experiment(config, Workdir(path), progress or Progress(quiet=True))
 
 
@@ -54,11 +54,11 @@ def experiment(path, progress=None, *overrides):
 def whole(tmp_path_factory):
     """A run that nothing interrupted."""
     run = experiment(tmp_path_factory.mktemp("whole"))
-    return run, contenders(run, 0)
+    return run, table_entries(run, 0)
 
 
 def without_time(path):
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in read(path)]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in read_metrics(path)]
 
 
 @pytest.mark.parametrize("stage", ["dense", "meta", "prune/selector", "prune/finetune"])
@@ -67,20 +67,20 @@ def test_killed_and_continued_is_bit_identical(stage, whole, tmp_path, monkeypat
         loop, "_SAVE_SHARE", 1e9
     )  # a checkpoint at every step, so that there is something to continue
     with pytest.raises(Killed):
-        contenders(
+        table_entries(
             experiment(tmp_path, KillingProgress(f"seed0/{stage}", 3), "--config.checkpoint_seconds=0"), 0
         )
     again = experiment(tmp_path, None, "--config.checkpoint_seconds=0")
-    rows = contenders(again, 0)
+    rows = table_entries(again, 0)
     for row, wanted in zip(rows, whole[1]):
         assert row.method == wanted.method
-        chex.assert_trees_all_equal((row.params, row.variables), (wanted.params, wanted.variables))
+        chex.assert_trees_all_equal((row.params, row.policy_params), (wanted.params, wanted.policy_params))
     assert without_time(again.workdir.metrics_file) == without_time(whole[0].workdir.metrics_file)
 
 
 def test_every_row_of_the_table(whole):
     run, _ = whole
-    (results,) = compare(run, "a command", lambda: 1.0)
+    (results,) = evaluate_rows(run, "a command", lambda: 1.0)
     rows = {row.method: row for row in results.rows}
     assert list(rows) == [
         *("dense", "meta_largest", "best_static", "random_policy"),
@@ -117,11 +117,11 @@ def test_who_teaches_stage_three(whole, tmp_path):
     shutil.rmtree(path / "checkpoints/seed0/prune/finetune")
     overrides = "--config.finetune.teacher=dense_tuned", "--config.finetune.distillation=1.0"
     row = experiment(path, None, *overrides).prance(0, "prune")
-    stages = [line["stage"] for line in read(path / "metrics.jsonl")]
+    stages = [line["stage"] for line in read_metrics(path / "metrics.jsonl")]
     assert stages.index("seed0/compare/dense") < len(stages) - 1 - stages[::-1].index("seed0/prune/finetune")
     moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), row.params, whole[1][-1].params)
     assert max(jax.tree.leaves(moved)) > 0
-    chex.assert_trees_all_equal(row.variables, whole[1][-1].variables)
+    chex.assert_trees_all_equal(row.policy_params, whole[1][-1].policy_params)
     with pytest.raises(UserError, match="finetune.teacher 'nobody' is not known; say 'meta'"):
         experiment(path, None, "--config.finetune.teacher=nobody")
 
@@ -141,7 +141,7 @@ def test_nothing_compiles_again_for_another_seed(whole, tmp_path):
 
         listener = Listen()
         logging.getLogger("jax._src.dispatch").addHandler(listener)
-        run.policy(3, "prune")
+        run.policy_params(3, "prune")
         logging.getLogger("jax._src.dispatch").removeHandler(listener)
     assert not names, names
     assert jax.config.jax_log_compiles == previous
@@ -152,25 +152,25 @@ def test_rows_at_budgets(tmp_path):
     run = experiment(
         tmp_path,
         None,
-        "--config.selector.prices=(-0.05,0.5)",
+        "--config.selector.cost_weights=(-0.05,0.5)",
         "--config.budgets=(0.01,1.0)",
         "--config.baselines.single_budget=True",
-        "--config.finetune.on_plans=True",
+        "--config.finetune.round_to_buckets=True",
         "--config.finetune.every_budget_steps=8",
         "--config.baselines.reductions=('tome',)",
     )
     notes = []
     run.progress.note = notes.append
-    rows = contenders(run, 0)
+    rows = table_entries(run, 0)
     names = ["single_prune_1", "prance_prune_1", "single_prune_100", "prance_prune_100"]
     names += ["tome_1", "tome_100"]
     assert [row.method for row in rows] == ["dense", "meta_largest", *names]
     low, high = rows[3], rows[5]
-    assert low.params is high.params and low.variables.policy is high.variables.policy
-    assert float(low.variables.price) >= float(high.variables.price)
-    assert all(isinstance(row.rule, RoundedRule) for row in rows[2:6])
-    assert low.rule == high.rule
-    last = {line["stage"]: line["step"] for line in read(run.workdir.metrics_file)}
+    assert low.params is high.params and low.policy_params.policy_params is high.policy_params.policy_params
+    assert float(low.policy_params.cost_weight) >= float(high.policy_params.cost_weight)
+    assert all(isinstance(row.policy, BucketedPolicy) for row in rows[2:6])
+    assert low.policy == high.policy
+    last = {line["stage"]: line["step"] for line in read_metrics(run.workdir.metrics_file)}
     assert last["seed0/prune/finetune"] == 8 and last["seed0/prune/finetune_100"] == 6
     # Nothing costs a hundredth: said, and the nearest shown.
     assert any("budget 0.01 is beyond what this selector spends" in note for note in notes)
@@ -189,7 +189,7 @@ def test_stage_one_starts_from_the_dense_network(tmp_path):
     ranked = run.meta(0)["block_0"]["fc1"]["kernel"]
     assert not np.array_equal(ranked, run.dense(0)["block_0"]["fc1"]["kernel"])
     file = tmp_path / "meta.safetensors"
-    save_weights(file, by_name(run.meta(0)), {})
+    save_weights(file, flatten_params(run.meta(0)), {})
     again = experiment(tmp_path / "file", None, *steps, f"--config.meta.init_from={file}")
     chex.assert_trees_all_equal(again.meta(0), run.meta(0))
     file.unlink()

@@ -9,16 +9,22 @@ import numpy as np
 import pytest
 from small import drawn_params
 
-from prance_jax.baselines.predictor_config import Selective
+from prance_jax.baselines.predictor_config import PredictorConfig
 from prance_jax.config import io
 from prance_jax.config.experiment import Config
 from prance_jax.core.errors import UserError
-from prance_jax.experiments.comparison import rows_of
+from prance_jax.experiments.comparison import method_rows
 from prance_jax.experiments.experiment import Experiment
-from prance_jax.experiments.insertion import Insertion, Setting, before, insert, phases
+from prance_jax.experiments.insertion import (
+    Insertion,
+    Setting,
+    insert_predictors,
+    merge_phases,
+    previous_setting,
+)
 from prance_jax.experiments.targets import Target, measurable
 from prance_jax.spec.block_latency import BlockLatency, OutOfReach, network_name
-from prance_jax.training.metrics import Progress, read
+from prance_jax.training.metrics import Progress, read_metrics
 from prance_jax.training.stages import baseline_finetune
 from prance_jax.training.workdir import Workdir
 
@@ -35,7 +41,7 @@ def asked(costs, drop, met=lambda setting: False):
         trials.append(setting)
         return sum(costs[site] * (1 - share) for site, share in zip(*setting)) <= drop
 
-    return insert(len(costs), SHARES, bearable, met), trials
+    return insert_predictors(len(costs), SHARES, bearable, met), trials
 
 
 def test_from_the_last_layer_until_one_cannot_be_pruned():
@@ -43,12 +49,14 @@ def test_from_the_last_layer_until_one_cannot_be_pruned():
     0.0775 are left; layer 0 bears nothing."""
     found, trials = asked((1.0, 0.3, 0.02, 0.01), 0.1)
     assert found == Setting((1, 2, 3), (0.75, 0.25, 0.25))
-    tried = [(setting.sites[0], setting.kept[0]) for setting in trials]
+    tried = [(setting.layers[0], setting.keep_rates[0]) for setting in trials]
     assert tried == [*((3, s) for s in SHARES), *((2, s) for s in SHARES), (1, 0.75), (1, 0.5), (0, 0.75)]
     # What a trial comes from is the network without selectors, or a trial that was borne.
     borne = {Setting(), *trials[:7]}
-    assert all(before(setting, SHARES) in borne for setting in trials)
-    assert before(trials[-2], SHARES) == trials[-3] and before(trials[-1], SHARES) == found
+    assert all(previous_setting(setting, SHARES) in borne for setting in trials)
+    assert (
+        previous_setting(trials[-2], SHARES) == trials[-3] and previous_setting(trials[-1], SHARES) == found
+    )
 
 
 def test_a_layer_keeps_no_less_than_the_next():
@@ -60,7 +68,7 @@ def test_a_layer_keeps_no_less_than_the_next():
 
 
 def test_it_ends_where_the_target_is_met():
-    enough = lambda setting: sum(1 - share for share in setting.kept) >= 1.25
+    enough = lambda setting: sum(1 - share for share in setting.keep_rates) >= 1.25
     found, trials = asked((1.0, 0.3, 0.02, 0.01), 0.1, enough)
     assert found == Setting((2, 3), (0.5, 0.25)) and len(trials) == 5
 
@@ -68,9 +76,9 @@ def test_it_ends_where_the_target_is_met():
 def test_neighbours_of_nearly_equal_shares_are_a_phase():
     """Measured against the first of a phase: a slope is not one phase. 0.5 and 0.415 differ by 8.5 points and not by less."""
     setting = Setting((5, 6, 7, 8, 9, 10), (0.9, 0.83, 0.815, 0.8, 0.5, 0.415))
-    assert phases(setting, 0.085) == Setting((5, 7, 9, 10), (0.9, 0.815, 0.5, 0.415))
-    assert phases(setting, 0.09) == Setting((5, 8, 9), (0.9, 0.8, 0.5))
-    assert phases(setting, 0.0) == setting and phases(Setting(), 0.085) == Setting()
+    assert merge_phases(setting, 0.085) == Setting((5, 7, 9, 10), (0.9, 0.815, 0.5, 0.415))
+    assert merge_phases(setting, 0.09) == Setting((5, 8, 9), (0.9, 0.8, 0.5))
+    assert merge_phases(setting, 0.0) == setting and merge_phases(Setting(), 0.085) == Setting()
 
 
 class Killed(BaseException):
@@ -100,7 +108,7 @@ def experiment(path, progress, *overrides):
         "--config.compare.insertion.shares=(0.75,0.5)",
         "--config.compare.insertion.drop=0.75",
     )
-    config = io.load(CONFIG, Config, (*given, *overrides))
+    config = io.load_config(CONFIG, Config, (*given, *overrides))
     return Experiment(config, Workdir(path), progress)
 
 
@@ -118,7 +126,7 @@ def table(run):
 
 
 def stages(run):
-    names = [line["stage"].removeprefix("seed0/compare/") for line in read(run.workdir.metrics_file)]
+    names = [line["stage"].removeprefix("seed0/compare/") for line in read_metrics(run.workdir.metrics_file)]
     return [name.removeprefix("spvit_inserted") for name in dict.fromkeys(names)]
 
 
@@ -126,7 +134,7 @@ def test_stages_of_an_insertion_and_its_continuation(tmp_path, monkeypatch):
     """A tuning that only counts its steps and adds noise of its own stage, and an accuracy that falls by 0.1 for each tenth of the
     patches dropped before layer 0, by 0.05 for those before layer 1."""
 
-    def tune_step(spec, config, selective, what, sample, mesh):
+    def tune_step(spec, config, predictor, what, sample, mesh):
         def step(state, index, key, tables, teacher, kept):
             noise = jax.random.normal(jax.random.fold_in(key, index)) * kept.sum()
             params = jax.tree.map(lambda leaf: leaf + noise, state["params"])
@@ -136,20 +144,28 @@ def test_stages_of_an_insertion_and_its_continuation(tmp_path, monkeypatch):
 
     def evaluate(self, row, split):
         assert split == "validation"
-        kept = dict(zip(row.rule.sites, row.rule.kept)) if isinstance(row.rule, Selective) else {}
+        kept = (
+            dict(zip(row.policy.layers, row.policy.keep_rates))
+            if isinstance(row.policy, PredictorConfig)
+            else {}
+        )
         return types.SimpleNamespace(top1=0.9 - (1 - kept.get(0, 1)) - (1 - kept.get(1, 1)) / 2)
 
-    monkeypatch.setattr(baseline_finetune, "tune_step", tune_step)
+    monkeypatch.setattr(baseline_finetune, "baseline_step", tune_step)
     monkeypatch.setattr(Experiment, "evaluate", evaluate)
     whole = experiment(tmp_path / "whole", Told())
     insertion, spec = Insertion(whole, 0), whole.spec("prune")
     # 17 + 14 ms at three quarters before layer 1.
     what, _ = insertion.run(Target(spec, 0.95, table(whole)))
-    assert what == Selective(True, (1,), (0.75,), heads=1) and what.milliseconds(spec, table(whole)) == 31
+    assert (
+        what == PredictorConfig(True, (1,), (0.75,), heads=1) and what.milliseconds(spec, table(whole)) == 31
+    )
     # In the end both layers keep a half: one phase, which the first selector serves; 10 + 10 ms.
     hard = Target(spec, 0.6, table(whole))
     what, params = insertion.run(hard)
-    assert what == Selective(True, (0,), (0.5,), heads=1) and what.milliseconds(spec, table(whole)) == 20
+    assert (
+        what == PredictorConfig(True, (0,), (0.5,), heads=1) and what.milliseconds(spec, table(whole)) == 20
+    )
     assert set(params) == {"vit", "selector_0"}
     # What the first target had tuned is not tuned again, and every trial goes on from the one before.
     assert stages(whole) == ["/1_75", "_95_time", "/1_50", "/0_75-1_50", "/0_50-1_50", "_60_time"]
@@ -177,23 +193,26 @@ def test_a_real_tuning(tmp_path):
         tmp_path, Told(), "--config.compare.insertion.drop=1.0", "--config.compare.insertion.shares=(0.5,)"
     )
     target = Target(run.spec("prune"), 0.8, table(run))
-    rows = rows_of(run, 0, "spvit_inserted", target, Insertion(run, 0))
+    rows = method_rows(run, 0, "spvit_inserted", target, Insertion(run, 0))
     assert [row.method for row in rows] == ["spvit_inserted_tuned_80_time", "spvit_inserted_free_80_time"]
-    assert rows[0].rule == Selective(True, (1,), (0.5,), heads=1) and rows[1].rule.by_threshold
+    assert rows[0].policy == PredictorConfig(True, (1,), (0.5,), heads=1) and rows[1].policy.by_threshold
     assert stages(run) == ["/1_50", "_80_time"]
-    assert all(0 < line["kept_1"] < 1 for line in read(run.workdir.metrics_file))
+    assert all(0 < line["kept_1"] < 1 for line in read_metrics(run.workdir.metrics_file))
 
 
 def test_rows_of_a_target_in_time(tmp_path):
     run = experiment(tmp_path, Told(), "--config.compare.finetune.steps=0")
     target = Target(run.spec("prune"), 0.8, table(run))
-    (row,) = rows_of(run, 0, "cait", target, None)
+    (row,) = method_rows(run, 0, "cait", target, None)
     # Of 4 x 4 patches 2 x 4 in the first layer: 17 + 9 ms of 34; 3 x 4 would be 17 + 13, and further it cannot go.
-    assert row.method == "cait_80_time" and row.rule.milliseconds(target.spec, target.table) == 26
+    assert row.method == "cait_80_time" and row.policy.milliseconds(target.spec, target.table) == 26
     with pytest.raises(OutOfReach, match="cait: no setting takes 23.8 ms .* ask for 26 ms or more"):
-        rows_of(run, 0, "cait", Target(target.spec, 0.7, target.table), None)
-    assert rows_of(run, 0, "spvit_inserted", target, None) == []
-    assert measurable(target.spec, run.config.compare) == ["cait", Selective(True, (0,), (1.0,), heads=1)]
+        method_rows(run, 0, "cait", Target(target.spec, 0.7, target.table), None)
+    assert method_rows(run, 0, "spvit_inserted", target, None) == []
+    assert measurable(target.spec, run.config.compare) == [
+        "cait",
+        PredictorConfig(True, (0,), (1.0,), heads=1),
+    ]
 
 
 def test_settings_that_make_no_sense(tmp_path):

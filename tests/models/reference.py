@@ -20,15 +20,15 @@ def forward(params, image, groups, *, mode, heads, patch, epsilon=1e-6):
     members = [[n] for n in range(len(tokens))]
     layer = 0
     for index, (group_widths, _, rates) in enumerate(groups):
-        for place in range(len(group_widths)):
+        for new_index in range(len(group_widths)):
             block, d = _weights(params, layer), widths[layer]
             attended, importance = _attention(block, tokens, [len(m) for m in members], d, heads, epsilon)
             tokens = [token + new for token, new in zip(tokens, attended)]
-            if place == 0 and index > 0:
+            if new_index == 0 and index > 0:
                 tokens, members = _reduce(tokens, members, importance, mode, rates)
             last_layer = layer + 1 == len(widths)
             target = d if last_layer else widths[layer + 1]
-            mapped = place + 1 == len(group_widths) and not last_layer
+            mapped = new_index + 1 == len(group_widths) and not last_layer
             tokens = [_mlp(block, token, d, hidden[layer], target, mapped, epsilon) for token in tokens]
             layer += 1
     d = widths[-1]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prance_jax.models.elastic import active, dense, fit, layer_norm
+from prance_jax.models.elastic import dense, fit_channels, layer_norm, mask_channels
 
 FULL, TOKENS = 12, 3
 WIDTHS = st.integers(1, FULL)
@@ -29,8 +29,8 @@ def zero_behind(y, widths):
 @given(st.lists(st.tuples(WIDTHS, WIDTHS), min_size=2, max_size=2), st.integers(0, 9))
 def test_dense_reads_and_writes_leading_slices(sizes, seed):
     x, kernel, bias = draw(seed, 2, TOKENS, FULL), draw(seed + 1, FULL, FULL), draw(seed + 2, FULL)
-    reads, writes = zip(*sizes)
-    y = dense(poisoned(x, reads), kernel, bias, jnp.array(reads), jnp.array(writes), FULL)
+    width_in, writes = zip(*sizes)
+    y = dense(poisoned(x, width_in), kernel, bias, jnp.array(width_in), jnp.array(writes), FULL)
     assert y.shape == (2, TOKENS, FULL) and zero_behind(y, writes)
     for image, (read, write) in enumerate(sizes):
         wanted = x[image, :, :read].astype(np.float64) @ kernel[:read, :write] + bias[:write]
@@ -59,12 +59,12 @@ def test_layer_norm_of_the_active_channels(share, widths, seed):
 def test_fit_truncates_or_pads_with_zeros(sizes, seed):
     x = draw(seed, 2, TOKENS, FULL)
     widths, targets = zip(*sizes)
-    y = np.asarray(fit(poisoned(x, widths), jnp.array(widths), jnp.array(targets), FULL))
+    y = np.asarray(fit_channels(poisoned(x, widths), jnp.array(widths), jnp.array(targets), FULL))
     for image, (width, target) in enumerate(sizes):
         wanted = np.zeros((TOKENS, FULL), np.float32)
         wanted[:, : min(width, target)] = x[image, :, : min(width, target)]
         np.testing.assert_array_equal(y[image], wanted)
-        alone = fit(jnp.asarray(x[image : image + 1]), width, target, FULL)
+        alone = fit_channels(jnp.asarray(x[image : image + 1]), width, target, FULL)
         np.testing.assert_array_equal(alone[0], wanted[:, :target])
 
 
@@ -83,7 +83,7 @@ def test_the_type_of_the_computation_is_kept(dtype):
     x = jnp.ones((2, TOKENS, FULL), dtype)
     weights = jnp.ones((FULL, FULL)), jnp.zeros(FULL)
     for width in (7, jnp.array([7, 3])):
-        assert active(x, width).dtype == dtype
-        assert fit(x, width, width, FULL).dtype == dtype
+        assert mask_channels(x, width).dtype == dtype
+        assert fit_channels(x, width, width, FULL).dtype == dtype
         assert dense(x, *weights, width, width, FULL).dtype == dtype
         assert layer_norm(x, jnp.ones(FULL), jnp.zeros(FULL), width, 1e-6).dtype == dtype

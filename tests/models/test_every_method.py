@@ -28,7 +28,7 @@ def test_masked_is_compact_and_counted(mode, images):
     alone = compact(spec, params, images[2:3], own)
     scale = float(np.abs(alone.logits).max())
     np.testing.assert_allclose(outcome.logits[2], alone.logits[0], rtol=1e-4, atol=1e-5 * scale)
-    np.testing.assert_array_equal(outcome.tokens.owner[2], alone.tokens.owner[0])
+    np.testing.assert_array_equal(outcome.tokens.token_of_patch[2], alone.tokens.token_of_patch[0])
 
     # Traced and not counted: a row of attention from CLS in each layer, a glance of the classifier after each group.
     image = jax.ShapeDtypeStruct((1, spec.image_size, spec.image_size, 3), "float32")

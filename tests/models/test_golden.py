@@ -10,11 +10,11 @@ from prance_jax.core.errors import UserError
 from prance_jax.models import forward
 from prance_jax.models.vit import ViT
 from prance_jax.selector.actions import ActionSpace
-from prance_jax.selector.observation import Observer
-from prance_jax.selector.policies import SelectorRule
+from prance_jax.selector.observation import ObservationEncoder
+from prance_jax.selector.policies import SelectorPolicy
 from prance_jax.selector.rl.distributions import Gaussian
 from prance_jax.selector.rl.ppo import PPO
-from prance_jax.selector.rl.types import Policy, PPOConfig
+from prance_jax.selector.rl.types import PolicyParams, PPOConfig
 from prance_jax.spec.macs import token_counts
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.search_space import SearchSpace
@@ -29,35 +29,39 @@ def part(arrays, prefix):
 
 def load(arrays, mode):
     spec = ModelSpec(SPACE, image_size=64, patch_size=8, num_classes=10, token_optimization=mode).official()
-    actions, observer = ActionSpace(SPACE, spec.rates), Observer(spec, "keys")
+    actions, encoder = ActionSpace(SPACE, spec.rates), ObservationEncoder(spec, "keys")
     ppo = PPO(
-        PPOConfig(normalise_observation=False), Gaussian(actions.components), observer.size, (256, 256), 1
+        PPOConfig(normalise_observation=False), Gaussian(actions.components), encoder.size, (256, 256), 1
     )
     fresh = ppo.init(jax.random.key(0))
     params = released_prance.meta_network(
-        part(arrays, "model/"), spec, forward.init(ViT(spec), jax.random.key(0))
+        part(arrays, "model/"), spec, forward.init_params(ViT(spec), jax.random.key(0))
     )
-    actor = released_prance.selector(part(arrays, "actor/"), fresh.policy.actor, "actor")
-    released_prance.selector(part(arrays, "critic/"), fresh.critic, "critic")
-    rule = SelectorRule(SPACE.first_group("max"), actions, observer, ppo)
+    actor = released_prance.selector_params(part(arrays, "actor/"), fresh.policy.actor, "actor")
+    released_prance.selector_params(part(arrays, "critic/"), fresh.critic, "critic")
+    policy = SelectorPolicy(SPACE.first_group("max"), actions, encoder, ppo)
     images = jnp.asarray(arrays["images_nchw"].astype(np.float32).transpose(0, 2, 3, 1))
-    return spec, params, rule, Policy(actor, fresh.policy.normaliser), images
+    return spec, params, policy, PolicyParams(actor, fresh.policy.normaliser), images
 
 
 @pytest.mark.parametrize("mode", ["prune", "merge"])
 def test_official_network(mode, golden):
     arrays = golden(mode)
-    spec, params, rule, policy, images = load(arrays, mode)
-    decide = lambda policy: rule.decide(policy, jax.random.key(0))
-    run = jax.jit(lambda params, policy, x: forward.walk(ViT(spec), params, x, rule.first, decide(policy)))
-    outcome = run(params, policy, images)
+    spec, params, policy, policy_params, images = load(arrays, mode)
+    decide = lambda policy_params: policy.decide(policy_params, jax.random.key(0))
+    run = jax.jit(
+        lambda params, policy_params, x: forward.forward_adaptive(
+            ViT(spec), params, x, policy.first_choice, decide(policy_params)
+        )
+    )
+    outcome = run(params, policy_params, images)
     np.testing.assert_allclose(
         outcome.logits, arrays["logits"], rtol=0, atol=1e-4 * np.abs(arrays["logits"]).max()
     )
     for index in range(len(images)):
         own = outcome.structure.image(index)
         assert own.widths == tuple(arrays["embed_dim"][index])
-        ratios = [hidden / width for hidden, width in zip(own.hidden, own.widths)]
+        ratios = [mlp_dims / width for mlp_dims, width in zip(own.mlp_dims, own.widths)]
         np.testing.assert_array_equal(ratios, arrays["mlp_ratio"][index])
         assert token_counts(spec, own).mlp == tuple(arrays["tokens_after"][index])
     # One image under its own static structure, compact, as the official code runs it.
@@ -70,7 +74,7 @@ def test_official_network(mode, golden):
 def test_import_lists_everything_that_does_not_fit(golden):
     arrays = part(golden("prune"), "model/")
     spec = ModelSpec(SPACE, image_size=64, patch_size=8, num_classes=10).official()
-    wanted = forward.init(ViT(spec), jax.random.key(0))
+    wanted = forward.init_params(ViT(spec), jax.random.key(0))
     arrays["stranger.weight"] = np.zeros(3)
     arrays["head.bias"] = np.zeros(11)
     del arrays["cls_token"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small import MODES, SPACE, make_spec, masked, structures
 
-from prance_jax.models.forward import walk
+from prance_jax.models.forward import forward_adaptive
 from prance_jax.models.vit import ViT
 from prance_jax.spec.macs import token_counts
 
@@ -18,16 +18,18 @@ def test_the_books_balance_after_a_whole_pass(mode, official, params, images):
     for seed in range(6):
         drawn = structures(spec, seed)
         tokens = masked(spec)(params, images, drawn).tokens
-        sizes, owner, count = (np.asarray(x) for x in (tokens.sizes, tokens.owner, tokens.count))
+        sizes, token_of_patch, count = (
+            np.asarray(x) for x in (tokens.sizes, tokens.token_of_patch, tokens.count)
+        )
         np.testing.assert_array_equal(count, token_counts(spec, drawn).mlp[-1])
         assert count.min() >= min(spec.token_floor, spec.tokens)
         for image in range(len(images)):
             # CLS stands for itself; every other token for the patches that name it as their owner.
-            members = np.bincount(owner[image][owner[image] >= 0], minlength=spec.tokens)
+            members = np.bincount(token_of_patch[image][token_of_patch[image] >= 0], minlength=spec.tokens)
             members[0] += 1
             np.testing.assert_array_equal(sizes[image], members)
             assert (members[: count[image]] >= 1).all() and (members[count[image] :] == 0).all()
-            lost = (owner[image] < 0).sum()
+            lost = (token_of_patch[image] < 0).sum()
             if mode == "merge":
                 assert lost == 0 and sizes[image].sum() == spec.tokens
             if mode == "prune":
@@ -42,11 +44,11 @@ def test_the_count_at_every_decision_is_what_the_counter_says(params, images):
     def counts(structure):
         seen = []
 
-        def decide(group, midway):
-            seen.append(midway.tokens.count)
+        def decide(group, state):
+            seen.append(state.tokens.count)
             return structure.groups[group]
 
-        walk(ViT(spec), params, images, structure.groups[0], decide)
+        forward_adaptive(ViT(spec), params, images, structure.groups[0], decide)
         return seen
 
     wanted = token_counts(spec, drawn)
@@ -62,11 +64,11 @@ def test_a_decision_sees_nothing_of_later_choices(params, images):
     def states(structure):
         kept = []
 
-        def decide(group, midway):
-            kept.append(midway)
+        def decide(group, state):
+            kept.append(state)
             return structure.groups[group]
 
-        walk(ViT(spec), params, images, structure.groups[0], decide)
+        forward_adaptive(ViT(spec), params, images, structure.groups[0], decide)
         return kept
 
     one, other = structures(spec, 1), structures(spec, 2)
@@ -91,4 +93,4 @@ def test_where_patches_stand_is_told_by_their_positions_alone(params, images):
     found = masked(spec)(moved_params, jnp.asarray(moved), drawn)
     scale = float(jnp.abs(wanted.logits).max())
     np.testing.assert_allclose(found.logits, wanted.logits, rtol=0, atol=1e-5 * scale)
-    np.testing.assert_array_equal(found.tokens.owner, wanted.tokens.owner[:, order])
+    np.testing.assert_array_equal(found.tokens.token_of_patch, wanted.tokens.token_of_patch[:, order])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from small import MODES, SPACE, compact, make_spec, masked, structures
 
-from prance_jax.models.forward import begin, follow, walk
+from prance_jax.models.forward import fixed_decisions, forward_adaptive, forward_first_group
 from prance_jax.models.vit import ViT
 
 
@@ -27,12 +27,12 @@ def test_masked_equals_compact(mode, official, params, images):
         own = drawn.image(index)
         alone = compact(spec, params, images[index : index + 1], own)
         close(outcome.logits[index], alone.logits[0])
-        left = alone.tokens.features.shape[1]
-        assert int(outcome.tokens.count[index]) == left
-        np.testing.assert_array_equal(outcome.tokens.owner[index], alone.tokens.owner[0])
-        close(outcome.tokens.sizes[index, :left], alone.tokens.sizes[0])
+        tokens_after = alone.tokens.features.shape[1]
+        assert int(outcome.tokens.count[index]) == tokens_after
+        np.testing.assert_array_equal(outcome.tokens.token_of_patch[index], alone.tokens.token_of_patch[0])
+        close(outcome.tokens.sizes[index, :tokens_after], alone.tokens.sizes[0])
         width = own.widths[-1]
-        close(outcome.tokens.features[index, :left, :width], alone.tokens.features[0])
+        close(outcome.tokens.features[index, :tokens_after, :width], alone.tokens.features[0])
 
 
 @pytest.mark.parametrize("mode", ["merge", "prune_merge"])
@@ -67,7 +67,9 @@ def test_a_group_may_be_static_among_per_image_ones(params, images):
     )
     partly = jax.jit(
         lambda params, images, rest: (
-            walk(ViT(spec), params, images, first, follow(drawn._replace(groups=(first, *rest)))).logits
+            forward_adaptive(
+                ViT(spec), params, images, first, fixed_decisions(drawn._replace(groups=(first, *rest)))
+            ).logits
         )
     )
     close(partly(params, images, mixed.groups[1:]), masked(spec)(params, images, arrays).logits)
@@ -90,23 +92,23 @@ def test_inactive_channels_and_dropped_tokens_may_hold_anything(mode, params, im
     model, drawn = ViT(spec), structures(spec, 7)
     run = functools.partial(model.apply, {"params": params})
 
-    def finish(midway, group):
+    def forward_head(state, group):
         for index in range(group, SPACE.groups):
-            midway = run(midway, drawn.groups[index], index, method="advance")
-        return run(midway, method="finish")
+            state = run(state, drawn.groups[index], index, method="forward_group")
+        return run(state, method="forward_head")
 
-    midway = begin(model, params, images, drawn.groups[0])
-    wanted = finish(midway, 1)
+    state = forward_first_group(model, params, images, drawn.groups[0])
+    wanted = forward_head(state, 1)
     for group in range(1, SPACE.groups):
-        tokens, width = midway.tokens, jnp.asarray(midway.width)[:, None, None]
+        tokens, width = state.tokens, jnp.asarray(state.width)[:, None, None]
         noise = jnp.where(jnp.arange(tokens.features.shape[2]) < width, tokens.features, 1e6)
         if tokens.valid is not None:
             noise = jnp.where(tokens.valid[:, :, None], noise, 1e6)
         size = None if tokens.size is None else jnp.where(tokens.valid, tokens.size, 1e6)
-        poisoned = midway._replace(tokens=tokens._replace(features=noise, size=size))
-        np.testing.assert_array_equal(finish(poisoned, group), finish(midway, group))
-        midway = run(midway, drawn.groups[group], group, method="advance")
-    np.testing.assert_array_equal(run(midway, method="finish"), wanted)
+        poisoned = state._replace(tokens=tokens._replace(features=noise, size=size))
+        np.testing.assert_array_equal(forward_head(poisoned, group), forward_head(state, group))
+        state = run(state, drawn.groups[group], group, method="forward_group")
+    np.testing.assert_array_equal(run(state, method="forward_head"), wanted)
 
 
 def test_weights_outside_the_slices_do_not_matter(params, images):
@@ -114,12 +116,16 @@ def test_weights_outside_the_slices_do_not_matter(params, images):
     spec = make_spec("prune")
     narrow = SPACE.smallest((0.5,))
     outside = jax.tree.map(lambda leaf: jnp.full_like(leaf, 1e6), params)
-    width, hidden = SPACE.widths[0], SPACE.hidden_units(SPACE.widths[0], SPACE.ratios[0])
+    width, mlp_dims = SPACE.widths[0], SPACE.mlp_dim(SPACE.widths[0], SPACE.ratios[0])
 
     def inside(path, kept, other):
         name = jax.tree_util.keystr(path)
         cuts = [
-            slice(0, width) if size == SPACE.super_width else slice(0, hidden) if size == 96 else slice(None)
+            slice(0, width)
+            if size == SPACE.super_width
+            else slice(0, mlp_dims)
+            if size == 96
+            else slice(None)
             for size in kept.shape
         ]
         if "qkv" in name and "bias" in name or "head" in name and "bias" in name:
@@ -150,7 +156,7 @@ def test_structures_are_data_not_shapes(params, images):
     """Invariant 5: other structures cause no new trace."""
     spec = make_spec("prune")
     counted = chex.assert_max_traces(
-        lambda p, x, s: walk(ViT(spec), p, x, s.groups[0], follow(s)).logits, n=1
+        lambda p, x, s: forward_adaptive(ViT(spec), p, x, s.groups[0], fixed_decisions(s)).logits, n=1
     )
     run = jax.jit(counted)
     for seed in range(4):

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from small import make_spec
 
-from prance_jax.models.forward import follow, walk
-from prance_jax.models.reduction import METHODS, Reduction, at_macs, reduced, reduced_macs
+from prance_jax.models.forward import fixed_decisions, forward_adaptive
+from prance_jax.models.reduction import METHODS, ScheduledReduction, at_macs, forward_reduced, scheduled_macs
 from prance_jax.models.vit import ViT
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.search_space import SPACES
@@ -22,10 +22,10 @@ def deit(size):
 def gmacs(size, method, schedule, trick=False):
     """A plain DeiT has no residual maps, and the papers run the last MLP on all tokens that are left."""
     spec = deit(size)
-    reduction = Reduction(METHODS[method], schedule)
-    found = reduced_macs(spec, spec.largest, reduction)
+    reduction = ScheduledReduction(METHODS[method], schedule)
+    found = scheduled_macs(spec, spec.largest, reduction)
     width = spec.space.super_width
-    last = 8 * width**2 * (schedule.left(12, 197)[-1] - 1)
+    last = 8 * width**2 * (schedule.tokens_after(12, 197)[-1] - 1)
     return (found.total - found.residual_maps + (0 if trick else last)) / 1e9
 
 
@@ -57,28 +57,32 @@ def test_costs_that_were_published(size, method, schedule, published):
 def test_costs_of_mctf_that_were_published(size, every_layer, three_sites):
     """16 tokens in all layers but the first, ten of them staying; and 35 % at three sites ("Fast"). Their counter calls the
     dense networks 1.26 and 4.61, so a hundredth is what it can tell."""
-    left = (197, 181, 165, 149, 133, 117, 101, 85, 69, 53, 37, 21)
-    assert Removed((0, *[16] * 11)).left(12, 197) == left
-    assert gmacs(size, "mctf", Kept(left)) == pytest.approx(every_layer, abs=0.01)
+    tokens_after = (197, 181, 165, 149, 133, 117, 101, 85, 69, 53, 37, 21)
+    assert Removed((0, *[16] * 11)).tokens_after(12, 197) == tokens_after
+    assert gmacs(size, "mctf", Kept(tokens_after)) == pytest.approx(every_layer, abs=0.01)
     fast = Kept((197,) * 3 + (129,) * 3 + (85,) * 3 + (56,) * 3)
     assert gmacs(size, "mctf", fast) == pytest.approx(three_sites, abs=0.01)
 
 
 def test_tokens_that_were_published():
-    finals = lambda schedule: schedule.left(12, 197)[-1]
+    finals = lambda schedule: schedule.tokens_after(12, 197)[-1]
     assert [finals(KeepRate(rate)) for rate in (0.9, 0.8, 0.7, 0.6, 0.5)] == [148, 105, 72, 46, 28]
     assert [finals(Constant(r)) for r in (4, 8, 10, 12, 13, 14, 16)] == [149, 101, 77, 53, 41, 29, 11]
     assert [finals(Sites(r)) for r in (50, 60)] == [49, 39]
     # A falling ramp removes the most in front.
-    assert Constant(8, -1.0).left(5, 100) == (84, 72, 64, 60, 60)
+    assert Constant(8, -1.0).tokens_after(5, 100) == (84, 72, 64, 60, 60)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_nothing_removed_is_the_network(method, params, images):
     spec = make_spec()
     nothing = KeepRate(1.0, (2, 5), fused=False) if "evit" in method else Constant(0)
-    found = reduced(ViT(spec), params, images, spec.largest, Reduction(METHODS[method], nothing))
-    wanted = walk(ViT(spec), params, images, spec.largest.groups[0], follow(spec.largest)).logits
+    found = forward_reduced(
+        ViT(spec), params, images, spec.largest, ScheduledReduction(METHODS[method], nothing)
+    )
+    wanted = forward_adaptive(
+        ViT(spec), params, images, spec.largest.groups[0], fixed_decisions(spec.largest)
+    ).logits
     np.testing.assert_allclose(found.logits, wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -87,17 +91,23 @@ def test_an_image_does_not_see_its_batch(method, params, images):
     """Alone, shuffled and among others."""
     spec = make_spec()
     schedule = KeepRate(0.6, (1, 4), fused=method == "evit") if "evit" in method else Removed((0, 4, 0, 3, 2))
-    run = jax.jit(lambda x: reduced(ViT(spec), params, x, spec.largest, Reduction(METHODS[method], schedule)))
+    run = jax.jit(
+        lambda x: forward_reduced(
+            ViT(spec), params, x, spec.largest, ScheduledReduction(METHODS[method], schedule)
+        )
+    )
     whole, order = run(images), np.array([3, 0, 5, 1, 4, 2])
     shuffled, others = run(images[order]), run(images.at[1:].set(3 * images[:1] + 1))
     np.testing.assert_allclose(shuffled.logits, whole.logits[order], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(others.logits[0], whole.logits[0], rtol=1e-5, atol=1e-5)
-    np.testing.assert_array_equal(shuffled.tokens.owner, whole.tokens.owner[order])
-    assert whole.tokens.features.shape[1] == Reduction(METHODS[method], schedule).left(spec)[-1]
+    np.testing.assert_array_equal(shuffled.tokens.token_of_patch, whole.tokens.token_of_patch[order])
+    assert (
+        whole.tokens.features.shape[1] == ScheduledReduction(METHODS[method], schedule).tokens_after(spec)[-1]
+    )
     # Every patch is where it belongs: with its size where nothing was dropped.
     if method == "tome":
-        for owner, size in zip(whole.tokens.owner, whole.tokens.size):
-            np.testing.assert_array_equal(np.bincount(owner, minlength=len(size))[1:], size[1:])
+        for token_of_patch, size in zip(whole.tokens.token_of_patch, whole.tokens.size):
+            np.testing.assert_array_equal(np.bincount(token_of_patch, minlength=len(size))[1:], size[1:])
 
 
 def test_attention_is_proportional_to_sizes(params, images):
@@ -105,9 +115,11 @@ def test_attention_is_proportional_to_sizes(params, images):
     spec = make_spec()
     same = {**params, "pos_embed": params["pos_embed"].at[2].set(params["pos_embed"][1])}
     twins = images.at[:, :4, 4:8].set(images[:, :4, :4])
-    reduction = Reduction(METHODS["tome"], Removed((1,)))
-    found = reduced(ViT(spec), same, twins, spec.largest, reduction)
-    wanted = walk(ViT(spec), same, twins, spec.largest.groups[0], follow(spec.largest)).logits
+    reduction = ScheduledReduction(METHODS["tome"], Removed((1,)))
+    found = forward_reduced(ViT(spec), same, twins, spec.largest, reduction)
+    wanted = forward_adaptive(
+        ViT(spec), same, twins, spec.largest.groups[0], fixed_decisions(spec.largest)
+    ).logits
     np.testing.assert_allclose(found.logits, wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -115,15 +127,17 @@ def test_attention_is_proportional_to_sizes(params, images):
 def test_a_schedule_for_given_macs(method):
     """One token more or less in each layer is the finest step."""
     spec = deit("S")
-    full = reduced_macs(spec, spec.largest, Reduction(METHODS[method], Constant(0))).total
+    full = scheduled_macs(spec, spec.largest, ScheduledReduction(METHODS[method], Constant(0))).total
     for share in (0.5, 0.7, 1.0):
         found = at_macs(spec, spec.largest, method, share * full)
-        assert reduced_macs(spec, spec.largest, found).total / full == pytest.approx(share, abs=0.025)
+        assert scheduled_macs(spec, spec.largest, found).total / full == pytest.approx(share, abs=0.025)
 
 
 def test_the_first_layer_joins_in_where_the_others_cannot_give_more():
     """Of a method that is one step ahead: half of what comes is the most that a layer gives, so on six layers it is needed."""
     spec = make_spec()
-    full = reduced_macs(spec, spec.largest, Reduction(METHODS["mctf"], Constant(0))).total
-    left = {share: at_macs(spec, spec.largest, "mctf", share * full).left(spec) for share in (0.6, 0.35)}
-    assert left == {0.6: (17, 13, 9, 5, 3, 2), 0.35: (11, 6, 4, 3, 2, 2)}
+    full = scheduled_macs(spec, spec.largest, ScheduledReduction(METHODS["mctf"], Constant(0))).total
+    tokens_after = {
+        share: at_macs(spec, spec.largest, "mctf", share * full).tokens_after(spec) for share in (0.6, 0.35)
+    }
+    assert tokens_after == {0.6: (17, 13, 9, 5, 3, 2), 0.35: (11, 6, 4, 3, 2, 2)}

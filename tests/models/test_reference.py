@@ -18,10 +18,10 @@ def test_the_model_computes_what_the_text_says(mode, params, images):
             scale = np.abs(logits).max()
             np.testing.assert_allclose(outcome.logits[index], logits, rtol=0, atol=2e-5 * scale)
             assert int(outcome.tokens.count[index]) == len(members)
-            owner = np.full(spec.patches, -1)
+            token_of_patch = np.full(spec.patches, -1)
             for token, group in enumerate(members):
-                owner[[patch - 1 for patch in group if patch]] = token
-            np.testing.assert_array_equal(outcome.tokens.owner[index], owner)
+                token_of_patch[[patch - 1 for patch in group if patch]] = token
+            np.testing.assert_array_equal(outcome.tokens.token_of_patch[index], token_of_patch)
             np.testing.assert_array_equal(
                 outcome.tokens.sizes[index, : len(members)], [len(group) for group in members]
             )

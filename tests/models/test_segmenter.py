@@ -7,16 +7,16 @@ import pytest
 from small import PAIR, SHORT, compact, drawn_params, logits, make_spec, masked, quick_jit, structures
 from spec.test_macs import product_flops
 
-from prance_jax.baselines.predictor_config import Selective
-from prance_jax.baselines.predictor_vit import SelectiveViT
+from prance_jax.baselines.predictor_config import PredictorConfig
+from prance_jax.baselines.predictor_vit import PredictorViT
 from prance_jax.config.other_tasks import PiTConfig, SegmentConfig
 from prance_jax.core.errors import UserError
 from prance_jax.data.digits.digits import load_digits_source
 from prance_jax.data.digits.masks import DigitMasks
 from prance_jax.data.digits.render import DigitsConfig
 from prance_jax.evaluation.miou import confusion_matrix, from_confusion
-from prance_jax.models.reduction import METHODS, Reduction, reduced, reduced_macs
-from prance_jax.models.segmenter import filled
+from prance_jax.models.reduction import METHODS, ScheduledReduction, forward_reduced, scheduled_macs
+from prance_jax.models.segmenter import forward_segmenter
 from prance_jax.models.vit import ViT
 from prance_jax.spec.macs import macs, parameters, token_counts
 from prance_jax.spec.model_spec import ModelSpec
@@ -60,14 +60,14 @@ def test_masked_equals_compact_and_no_image_sees_its_batch(images):
     assert outcome.logits.shape == (6, 16, 16, 3)
     alone = compact(spec, params, images[4:5], chosen.image(4))
     close(outcome.logits[4], alone.logits[0])
-    np.testing.assert_array_equal(outcome.tokens.owner[4], alone.tokens.owner[0])
-    assert (outcome.tokens.owner < 0).any() and (np.asarray(outcome.tokens.sizes) > 1).any()
+    np.testing.assert_array_equal(outcome.tokens.token_of_patch[4], alone.tokens.token_of_patch[0])
+    assert (outcome.tokens.token_of_patch < 0).any() and (np.asarray(outcome.tokens.sizes) > 1).any()
     pick = jax.tree.map(lambda leaf: leaf[ORDER], chosen)
     close(masked(spec)(params, images[ORDER], pick).logits, outcome.logits[ORDER])
 
 
-def _ends(model, midway):
-    return model.finish(midway), model.glance(midway.tokens, midway.width)
+def _ends(model, state):
+    return model.forward_head(state), model.early_logits(state.tokens, state.width)
 
 
 def test_what_is_inactive_does_not_reach_the_pixels(drawn, images):
@@ -75,15 +75,15 @@ def test_what_is_inactive_does_not_reach_the_pixels(drawn, images):
     spec, chosen = pixel_spec(), structures(pixel_spec(), 5)
 
     def last(model, images):
-        return model.advance(model.begin(images, chosen.groups[0]), chosen.groups[1], 1)
+        return model.forward_group(model.forward_first_group(images, chosen.groups[0]), chosen.groups[1], 1)
 
-    midway = quick_jit(lambda p, x: ViT(spec).apply({"params": p}, x, method=last))(drawn, images)
-    ends = quick_jit(lambda p, midway: ViT(spec).apply({"params": p}, midway, method=_ends))
-    noise = jnp.arange(midway.tokens.features.shape[2]) < midway.width[:, None, None]
-    noise = jnp.where(noise & midway.tokens.valid[:, :, None], midway.tokens.features, 1e6)
-    poisoned = midway._replace(tokens=midway.tokens._replace(features=noise))
-    jax.tree.map(np.testing.assert_array_equal, ends(drawn, poisoned), ends(drawn, midway))
-    narrow, beyond = midway._replace(width=jnp.full(6, 16), hidden=jnp.full(6, 16)), dict(drawn["head"])
+    state = quick_jit(lambda p, x: ViT(spec).apply({"params": p}, x, method=last))(drawn, images)
+    ends = quick_jit(lambda p, state: ViT(spec).apply({"params": p}, state, method=_ends))
+    noise = jnp.arange(state.tokens.features.shape[2]) < state.width[:, None, None]
+    noise = jnp.where(noise & state.tokens.valid[:, :, None], state.tokens.features, 1e6)
+    poisoned = state._replace(tokens=state.tokens._replace(features=noise))
+    jax.tree.map(np.testing.assert_array_equal, ends(drawn, poisoned), ends(drawn, state))
+    narrow, beyond = state._replace(width=jnp.full(6, 16), mlp_dim=jnp.full(6, 16)), dict(drawn["head"])
     beyond["kernel"] = jnp.asarray(beyond["kernel"]).at[16:].set(1e6)
     wanted = ends(drawn, narrow)
     jax.tree.map(np.testing.assert_array_equal, ends({**drawn, "head": beyond}, narrow), wanted)
@@ -96,11 +96,13 @@ def test_what_is_said_of_tokens_in_numpy(drawn, images):
     own = spec.space.uniform(width, 2, (0.5,))
 
     def run(model, images):
-        midway = model.advance(model.begin(images, own.groups[0]), own.groups[1], 1)
-        fed = model.blocks[-1].feed(midway.tokens, midway.width, midway.hidden, midway.width)
-        return midway, fed.features, model.finish(midway)
+        state = model.forward_group(model.forward_first_group(images, own.groups[0]), own.groups[1], 1)
+        fed = model.blocks[-1].apply_mlp(state.tokens, state.width, state.mlp_dim, state.width)
+        return state, fed.features, model.forward_head(state)
 
-    midway, left, found = quick_jit(lambda p, x: ViT(spec).apply({"params": p}, x, method=run))(drawn, images)
+    state, tokens_after, found = quick_jit(lambda p, x: ViT(spec).apply({"params": p}, x, method=run))(
+        drawn, images
+    )
     norm, head = drawn["norm"], drawn["head"]
 
     def said(x):
@@ -109,42 +111,46 @@ def test_what_is_said_of_tokens_in_numpy(drawn, images):
         x = (x * norm["scale"][:width] + norm["bias"][:width]) @ head["kernel"][:width] + head["bias"]
         return x.reshape(*x.shape[:2], 16, 3)
 
-    chances = np.exp(said(midway.tokens.features)[:, 1:].mean(2))
+    chances = np.exp(said(state.tokens.features)[:, 1:].mean(2))
     mean = (chances / chances.sum(-1, keepdims=True)).mean(1)
-    np.testing.assert_allclose(np.exp(midway.glance), mean, rtol=1e-3)
-    pixels, owner = said(left), np.asarray(midway.tokens.owner)
+    np.testing.assert_allclose(np.exp(state.early_logits), mean, rtol=1e-3)
+    pixels, token_of_patch = said(tokens_after), np.asarray(state.tokens.token_of_patch)
     place = [divmod(patch, 4) for patch in range(16)]
     for image in range(6):
-        carried = [patch for patch in range(16) if owner[image, patch] >= 0]
+        carried = [patch for patch in range(16) if token_of_patch[image, patch] >= 0]
         assert len(carried) == 7  # floor(0.5 x 17) tokens, one of them CLS
         for row, column in place:
             near = min(carried, key=lambda p: ((place[p][0] - row) ** 2 + (place[p][1] - column) ** 2, p))
             drawn_here = found[image, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4].reshape(16, 3)
-            np.testing.assert_allclose(drawn_here, pixels[image, owner[image, near]], rtol=1e-3, atol=1e-3)
+            np.testing.assert_allclose(
+                drawn_here, pixels[image, token_of_patch[image, near]], rtol=1e-3, atol=1e-3
+            )
 
 
 @pytest.mark.parametrize("name", ["tome", "cait"])
 def test_reduced_tokens_are_back_on_the_grid(drawn, images, name):
     schedule = Removed((4, 3)) if name == "tome" else KeepRate(0.5, (0, 1), fused=False)
-    spec, reduction = pixel_spec(), Reduction(METHODS[name], schedule)
-    run = quick_jit(lambda p, x, own: reduced(ViT(spec), p, x, spec.largest, own).logits, static_argnums=2)
+    spec, reduction = pixel_spec(), ScheduledReduction(METHODS[name], schedule)
+    run = quick_jit(
+        lambda p, x, own: forward_reduced(ViT(spec), p, x, spec.largest, own).logits, static_argnums=2
+    )
     found = run(drawn, images, reduction)
     assert found.shape == (6, 16, 16, 3) and np.isfinite(found).all()
     np.testing.assert_allclose(run(drawn, images[ORDER], reduction), found[ORDER], rtol=1e-4, atol=1e-4)
-    close(run(drawn, images, Reduction(METHODS[name], Removed(()))), logits(spec, drawn, images))
+    close(run(drawn, images, ScheduledReduction(METHODS[name], Removed(()))), logits(spec, drawn, images))
 
 
 @pytest.mark.parametrize("fill", [None, "zero"])
 def test_what_stands_for_dropped_patches(drawn, images, fill):
     """Patches that are left look the same whatever stands for the others."""
-    spec, reduction = pixel_spec(), Reduction(METHODS["prune"], KeepRate(0.5, (0, 1), fused=False))
+    spec, reduction = pixel_spec(), ScheduledReduction(METHODS["prune"], KeepRate(0.5, (0, 1), fused=False))
     model = ViT(spec)
-    found = quick_jit(lambda p, x: filled(model, p, x, reduction, fill))(drawn, images)
-    wanted = quick_jit(lambda p, x: reduced(model, p, x, spec.largest, reduction))(drawn, images)
-    left = np.asarray(wanted.tokens.owner).reshape(-1, 4, 4) >= 0
-    left = left.repeat(4, axis=1).repeat(4, axis=2)
-    close(np.asarray(found)[left], np.asarray(wanted.logits)[left])
-    assert np.abs(np.asarray(found)[~left] - np.asarray(wanted.logits)[~left]).max() > 1e-2
+    found = quick_jit(lambda p, x: forward_segmenter(model, p, x, reduction, fill))(drawn, images)
+    wanted = quick_jit(lambda p, x: forward_reduced(model, p, x, spec.largest, reduction))(drawn, images)
+    tokens_after = np.asarray(wanted.tokens.token_of_patch).reshape(-1, 4, 4) >= 0
+    tokens_after = tokens_after.repeat(4, axis=1).repeat(4, axis=2)
+    close(np.asarray(found)[tokens_after], np.asarray(wanted.logits)[tokens_after])
+    assert np.abs(np.asarray(found)[~tokens_after] - np.asarray(wanted.logits)[~tokens_after]).max() > 1e-2
 
 
 def test_costs_by_hand():
@@ -179,9 +185,9 @@ def test_every_product_is_counted(what, drawn):
         ]
         seen = sum(ends) * spec.num_classes
     else:
-        own = Reduction(METHODS["prune"], KeepRate(0.5, (0, 1), fused=False))
-        program = lambda p, x: reduced(ViT(spec), p, x, spec.largest, own).logits
-        counts, cost, seen = own.counts(spec), reduced_macs(spec, spec.largest, own), 0
+        own = ScheduledReduction(METHODS["prune"], KeepRate(0.5, (0, 1), fused=False))
+        program = lambda p, x: forward_reduced(ViT(spec), p, x, spec.largest, own).logits
+        counts, cost, seen = own.counts(spec), scheduled_macs(spec, spec.largest, own), 0
     rows = spec.space.attention_width * sum(counts.attention)
     assert product_flops(jax.make_jaxpr(program)(drawn, image).jaxpr) == 2 * (cost.total + rows + seen)
 
@@ -191,7 +197,9 @@ def test_what_pixels_cannot_be_combined_with():
         make_spec(pixels=True, distilled=True)
     spec = make_spec(pixels=True)
     with pytest.raises(UserError, match="with pixels=True use a token method"):
-        SelectiveViT(spec, Selective(True, (1,), (0.5,))).init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+        PredictorViT(spec, PredictorConfig(True, (1,), (0.5,))).init(
+            jax.random.key(0), jnp.zeros((1, 16, 16, 3))
+        )
 
 
 @pytest.mark.parametrize("share", (0.0, 1.5))

@@ -3,8 +3,8 @@
 import matplotlib
 import pytest
 
-from prance_jax.results.comparison_plot import curves, plot_field, ticks
-from prance_jax.results.plots import _families, _point, plot
+from prance_jax.results.comparison_plot import curves, plot_comparison, ticks
+from prance_jax.results.plots import _families, _point, plot_results
 from prance_jax.results.rows import Results, Row
 
 
@@ -30,7 +30,7 @@ def test_budgets_are_one_family():
 
 
 def test_the_picture(tmp_path):
-    plot(Results(ROWS, 50, "a machine", "a command", 1.0), tmp_path / "accuracy.png")
+    plot_results(Results(ROWS, 50, "a machine", "a command", 1.0), tmp_path / "accuracy.png")
     pixels = matplotlib.image.imread(tmp_path / "accuracy.png")
     assert pixels.shape[0] > 500 and pixels.shape[1] > 1000
     # Colours of PRANCE, dense and the random policy are all there.
@@ -68,8 +68,8 @@ def test_the_picture_of_the_field(tmp_path):
     """Of many methods too; an accuracy of 100 %, a missing speed and nothing tuned are no hindrance."""
     many = (*FIELD, *(row(f"method{i}_tuned_50", top1=0.9 + i / 300) for i in range(15)))
     untuned = tuple(own for own in FIELD if "tuned" not in own.method)
-    plot_field(Results(untuned, 50, "a machine", "a command", 1.0), tmp_path / "comparison.png")
-    plot_field(Results(many, 50, "a machine", "a command", 1.0), tmp_path / "comparison.png")
+    plot_comparison(Results(untuned, 50, "a machine", "a command", 1.0), tmp_path / "comparison.png")
+    plot_comparison(Results(many, 50, "a machine", "a command", 1.0), tmp_path / "comparison.png")
     pixels = matplotlib.image.imread(tmp_path / "comparison.png")
     assert pixels.shape[0] > 500 and pixels.shape[1] > 1500
     assert (abs(pixels[:, :, :3] * 255 - (0xD5, 0x5E, 0x00)).max(axis=2) < 1).any()

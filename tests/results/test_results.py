@@ -9,9 +9,9 @@ import pytest
 
 from prance_jax.core.errors import UserError
 from prance_jax.results import table as results_module
-from prance_jax.results.rows import Results, Row, load
+from prance_jax.results.rows import Results, Row, load_results
 from prance_jax.results.significance import p_value, won_and_lost
-from prance_jax.results.table import hardware, markdown, save_results, table
+from prance_jax.results.table import format_table, hardware, markdown, save_results
 
 COLUMNS = """method seed top1 top1_change gmacs macs_kept tokens_left tokens_mean active_params
 images_per_s speedup realised_share won lost""".split()
@@ -58,7 +58,7 @@ def test_json_has_the_fixed_layout_and_null_for_what_was_not_measured(tmp_path):
 
 def test_what_is_saved_is_loaded(tmp_path):
     save_results(ONE, tmp_path / "new")
-    assert load(tmp_path / "new") == ONE
+    assert load_results(tmp_path / "new") == ONE
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["results.json", "results.md"]
     assert (tmp_path / "new" / "results.md").read_text() == markdown(ONE)
 
@@ -78,7 +78,7 @@ def test_one_seed_shows_plain_figures():
         "90",
     ]
     assert cells(ONE, "dense")[2] == "+0.00" and cells(ONE, "dense")[9] == "-"
-    assert "±" not in table(ONE)
+    assert "±" not in format_table(ONE)
 
 
 def test_several_seeds_show_mean_and_sample_standard_deviation():
@@ -90,8 +90,8 @@ def test_several_seeds_show_mean_and_sample_standard_deviation():
     assert cells(three, "dense")[1] == "95.33 ±1.53"
     assert cells(three, "prance_prune")[1] == "90.00"
     assert cells(three, "dense")[8] == "900 ±0"
-    assert "95.33 ±1.53" in table(three)
-    assert "3 seeds (0, 1, 2)" in table(three)
+    assert "95.33 ±1.53" in format_table(three)
+    assert "3 seeds (0, 1, 2)" in format_table(three)
 
 
 def test_margins_are_taken_seed_by_seed():
@@ -140,7 +140,7 @@ def test_the_full_table_fits_120_columns_and_its_lines_are_even():
             for seed in range(3)
         )
     )
-    lines = table(full).splitlines()
+    lines = format_table(full).splitlines()
     assert max(map(len, lines)) <= 120
     assert len({len(line) for line in lines[: 4 + len(methods)]}) == 1
     assert [line.split()[0] for line in lines[3 : 3 + len(methods)]] == methods
@@ -150,12 +150,12 @@ def test_the_full_table_fits_120_columns_and_its_lines_are_even():
 def test_a_broken_file_is_named(tmp_path, text):
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(UserError, match=r"results\.json is not a results file"):
-        load(tmp_path)
+        load_results(tmp_path)
 
 
 def test_no_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"results\.json does not exist"):
-        load(tmp_path)
+        load_results(tmp_path)
 
 
 def test_a_crash_while_writing_leaves_the_old_results(tmp_path, monkeypatch):
@@ -168,7 +168,7 @@ def test_a_crash_while_writing_leaves_the_old_results(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="the disk is full"):
         save_results(make(row("dense", 0, 0.1)), tmp_path)
     monkeypatch.undo()
-    assert load(tmp_path) == ONE
+    assert load_results(tmp_path) == ONE
     assert len(list(tmp_path.iterdir())) == 2
 
 

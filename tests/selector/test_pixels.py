@@ -10,9 +10,9 @@ from prance_jax.config.stages import SelectorConfig
 from prance_jax.core import losses
 from prance_jax.models import forward
 from prance_jax.models.vit import ViT
-from prance_jax.selector.environment import Context
-from prance_jax.selector.observation import decision_macs
-from prance_jax.selector.reward import RewardConfig, quality
+from prance_jax.selector.environment import EnvParams
+from prance_jax.selector.observation import mlp_macs
+from prance_jax.selector.reward import RewardConfig, prediction_quality
 from prance_jax.spec.macs import macs
 from prance_jax.spec.structure import Structure
 from prance_jax.training.stages.selector import Selector
@@ -29,7 +29,9 @@ def pixels(values):
 def test_quality_of_pixels_by_hand():
     """The full network is right, right, wrong and right; an image's quality is the mean of its two pixels'."""
     logits, full = jnp.log(pixels(CHANCES)), jnp.log(pixels(FULL))
-    score = lambda **own: quality(RewardConfig(**own), logits, jnp.zeros((2, 2, 1), jnp.int32), full)
+    score = lambda **own: prediction_quality(
+        RewardConfig(**own), logits, jnp.zeros((2, 2, 1), jnp.int32), full
+    )
     np.testing.assert_allclose(score(quality="correct"), [(1 + 0) / 2, (1 + 1) / 2])
     np.testing.assert_allclose(
         score(quality="probability", reward_mending=True), [(0.7 + 0.2) / 2, (0.6 + 0.9) / 2], rtol=1e-5
@@ -45,7 +47,7 @@ def test_losses_of_pixels_by_hand():
     right = np.array([0.7, 0.8, 0.4, 0.9])
     np.testing.assert_allclose(losses.cross_entropy(logits, labels), -np.log(right).mean(), rtol=1e-5)
     apart = (FULL * np.log(FULL / CHANCES)).sum(-1).mean()
-    np.testing.assert_allclose(losses.divergence(logits, jnp.log(pixels(FULL))), apart, rtol=1e-5)
+    np.testing.assert_allclose(losses.kl_divergence(logits, jnp.log(pixels(FULL))), apart, rtol=1e-5)
     assert losses.accuracy(logits, labels) == pytest.approx(3 / 4)
 
 
@@ -54,21 +56,23 @@ def test_the_reward_is_what_a_whole_run_would_say(images):
     reward = RewardConfig(quality="agreement", agreement_floor=0.5, keep_weight=0.0)
     config = SelectorConfig(updates=1, batch=6, state="lean", keep_choices=KEEP, hidden=(8,), reward=reward)
     chosen, model = Selector(spec, config, PAIR.first_group("max")), ViT(spec)
-    process, params = chosen.process, drawn_params(spec)
+    env, params = chosen.env, drawn_params(spec)
     # 17 tokens at most are looked at, of 28 channels, for 3 classes.
     outputs = chosen.ppo.distribution.outputs
-    assert chosen.decision_cost == decision_macs(chosen.observer.size, (8,), outputs) + 17 * 28 * 3
+    assert chosen.decision_cost == mlp_macs(chosen.encoder.size, (8,), outputs) + 17 * 28 * 3
     labels = jnp.broadcast_to(jnp.arange(16) % 3, (6, 16, 16))
     action = jnp.array([[0, 0, 0], [1, 2, 1], [2, 1, 2], [0, 2, 3], [2, 0, 1], [1, 1, 1]])
 
     def both(params, images):
         full = model.apply({"params": params}, images, spec.largest)
-        context = Context(params, images, labels, full, jnp.float32(0.3))
-        episode, observation = process.reset(context, jax.random.key(3))
-        episode, _, found, info = process.step(context, 0, episode, action)
+        env_params = EnvParams(params, images, labels, full, jnp.float32(0.3))
+        env_state, observation = env.reset(env_params, jax.random.key(3))
+        env_state, _, found, info = env.step(env_params, 0, env_state, action)
         drawn = jax.random.randint(jax.random.key(3), (6,), 0, 6)
-        structure = Structure(episode.chosen)
-        said = forward.walk(model, params, images[drawn], chosen.first, forward.follow(structure)).logits
+        structure = Structure(env_state.chosen)
+        said = forward.forward_adaptive(
+            model, params, images[drawn], chosen.first_choice, forward.fixed_decisions(structure)
+        ).logits
         share = macs(spec, structure, chosen.decision_cost).total / macs(spec, spec.largest).total
         return found, said, full[drawn], share, observation, info["correct"]
 
@@ -77,4 +81,4 @@ def test_the_reward_is_what_a_whole_run_would_say(images):
     apart = np.minimum(np.sum(np.exp(wanted) * (wanted - own), -1), 0.5).mean((1, 2))
     np.testing.assert_allclose(found, -apart - 0.3 * share, rtol=1e-4)
     np.testing.assert_allclose(correct, (np.argmax(said, -1) == labels).mean((1, 2)), rtol=1e-5)
-    assert observation.shape == (6, chosen.observer.size) and len(set(np.asarray(apart).round(6))) == 6
+    assert observation.shape == (6, chosen.encoder.size) and len(set(np.asarray(apart).round(6))) == 6

@@ -18,7 +18,7 @@ from prance_jax.serving.exported import CARD, PROGRAM
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    model = make(prices=(0.01, 0.5))
+    model = make(cost_weights=(0.01, 0.5))
     path = tmp_path_factory.mktemp("export") / "model.prance"
     card = export(model, path, {"labels": list("abcde")})
     return model, path, card

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from small import KEEP, SHORT, make_spec, noisy_params
 
-from prance_jax.adaptive.budget import Ladder
-from prance_jax.adaptive.calibrate import decisions
-from prance_jax.adaptive.choose_buckets import choose_plans
+from prance_jax.adaptive.budget import BudgetTable
+from prance_jax.adaptive.calibrate import collect_decisions
+from prance_jax.adaptive.choose_buckets import choose_buckets
 from prance_jax.config.stages import SelectorConfig
 from prance_jax.core.errors import UserError
-from prance_jax.models.forward import walk
+from prance_jax.models.forward import forward_adaptive
 from prance_jax.models.vit import ViT
-from prance_jax.selector.policies import Priced
+from prance_jax.selector.policies import PolicyWithCost
 from prance_jax.serving.model import AdaptiveModel, _run
 from prance_jax.spec.macs import macs
 from prance_jax.training.stages.selector import Selector
@@ -22,17 +22,23 @@ SPEC = make_spec("prune", space=SHORT)
 IMAGES = jax.random.normal(jax.random.key(8), (11, 16, 16, 3))
 
 
-def make(prices=None):
+def make(cost_weights=None):
     """A selector with a lively random policy: nearly every image gets a structure of its own."""
-    settings = SelectorConfig(updates=1, batch=6, keep_choices=KEEP, hidden=(16,), prices=prices)
+    settings = SelectorConfig(updates=1, batch=6, keep_choices=KEEP, hidden=(16,), cost_weights=cost_weights)
     params = noisy_params(SPEC)
     selector = Selector(SPEC, settings, SHORT.first_group("24x2"))
-    policy = selector.ppo.init(jax.random.key(4)).policy
-    policy = policy._replace(actor=jax.tree.map(lambda leaf: 30 * leaf, policy.actor))
-    variables = policy if prices is None else Priced(policy, jnp.float32(0.1))
-    plans = choose_plans(SPEC, decisions(SPEC, selector.rule, params, variables, np.asarray(IMAGES)), 2, 2)
-    ladder = None if prices is None else Ladder((0.5, 0.01), (0.3, 0.9), (2, 0), 400)
-    return AdaptiveModel(params, policy, plans, selector.rule, selector.decision_cost, ladder, chunk=4)
+    policy_params = selector.ppo.init(jax.random.key(4)).policy
+    policy_params = policy_params._replace(actor=jax.tree.map(lambda leaf: 30 * leaf, policy_params.actor))
+    conditioned_params = (
+        policy_params if cost_weights is None else PolicyWithCost(policy_params, jnp.float32(0.1))
+    )
+    buckets = choose_buckets(
+        SPEC, collect_decisions(SPEC, selector.policy, params, conditioned_params, np.asarray(IMAGES)), 2, 2
+    )
+    budget_table = None if cost_weights is None else BudgetTable((0.5, 0.01), (0.3, 0.9), (2, 0), 400)
+    return AdaptiveModel(
+        params, policy_params, buckets, selector.policy, selector.decision_cost, budget_table, chunk=4
+    )
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +49,10 @@ def model():
 @pytest.fixture(scope="module")
 def logits(model):
     """Of the same decisions by masked execution."""
-    decide = model.rule.decide(model.policy, jax.random.key(0))
-    return jax.jit(lambda x: walk(ViT(SPEC), model.params, x, model.rule.first, decide).logits)(IMAGES)
+    decide = model.policy.decide(model.policy_params, jax.random.key(0))
+    return jax.jit(
+        lambda x: forward_adaptive(ViT(SPEC), model.params, x, model.policy.first_choice, decide).logits
+    )(IMAGES)
 
 
 def test_a_call_is_masked_execution_under_the_selector(model, logits):
@@ -59,22 +67,22 @@ def test_it_works_inside_the_users_own_jit(model, logits):
 
 def test_explanations_add_up(model, logits):
     told = model.explain(IMAGES)
-    structure = decisions(SPEC, model.rule, model.params, model.policy, np.asarray(IMAGES))
+    structure = collect_decisions(SPEC, model.policy, model.params, model.policy_params, np.asarray(IMAGES))
     full = macs(SPEC, SPEC.largest).total
     assert len({one.widths for one in told}) > 3
     for index, one in enumerate(told):
         own = structure.image(index)
         assert one.predicted == int(logits[index].argmax())
         assert one.macs_kept == pytest.approx(macs(SPEC, own, model.decision_cost).total / full)
-        assert one.widths == own.widths and one.hidden == own.hidden
-        for group, owners in zip(range(1, SHORT.groups), one.surviving):
+        assert one.widths == own.widths and one.mlp_dims == own.mlp_dims
+        for group, tokens_of_patches in zip(range(1, SHORT.groups), one.surviving):
             left = one.tokens[SHORT.first_layers[group]]
             # CLS and the patches that have a token of their own.
-            assert len(set(owners[owners >= 0])) == left - 1
+            assert len(set(tokens_of_patches[tokens_of_patches >= 0])) == left - 1
 
 
 def test_budgets_reach_the_selector_without_a_new_trace():
-    model = make(prices=(0.01, 0.5))
+    model = make(cost_weights=(0.01, 0.5))
     traces = []
 
     def run(model, images, budget):
@@ -82,10 +90,10 @@ def test_budgets_reach_the_selector_without_a_new_trace():
         return model.serve(images, budget)
 
     program = jax.jit(run)
-    for budget, price in ((0.3, 0.5), (0.9, 0.01)):
+    for budget, cost_weight in ((0.3, 0.5), (0.9, 0.01)):
         served = program(model, IMAGES, jnp.float32(budget))
-        variables = Priced(model.policy, jnp.float32(price))
-        wanted = decisions(SPEC, model.rule, model.params, variables, np.asarray(IMAGES))
+        conditioned_params = PolicyWithCost(model.policy_params, jnp.float32(cost_weight))
+        wanted = collect_decisions(SPEC, model.policy, model.params, conditioned_params, np.asarray(IMAGES))
         jax.tree.map(np.testing.assert_array_equal, served.structure.groups[1:], wanted.groups[1:])
     mixed = program(model, IMAGES, jnp.full(11, 0.3).at[4].set(0.9))
     own = jax.tree.map(lambda leaf: leaf[4], mixed.structure.groups[1:])
@@ -96,7 +104,7 @@ def test_budgets_reach_the_selector_without_a_new_trace():
 
 
 def test_a_hundred_batches_of_other_content_and_budget_compile_once():
-    model = make(prices=(0.01, 0.5))
+    model = make(cost_weights=(0.01, 0.5))
     before = _run._cache_size()
     for seed in range(100):
         model(jax.random.normal(jax.random.key(seed), (4, 16, 16, 3)), budget=0.3 + 0.006 * seed)

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import SHORT, make_spec
 
-from prance_jax.baselines.predictor_config import Selective, at_latency, selections
+from prance_jax.baselines.predictor_config import PredictorConfig, candidate_predictors, predictor_at_latency
 from prance_jax.core.errors import UserError
-from prance_jax.models.reduction import METHODS, Reduction, at_milliseconds, reductions
+from prance_jax.models.reduction import METHODS, ScheduledReduction, at_milliseconds, candidate_reductions
 from prance_jax.spec.block_latency import BlockLatency, load_block_latency, network_name
 from prance_jax.spec.macs import TokenCounts
 from prance_jax.tokens.schedules import Removed
@@ -55,17 +55,17 @@ def test_outside_of_what_was_measured():
 
 def test_reductions_and_selectors_by_hand():
     """17 tokens, 12 after the first layer, 5 after the third; the last MLP sees CLS alone."""
-    own = Reduction(METHODS["tome"], Removed((5, 0, 7)))
-    assert own.left(SPEC) == (12, 12, 7, 7)  # at most half of 12 go
+    own = ScheduledReduction(METHODS["tome"], Removed((5, 0, 7)))
+    assert own.tokens_after(SPEC) == (12, 12, 7, 7)  # at most half of 12 go
     attend, feed = 8 + 5.5 + 5.5 + 3, 6.5 + 6.5 + 4 + 1
     assert own.milliseconds(SPEC, TABLE) == pytest.approx(0.5 + attend + feed + 4 + 2.75)
     # SPViT: 16 patches, 10 and the package and CLS from layer 1 on, 5 and the two from layer 3 on.
-    spvit = Selective(True, (1, 3), (0.6, 0.3), heads=2)
+    spvit = PredictorConfig(True, (1, 3), (0.6, 0.3), heads=2)
     attend, feed = 8 + 5.5 + 5.5 + 3, 9 + 6.5 + 6.5 + 1
     assert spvit.milliseconds(SPEC, TABLE) == pytest.approx(0.5 + attend + feed + 7.5 + 5)
 
 
-def plain_times(table, left, arriving, times):
+def plain_times(table, tokens_after, arriving, times):
     """Layer by layer, straight lines by their slope; `left`: tokens in the MLPs but the last."""
 
     def line(values, count):
@@ -73,10 +73,10 @@ def plain_times(table, left, arriving, times):
             if a <= count <= b:
                 return x + (y - x) * (count - a) / (b - a)
 
-    attention = (17, *left[:-1])
+    attention = (17, *tokens_after[:-1])
     total = table.outside + sum(line(times, count) for count in arriving)
     total += sum(line(table.attend, count) for count in attention)
-    return total + sum(line(table.feed, count) for count in (*left[:-1], 1))
+    return total + sum(line(table.feed, count) for count in (*tokens_after[:-1], 1))
 
 
 column = st.tuples(*[st.floats(0.0, 4.0)] * 3)
@@ -87,33 +87,33 @@ def test_a_target_keeps_as_much_as_it_can(name, attend, feed, times, target):
     """Whatever the table, rising or not: of all settings that fit, none keeps more tokens; none fits where it is said."""
     table = dataclasses.replace(TABLE, attend=attend, feed=feed, methods=((name, times),))
     fitting = []
-    for own in reductions(SPEC, name):
-        left = own.left(SPEC)
-        arriving = [before for before, after in zip((17, *left), left) if after < before]
-        if plain_times(table, left, arriving, times) <= target - 1e-9:
-            fitting.append(left)
+    for own in candidate_reductions(SPEC, name):
+        tokens_after = own.tokens_after(SPEC)
+        arriving = [before for before, after in zip((17, *tokens_after), tokens_after) if after < before]
+        if plain_times(table, tokens_after, arriving, times) <= target - 1e-9:
+            fitting.append(tokens_after)
     try:
         found = at_milliseconds(SPEC, name, target, table)
     except UserError as error:
         assert not fitting and f"{name}: no setting takes {target:.4g} ms" in str(error)
         return
-    assert sum(found.left(SPEC)) >= max(map(sum, fitting), default=0)
+    assert sum(found.tokens_after(SPEC)) >= max(map(sum, fitting), default=0)
     assert found.milliseconds(SPEC, table) <= target
     wider = at_milliseconds(SPEC, name, 1.5 * target, table)
-    assert all(more >= less for more, less in zip(wider.left(SPEC), found.left(SPEC)))
+    assert all(more >= less for more, less in zip(wider.tokens_after(SPEC), found.tokens_after(SPEC)))
 
 
 @given(column, column, st.floats(1.0, 40.0))
 def test_where_tokens_cost_time_the_slowest_that_fits(attend, feed, target):
     rising = [tuple(np.cumsum(values).tolist()) for values in (attend, feed)]
     table = dataclasses.replace(TABLE, attend=rising[0], feed=rising[1], methods=(("spvit_2", NONE),))
-    times = [own.milliseconds(SPEC, table) for own in selections(SPEC, True, heads=2)]
+    times = [own.milliseconds(SPEC, table) for own in candidate_predictors(SPEC, True, heads=2)]
     fitting = [time for time in times if time <= target]
     if not fitting:
         with pytest.raises(UserError, match=f"spvit_2: .* ask for {min(times):.4g} ms or more"):
-            at_latency(SPEC, True, target, table, heads=2)
+            predictor_at_latency(SPEC, True, target, table, heads=2)
         return
-    found = at_latency(SPEC, True, target, table, heads=2)
+    found = predictor_at_latency(SPEC, True, target, table, heads=2)
     assert found.milliseconds(SPEC, table) == max(fitting)
 
 

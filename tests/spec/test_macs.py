@@ -33,7 +33,7 @@ def test_a_plain_vit_costs_what_deit_costs(width, heads, gmacs, millions):
 def test_stored_parameters_of_the_papers_spaces(name, millions):
     """The official tiny stores 13.3 M: q, k and v at the super width of 256, of which 3 heads x 64 = 192 are ever read."""
     spec = ModelSpec(SPACES[name], image_size=224, patch_size=16, num_classes=1000)
-    shapes = jax.eval_shape(lambda: forward.init(ViT(spec), jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: forward.init_params(ViT(spec), jax.random.key(0)))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e6 == pytest.approx(millions, rel=0.005)
 
 
@@ -109,7 +109,7 @@ def test_the_compact_program_costs_what_is_counted(name, mode, width, ratio, kee
     spec = ModelSpec(SPACES[name], image_size=224, patch_size=16, num_classes=1000, token_optimization=mode)
     structure = spec.space.uniform(width, ratio, keep)
     model = ViT(spec)
-    params = jax.eval_shape(lambda: forward.init(model, jax.random.key(0)))
+    params = jax.eval_shape(lambda: forward.init_params(model, jax.random.key(0)))
     image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     program = lambda params, image: model.apply({"params": params}, image, structure)
     wanted = 2 * macs(spec, structure).total

@@ -19,7 +19,7 @@ def changed(structure, group, **fields):
 
 BAD = [
     (dict(group=1, widths=(16, 20)), "group 1, layer 1: width 20 is not in the search space .* choose from"),
-    (dict(group=2, hidden=(16, 17)), "group 2, layer 1: 17 hidden units at width 16; choose from"),
+    (dict(group=2, mlp_dims=(16, 17)), "group 2, layer 1: 17 hidden units at width 16; choose from"),
     (dict(group=2, keep=(0.0,)), "group 2: keep rate 0.0 is not a share"),
     (dict(group=2, keep=(float("nan"),)), "group 2: keep rate nan is not a share"),
     (dict(group=3, keep=(1.2,)), "group 3: keep rate 1.2"),
@@ -90,8 +90,8 @@ def test_samples_lie_in_the_space_and_cover_it():
 
 
 def test_ratio_of_three_and_a_half_counts_whole_units():
-    assert SPACES["small"].hidden_units(416, 3.5) == 1456
-    assert int(SPACES["small"].hidden_units(jnp.int32(416), 3.5)) == 1456
+    assert SPACES["small"].mlp_dim(416, 3.5) == 1456
+    assert int(SPACES["small"].mlp_dim(jnp.int32(416), 3.5)) == 1456
 
 
 def test_a_structure_prints_for_people():

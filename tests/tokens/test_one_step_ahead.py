@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from small import drawn_params, make_spec, quick_jit
 
-from prance_jax.models.reduction import METHODS, Reduction
-from prance_jax.models.token_steps import Reducing
+from prance_jax.models.reduction import METHODS, ScheduledReduction
+from prance_jax.models.token_steps import LayerReduction
 from prance_jax.models.vit import ViT
 from prance_jax.tokens.schedules import Removed
 from prance_jax.tokens.token_set import TokenSet
@@ -56,44 +56,48 @@ def test_the_map_is_that_of_the_groups(masked):
     size = rng.integers(1, 4, (batch, count)).astype(np.float32)
     there = [13, 13, 12] if masked else [13] * 3
     valid = jnp.arange(count) < jnp.asarray(there)[:, None]
-    owner = jnp.zeros((batch, spec.patches), jnp.int32)
+    token_of_patch = jnp.zeros((batch, spec.patches), jnp.int32)
     arriving = TokenSet(
-        jnp.where(valid[..., None], x, 1e6), jnp.asarray(size), valid if masked else None, owner
+        jnp.where(valid[..., None], x, 1e6), jnp.asarray(size), valid if masked else None, token_of_patch
     )
-    left = jnp.asarray(there) - jnp.asarray(removed) if masked else count - 5
+    tokens_after = jnp.asarray(there) - jnp.asarray(removed) if masked else count - 5
     found, groupings = [], []
 
     def group(tokens, signals):
-        groupings.append((method.ahead(tokens, signals, left), signals))
+        groupings.append((method.ahead(tokens, signals, tokens_after), signals))
         return groupings[-1][0]
 
     def run(params, tokens):
-        attend = lambda model: model.blocks[LAYER].attend_ahead(tokens, WIDTH, WIDTH, group)[0]
-        found = ViT(spec).apply({"params": params}, method=attend)
+        apply_attention = lambda model: model.blocks[LAYER].attention_one_step_ahead(
+            tokens, WIDTH, WIDTH, group
+        )[0]
+        found = ViT(spec).apply({"params": params}, method=apply_attention)
         return found, *groupings.pop()
 
     found, grouping, signals = quick_jit(run)(params, arriving)
-    reduced = method.reduce(arriving, signals, left)
+    forward_reduced = method.reduce(arriving, signals, tokens_after)
     for image in range(batch):
         own = slice(0, there[image])
-        place = np.asarray(grouping.place)[image, own]
-        groups = [np.flatnonzero(place == i) for i in range(place.max() + 1)]
+        new_index = np.asarray(grouping.new_index)[image, own]
+        groups = [np.flatnonzero(new_index == i) for i in range(new_index.max() + 1)]
         assert len(groups) == there[image] - removed[image]
         wanted = plain(params, x[image, own], size[image, own], groups, lambda got: got * size[image, own])
         np.testing.assert_allclose(found.features[image, : len(wanted)], wanted, rtol=1e-4, atol=1e-4)
         # The same groups as behind the attention, under the same signals.
-        np.testing.assert_array_equal(found.owner[image], reduced.owner[image])
-        np.testing.assert_allclose(found.sizes[image], reduced.sizes[image], rtol=1e-6)
+        np.testing.assert_array_equal(found.token_of_patch[image], forward_reduced.token_of_patch[image])
+        np.testing.assert_allclose(found.sizes[image], forward_reduced.sizes[image], rtol=1e-6)
 
 
 def test_no_gradient_reaches_the_weights_of_a_group_and_one_reaches_the_map(params, images):
     spec = make_spec()
-    reduction = Reduction(METHODS["mctf"], Removed((0, 4, 3)))
+    reduction = ScheduledReduction(METHODS["mctf"], Removed((0, 4, 3)))
 
     def score(params):
-        reducing = reduction.reducing(spec)
+        reducing = reduction.layer_reduction(spec)
         return (
-            ViT(spec).apply({"params": params}, images, spec.largest, reducing, method="reduced").logits.sum()
+            ViT(spec)
+            .apply({"params": params}, images, spec.largest, reducing, method="forward_reduced")
+            .logits.sum()
         )
 
     grads = quick_jit(jax.grad(score))(params)
@@ -104,15 +108,19 @@ def test_no_gradient_reaches_the_weights_of_a_group_and_one_reaches_the_map(para
 def test_a_number_of_tokens_for_each_image(params, images):
     """Numbers per image in every layer, drawn milder than a schedule: each image as with its numbers alone."""
     spec, method = make_spec(), METHODS["mctf"]
-    left = [(17, 13, 10, 10, 8, 7), (17, 17, 17, 17, 17, 17), (17, 12, 12, 9, 9, 5)]
-    masked = tuple(jnp.asarray(counts) for counts in zip(*left))
-    run = lambda images, left: ViT(spec).apply(
-        {"params": params}, images, spec.largest, Reducing(method, left), method="reduced"
+    tokens_after = [(17, 13, 10, 10, 8, 7), (17, 17, 17, 17, 17, 17), (17, 12, 12, 9, 9, 5)]
+    masked = tuple(jnp.asarray(counts) for counts in zip(*tokens_after))
+    run = lambda images, tokens_after: ViT(spec).apply(
+        {"params": params},
+        images,
+        spec.largest,
+        LayerReduction(method, tokens_after),
+        method="forward_reduced",
     )
     together = quick_jit(run)(images[:3], masked)
-    for image, counts in enumerate(left):
+    for image, counts in enumerate(tokens_after):
         alone = quick_jit(lambda x, counts=counts: run(x, counts))(images[image : image + 1])
         scale = float(np.abs(alone.logits).max())
         np.testing.assert_allclose(together.logits[image], alone.logits[0], rtol=1e-4, atol=1e-5 * scale)
         np.testing.assert_allclose(together.class_token[image], alone.class_token[0], rtol=1e-4, atol=1e-4)
-        np.testing.assert_array_equal(together.tokens.owner[image], alone.tokens.owner[0])
+        np.testing.assert_array_equal(together.tokens.token_of_patch[image], alone.tokens.token_of_patch[0])

@@ -34,9 +34,11 @@ def case(seed, count=12, sized=False, batch=3):
         jnp.asarray(received / received.sum(1, keepdims=True)),
     )
     size = rng.integers(1, 5, (batch, count)).astype(np.float32) if sized else None
-    owner = np.stack([rng.permutation(count - 1) + 1 for _ in range(batch)]).astype(np.int32)
+    token_of_patch = np.stack([rng.permutation(count - 1) + 1 for _ in range(batch)]).astype(np.int32)
     features = jnp.asarray(rng.normal(size=(batch, count, 6)), jnp.float32)
-    tokens = TokenSet(features, None if size is None else jnp.asarray(size), None, jnp.asarray(owner))
+    tokens = TokenSet(
+        features, None if size is None else jnp.asarray(size), None, jnp.asarray(token_of_patch)
+    )
     return tokens, signals
 
 
@@ -44,7 +46,9 @@ def plain(tokens, signals):
     """One image after the other, as lists of [features, size, patches]; then its signals."""
     sizes = np.asarray(tokens.sizes)
     for b in range(len(tokens.features)):
-        patches = [set(np.flatnonzero(np.asarray(tokens.owner[b]) == i)) for i in range(sizes.shape[1])]
+        patches = [
+            set(np.flatnonzero(np.asarray(tokens.token_of_patch[b]) == i)) for i in range(sizes.shape[1])
+        ]
         yield (
             [[np.asarray(x, np.float64), s, p] for x, s, p in zip(tokens.features[b], sizes[b], patches)],
             *(np.asarray(part[b], np.float64) for part in signals),
@@ -153,11 +157,11 @@ def plain_cait(grid, pairs_per_line):
 
 def agree(found, wanted, image, sizes=True):
     assert found.features.shape[1] == len(wanted)
-    for place, (features, size, patches) in enumerate(wanted):
-        np.testing.assert_allclose(found.features[image, place], features, rtol=1e-4, atol=1e-5)
-        assert set(np.flatnonzero(np.asarray(found.owner[image]) == place)) == patches
+    for new_index, (features, size, patches) in enumerate(wanted):
+        np.testing.assert_allclose(found.features[image, new_index], features, rtol=1e-4, atol=1e-5)
+        assert set(np.flatnonzero(np.asarray(found.token_of_patch[image]) == new_index)) == patches
         if sizes:
-            assert float(found.size[image, place]) == pytest.approx(size, rel=1e-5)
+            assert float(found.size[image, new_index]) == pytest.approx(size, rel=1e-5)
 
 
 @pytest.mark.parametrize("count, removed, sized", [(12, 4, False), (13, 6, True), (7, 1, True)])
@@ -270,7 +274,7 @@ def test_masked_is_compact(name):
     may hold anything."""
     method, count, batch = ONE_RATE[name], 17, 6
     tokens, signals = case(11, count, batch=batch)
-    tokens = tokens._replace(owner=jnp.broadcast_to(jnp.arange(1, count), (batch, count - 1)))
+    tokens = tokens._replace(token_of_patch=jnp.broadcast_to(jnp.arange(1, count), (batch, count - 1)))
     wanted = jnp.asarray([count, 14, 11, 9, 5, 2]), jnp.asarray([9, 14, 6, 9, 3, 2])
     masked, counts = tokens, []
     for left in wanted:
@@ -279,8 +283,8 @@ def test_masked_is_compact(name):
         masked = _masked(name)(masked, signals, left)
         noise = jnp.where(masked.valid[:, :, None], masked.features, 1e6)
         masked = masked._replace(features=noise)
-        hidden = lambda x: jnp.where(masked.valid.reshape(batch, count, *(1,) * (x.ndim - 2)), x, 0.0)
-        signals = jax.tree.map(hidden, signals)
+        mlp_dims = lambda x: jnp.where(masked.valid.reshape(batch, count, *(1,) * (x.ndim - 2)), x, 0.0)
+        signals = jax.tree.map(mlp_dims, signals)
     for image in range(batch):
         one = jax.tree.map(lambda leaf: leaf[image : image + 1], tokens)
         own = jax.tree.map(lambda leaf: leaf[image : image + 1], case(11, count, batch=batch)[1])
@@ -293,7 +297,7 @@ def test_masked_is_compact(name):
         left = one.features.shape[1]
         assert int(masked.count[image]) == left
         np.testing.assert_allclose(masked.features[image, :left], one.features[0], rtol=1e-4, atol=1e-5)
-        np.testing.assert_array_equal(masked.owner[image], one.owner[0])
+        np.testing.assert_array_equal(masked.token_of_patch[image], one.token_of_patch[0])
         np.testing.assert_allclose(masked.sizes[image, :left], one.sizes[0], rtol=1e-5)
 
 
@@ -305,8 +309,8 @@ def test_what_cannot_be_removed_stays(name, count):
     method, batch = ONE_RATE[name], 3
     tokens, signals = case(1, max(count, 2))
     cut = lambda x: x[:, :count]
-    owner = jnp.broadcast_to(jnp.arange(1, count), (batch, count - 1))
-    tokens = TokenSet(cut(tokens.features), None, None, owner)
+    token_of_patch = jnp.broadcast_to(jnp.arange(1, count), (batch, count - 1))
+    tokens = TokenSet(cut(tokens.features), None, None, token_of_patch)
     signals = jax.tree.map(cut, signals)
     for wanted in {0, 2, count + 5}:
         left = method.possible(count, wanted, count - 1)
@@ -315,7 +319,10 @@ def test_what_cannot_be_removed_stays(name, count):
         assert found.features.shape[1] == left and np.isfinite(found.features).all()
         if left > 1 and name not in ("prune", "merge"):
             np.testing.assert_allclose(found.features[:, 0], tokens.features[:, 0], rtol=1e-6)
-        assert found.owner.shape == owner.shape and (np.asarray(found.owner) < left).all()
+        assert (
+            found.token_of_patch.shape == token_of_patch.shape
+            and (np.asarray(found.token_of_patch) < left).all()
+        )
         if left == count:
             np.testing.assert_allclose(np.sort(found.features, 1), np.sort(tokens.features, 1), rtol=1e-6)
 
@@ -324,10 +331,10 @@ def test_what_cannot_be_removed_stays(name, count):
 def test_members_say_where_every_patch_went(name):
     """Sizes from the origins: all patches and CLS where nothing is dropped, and what is tracked where sizes are."""
     tokens, signals = case(2, 17)
-    tokens = tokens._replace(owner=jnp.broadcast_to(jnp.arange(1, 17), (3, 16)))
+    tokens = tokens._replace(token_of_patch=jnp.broadcast_to(jnp.arange(1, 17), (3, 16)))
     found = ONE_RATE[name].reduce(tokens, signals, ONE_RATE[name].possible(17, 9, 16))
     members = np.asarray(found.members)
-    dropped = (np.asarray(found.owner) < 0).sum(1)
+    dropped = (np.asarray(found.token_of_patch) < 0).sum(1)
     np.testing.assert_array_equal(members.sum(1), 17 - dropped)
     if name in ("tome", "merge", "mctf", "cait"):
         np.testing.assert_allclose(members, found.size, rtol=1e-6)
@@ -353,7 +360,7 @@ def test_schedules_never_leave_nothing(depth, amount, inflect, tokens):
         KeepRate(0.3, (0, depth - 1)),
         Removed((amount,) * (depth + 2)),
     ):
-        left = schedule.left(depth, tokens)
+        left = schedule.tokens_after(depth, tokens)
         assert len(left) == depth and min(left) >= 1 and list(left) == sorted(left, reverse=True)
         assert left[0] <= tokens
 
@@ -366,8 +373,8 @@ def test_schedules_never_leave_nothing(depth, amount, inflect, tokens):
         (lambda: KeepRate(0.0), "keep rate 0.0"),
         (lambda: KeepRate(float("nan")), "keep rate nan"),
         (lambda: Removed((3, -1)), "whole numbers"),
-        (lambda: Sites(5, (12,)).left(12, 197), "layers from 0 to 11"),
-        (lambda: Kept((5, 9)).left(2, 10), "never rise"),
+        (lambda: Sites(5, (12,)).tokens_after(12, 197), "layers from 0 to 11"),
+        (lambda: Kept((5, 9)).tokens_after(2, 10), "never rise"),
     ],
 )
 def test_schedules_that_make_no_sense(make, words):

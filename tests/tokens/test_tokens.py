@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from prance_jax.core.errors import UserError
 from prance_jax.tokens.methods.registry import get_method
-from prance_jax.tokens.token_set import AttentionSignals, initial_tokens, kept_count, rate_for
+from prance_jax.tokens.token_set import AttentionSignals, initial_tokens, keep_rate_for, num_keep_at
 
 BATCH, TOKENS, CHANNELS = 4, 11, 6
 PAPER = ("merge", "prune", "prune_merge")
@@ -17,7 +17,7 @@ PAPER = ("merge", "prune", "prune_merge")
 
 def reduce(mode, tokens, signals, rates, floor, **options):
     method = get_method(mode)
-    left = method.left(tokens.count, rates, floor, tokens.owner.shape[1])
+    left = method.tokens_after(tokens.count, rates, floor, tokens.token_of_patch.shape[1])
     return method.reduce(tokens, signals, *left, **options)
 
 
@@ -63,12 +63,12 @@ def check(left, image, wanted, count):
     assert count == len(features)
     np.testing.assert_allclose(left.features[image, :count], features, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(left.sizes[image, :count], sizes)
-    owner = np.asarray(left.owner[image])
-    assert [sorted(np.flatnonzero(owner == n) + 1) for n in range(count)] == [
+    token_of_patch = np.asarray(left.token_of_patch[image])
+    assert [sorted(np.flatnonzero(token_of_patch == n) + 1) for n in range(count)] == [
         [p for p in group if p] for group in members
     ]
     held = sum(len([p for p in group if p]) for group in members)
-    assert (owner == -1).sum() == TOKENS - 1 - held
+    assert (token_of_patch == -1).sum() == TOKENS - 1 - held
 
 
 @pytest.mark.parametrize("floor", [1, 2])
@@ -99,13 +99,13 @@ def test_two_reductions_in_a_row_keep_the_books(mode):
     tokens, signals = example(9)
     for rate in (0.7, 0.5):
         tokens = reduce(mode, tokens, signals, (jnp.full(BATCH, rate),) * method.rates, 2)
-    sizes, owner = np.asarray(tokens.sizes), np.asarray(tokens.owner)
+    sizes, token_of_patch = np.asarray(tokens.sizes), np.asarray(tokens.token_of_patch)
     for image in range(BATCH):
         count = int(tokens.count[image])
-        members = np.bincount(owner[image][owner[image] >= 0], minlength=TOKENS)
+        members = np.bincount(token_of_patch[image][token_of_patch[image] >= 0], minlength=TOKENS)
         members[0] += 1
         np.testing.assert_allclose(sizes[image], np.where(np.arange(TOKENS) < count, members, 0))
-        assert owner[image].max() < count
+        assert token_of_patch[image].max() < count
     if mode == "merge":
         np.testing.assert_allclose(sizes.sum(1), TOKENS)
 
@@ -130,13 +130,13 @@ def test_ties_go_to_the_lowest_index():
 
 @given(st.integers(1, 600), st.floats(2**-10, 1.0, width=32, allow_subnormal=False), st.sampled_from([1, 2]))
 def test_static_and_array_counts_are_the_same_number(count, keep, floor):
-    array = kept_count(jnp.int32(count), jnp.float32(keep), floor)
-    assert kept_count(count, keep, floor) == int(array)
+    array = num_keep_at(jnp.int32(count), jnp.float32(keep), floor)
+    assert num_keep_at(count, keep, floor) == int(array)
     assert min(floor, count) <= int(array) <= count
 
 
 def test_a_rate_that_is_not_a_number_keeps_everything():
-    assert int(kept_count(jnp.int32(9), jnp.float32(jnp.nan), 2)) == 9
+    assert int(num_keep_at(jnp.int32(9), jnp.float32(jnp.nan), 2)) == 9
 
 
 def test_unknown_method_is_told_with_the_known_ones():
@@ -149,6 +149,6 @@ def test_there_is_a_rate_for_every_count():
     count = np.arange(1, 1026)
     for left in (1, 2, 3, 17, 196, 577, 1024, 1025):
         arrive = count[count >= left]
-        rates = rate_for(jnp.full(len(arrive), left), jnp.asarray(arrive))
-        assert (np.asarray(kept_count(jnp.asarray(arrive), rates, 1)) == left).all()
-        assert all(kept_count(int(own), rate_for(left, int(own)), 1) == left for own in arrive)
+        rates = keep_rate_for(jnp.full(len(arrive), left), jnp.asarray(arrive))
+        assert (np.asarray(num_keep_at(jnp.asarray(arrive), rates, 1)) == left).all()
+        assert all(num_keep_at(int(own), keep_rate_for(left, int(own)), 1) == left for own in arrive)

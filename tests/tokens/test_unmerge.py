@@ -6,7 +6,7 @@ import pytest
 
 from prance_jax.tokens.methods.registry import METHODS
 from prance_jax.tokens.token_set import AttentionSignals, TokenSet, initial_tokens
-from prance_jax.tokens.unmerge import remember, unmerge
+from prance_jax.tokens.unmerge import last_features, unmerge
 
 SIDE, BATCH = 4, 3
 PATCHES = SIDE**2
@@ -26,13 +26,15 @@ def test_every_patch_gets_the_token_that_carries_it(name):
     np.testing.assert_array_equal(unmerge(tokens), tokens.features[:, 1:])
     method = METHODS[name]
     found = method.reduce(tokens, signals, method.possible(17, 9, PATCHES))
-    grid, owner = np.asarray(unmerge(found)), np.asarray(found.owner)
-    place = np.array([divmod(p, SIDE) for p in range(PATCHES)])
+    grid, token_of_patch = np.asarray(unmerge(found)), np.asarray(found.token_of_patch)
+    new_index = np.array([divmod(p, SIDE) for p in range(PATCHES)])
     for image in range(BATCH):
-        carried = np.flatnonzero(owner[image] >= 0)
+        carried = np.flatnonzero(token_of_patch[image] >= 0)
         for patch in range(PATCHES):
-            nearest = min(carried, key=lambda p: (((place[p] - place[patch]) ** 2).sum(), p))
-            np.testing.assert_array_equal(grid[image, patch], found.features[image, owner[image, nearest]])
+            nearest = min(carried, key=lambda p: (((new_index[p] - new_index[patch]) ** 2).sum(), p))
+            np.testing.assert_array_equal(
+                grid[image, patch], found.features[image, token_of_patch[image, nearest]]
+            )
 
 
 def test_what_was_dropped_may_be_zero_or_as_it_was():
@@ -40,17 +42,17 @@ def test_what_was_dropped_may_be_zero_or_as_it_was():
     once = METHODS["prune"].reduce(tokens, signals, 9)
     later = once._replace(features=2 * once.features)
     again = METHODS["prune"].reduce(later, AttentionSignals(*[x[:, :9] for x in signals]), 4)
-    last = remember(jnp.zeros((BATCH, PATCHES, 5)), tokens, once)
-    last = remember(last, later, again)
+    last = last_features(jnp.zeros((BATCH, PATCHES, 5)), tokens, once)
+    last = last_features(last, later, again)
     whole, zeros = np.asarray(unmerge(again, last=last)), np.asarray(unmerge(again, "zero"))
     for image in range(BATCH):
         for patch in range(PATCHES):
             own = np.asarray(tokens.features[image, 1 + patch])
-            if again.owner[image, patch] >= 0 or once.owner[image, patch] >= 0:
+            if again.token_of_patch[image, patch] >= 0 or once.token_of_patch[image, patch] >= 0:
                 np.testing.assert_array_equal(whole[image, patch], 2 * own)
             else:
                 np.testing.assert_array_equal(whole[image, patch], own)
-            if again.owner[image, patch] < 0:
+            if again.token_of_patch[image, patch] < 0:
                 assert not zeros[image, patch].any()
 
 

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from small import SHORT, drawn_params, make_spec, quick_jit
 
-from prance_jax.baselines.diffrate_counts import SoftCounts
+from prance_jax.baselines.diffrate_counts import LearnedCounts
 from prance_jax.config import io
 from prance_jax.config.comparison import CountsConfig
 from prance_jax.config.experiment import Config
 from prance_jax.config.stages import OptimizerConfig
 from prance_jax.core.errors import UserError
-from prance_jax.experiments.comparison import rows_of
+from prance_jax.experiments.comparison import method_rows
 from prance_jax.experiments.experiment import Experiment
 from prance_jax.experiments.targets import Target
-from prance_jax.models.reduction import METHODS, Reduction, reduced, reduced_macs
+from prance_jax.models.reduction import METHODS, ScheduledReduction, forward_reduced, scheduled_macs
 from prance_jax.models.vit import ViT
 from prance_jax.spec.block_latency import OutOfReach
 from prance_jax.spec.macs import macs
@@ -29,7 +29,7 @@ from prance_jax.training.stages import diffrate_counts
 from prance_jax.training.workdir import Workdir
 
 SPEC = make_spec(space=SHORT)  # four layers, 17 tokens; counts are learned in layers 1 and 2
-SEARCH = SoftCounts(SPEC)
+SEARCH = LearnedCounts(SPEC)
 CONFIG = CountsConfig()
 CONFIG_FILE = Path(__file__).parents[1] / "tiny_config.py"
 
@@ -42,15 +42,15 @@ def logits_of(*wanted):
 def test_counts_by_hand():
     """The mean, rounded up, never above what arrives; chances are those of the places."""
     assert SEARCH.numbers[0] == 17 and SEARCH.numbers[-1] == 2 and list(SEARCH.layers) == [1, 2]
-    assert list(SoftCounts(SPEC, first=0).layers) == [0, 1, 2]
-    np.testing.assert_array_equal(SoftCounts(SPEC, 4).numbers, [17, 13, 9, 5])
+    assert list(LearnedCounts(SPEC, first=0).layers) == [0, 1, 2]
+    np.testing.assert_array_equal(LearnedCounts(SPEC, 4).numbers, [17, 13, 9, 5])
     even = jnp.full((2, 2, 16), -1e9).at[0, 0, jnp.asarray([0, 3])].set(0.0)  # 17 or 14: 15.5 on average
     even = even.at[0, 1, 9].set(0.0).at[1, :, 2].set(0.0)  # 8; then 15 twice, of which 8 are there
     found = SEARCH.counts(even)
-    np.testing.assert_array_equal(found.left, [[16, 8], [8, 8]])
+    np.testing.assert_array_equal(found.tokens_after, [[16, 8], [8, 8]])
     np.testing.assert_allclose(found.chances[0, 0], [1.0] * 14 + [0.5] * 3, rtol=1e-6)
     np.testing.assert_allclose(found.chances[0, 1], [1.0] * 8 + [0.0] * 9, rtol=1e-6)
-    moves = jax.grad(lambda logits: SEARCH.counts(logits).left[0, 0])(even)
+    moves = jax.grad(lambda logits: SEARCH.counts(logits).tokens_after[0, 0])(even)
     np.testing.assert_allclose(moves[0, 0, jnp.asarray([0, 3])], [0.75, -0.75], rtol=1e-5)
 
 
@@ -60,12 +60,14 @@ def test_what_learns_is_what_runs(images):
     counts = SEARCH.counts(logits)
     run = jax.jit(lambda p, x, l: SEARCH.run(ViT(SPEC), p, x, SEARCH.counts(l)))
     found = run(params, images, logits)
-    reduction = diffrate_counts.learned(SPEC, CONFIG, logits)
-    assert reduction.left(SPEC) == (17, 9, 5, 5) and reduction.method.reduce.steps[1] == (17, 14, 9)
-    wanted = quick_jit(lambda p, x: reduced(ViT(SPEC), p, x, SPEC.largest, reduction).logits)(params, images)
+    reduction = diffrate_counts.best_counts(SPEC, CONFIG, logits)
+    assert reduction.tokens_after(SPEC) == (17, 9, 5, 5) and reduction.method.reduce.steps[1] == (17, 14, 9)
+    wanted = quick_jit(lambda p, x: forward_reduced(ViT(SPEC), p, x, SPEC.largest, reduction).logits)(
+        params, images
+    )
     scale = float(np.abs(wanted).max())
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5 * scale)
-    share = reduced_macs(SPEC, SPEC.largest, reduction).total / macs(SPEC, SPEC.largest).total
+    share = scheduled_macs(SPEC, SPEC.largest, reduction).total / macs(SPEC, SPEC.largest).total
     assert float(SEARCH.share(counts)) == pytest.approx(share, rel=1e-6)
 
 
@@ -76,17 +78,24 @@ def test_counts_go_where_they_should(images):
     labels = jnp.arange(6) % 5
     sample = lambda tables, key, batch: (images, labels)
     step = diffrate_counts.counts_step(SPEC, config, 0.6, sample)
-    state = diffrate_counts.init(SPEC, 0.8, config)
-    first = diffrate_counts.learned(SPEC, config, state["params"]["logits"])
+    state = diffrate_counts.init_diffrate_counts(SPEC, 0.8, config)
+    first = diffrate_counts.best_counts(SPEC, config, state["params"]["logits"])
     shares = []
     for index in range(config.steps):
         state, metrics = step(state, index, jax.random.key(0), None, params)
         shares.append(float(metrics["macs_kept"]))
     assert shares[0] > 0.75 and abs(shares[-1] - 0.6) < 0.06
-    last = diffrate_counts.learned(SPEC, config, state["params"]["logits"])
+    last = diffrate_counts.best_counts(SPEC, config, state["params"]["logits"])
     full = macs(SPEC, SPEC.largest).total
-    assert reduced_macs(SPEC, SPEC.largest, last).total < reduced_macs(SPEC, SPEC.largest, first).total < full
-    moved = np.abs(state["params"]["logits"] - diffrate_counts.init(SPEC, 0.8, config)["params"]["logits"])
+    assert (
+        scheduled_macs(SPEC, SPEC.largest, last).total
+        < scheduled_macs(SPEC, SPEC.largest, first).total
+        < full
+    )
+    moved = np.abs(
+        state["params"]["logits"]
+        - diffrate_counts.init_diffrate_counts(SPEC, 0.8, config)["params"]["logits"]
+    )
     assert moved.max(axis=2).min() > 0
 
 
@@ -96,18 +105,18 @@ def test_rows_of_a_comparison(tmp_path):
     def run(path, layers):
         overrides = f"--config.model.space.layers={layers}", "--config.compare.finetune.steps=0"
         counts = "--config.compare.counts.steps=3", "--config.compare.counts.batch=8"
-        config = io.load(CONFIG_FILE, Config, (*overrides, *counts))
+        config = io.load_config(CONFIG_FILE, Config, (*overrides, *counts))
         experiment = Experiment(config, Workdir(tmp_path / path), Progress(quiet=True))
         return experiment, Target(experiment.spec("prune"), 0.8)
 
     experiment, target = run("three", "(1,2)")
-    (row,) = rows_of(experiment, 0, "diffrate_learned", target, None)
-    assert row.method == "diffrate_learned_80" and row.rule.method.name == "diffrate_learned"
+    (row,) = method_rows(experiment, 0, "diffrate_learned", target, None)
+    assert row.method == "diffrate_learned_80" and row.policy.method.name == "diffrate_learned"
     kept = experiment.evaluate(row, "validation").macs.mean() / macs(row.spec, row.spec.largest).total
     assert kept == pytest.approx(0.8, abs=0.1)
     with pytest.raises(OutOfReach, match="there is none to learn for"):
         experiment, target = run("two", "(1,1)")
-        rows_of(experiment, 0, "diffrate_learned", target, None)
+        method_rows(experiment, 0, "diffrate_learned", target, None)
 
 
 def test_settings_and_tokens_that_were_not_learned():
@@ -117,5 +126,5 @@ def test_settings_and_tokens_that_were_not_learned():
     signals = AttentionSignals(jnp.ones((1, 5)), jnp.ones((1, 5, 4)), jnp.ones((1, 5)))
     with pytest.raises(UserError, match="no layer was learned that leaves 3 of 5 tokens"):
         Counted(((5, 4, 2),))(tokens, signals, 3)
-    same = Reduction(METHODS["diffrate"], Kept((17, 9, 5, 5)))
-    assert same != diffrate_counts.learned(SPEC, CONFIG, logits_of((14, 9), (8, 5)))
+    same = ScheduledReduction(METHODS["diffrate"], Kept((17, 9, 5, 5)))
+    assert same != diffrate_counts.best_counts(SPEC, CONFIG, logits_of((14, 9), (8, 5)))

@@ -136,7 +136,7 @@ def test_other_stages_keep_their_lines(tmp_path):
     with pytest.raises(Killed):
         run(tmp_path, killing(STAGE, 7))
     run(tmp_path)
-    first = metrics_module.read(tmp_path / "metrics.jsonl")[0]
+    first = metrics_module.read_metrics(tmp_path / "metrics.jsonl")[0]
     assert first == {"stage": "dense", "step": 100, "seconds": 1.5, "loss": 0.25, "bad": None}
 
 

@@ -22,11 +22,11 @@ def test_two_halves_are_one_batch(name):
     config = OptimizerConfig(name=name, warmup=0, learning_rate=0.1, accumulate=2)
 
     def train(config, batches):
-        transform = optimizer.make(config, len(batches))
-        state = optimizer.init(params, transform)
+        transform = optimizer.make_optimizer(config, len(batches))
+        state = optimizer.init_state(params, transform)
         for step, batch in enumerate(batches):
             loss = lambda own, batch=batch: (jnp.mean(jnp.tanh(batch @ own["kernel"] + own["bias"])), {})
-            state, _ = optimizer.update(state, jnp.int32(step), loss, transform, 0.9)
+            state, _ = optimizer.update_state(state, jnp.int32(step), loss, transform, 0.9)
         return state["params"]
 
     halves = train(config, [rows[:4], rows[4:], rows[4:], rows[:4]])

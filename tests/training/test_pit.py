@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from prance_jax.baselines.pit_spec import PiTSpec
-from prance_jax.config.comparison import SelectiveConfig
+from prance_jax.config.comparison import PredictorLossConfig
 from prance_jax.config.stages import FinetuneConfig, OptimizerConfig
 from prance_jax.data.source import Split
-from prance_jax.training.stages.pit import init, pit_step, predict, top1
+from prance_jax.training.stages.pit import init_pit, pit_step, predict, top1
 
 SIZES = {"patch_size": 4, "stride": 4, "dims": (8,), "heads": (2,), "depths": (1,), "mlp_ratio": 2.0}
-SPEC = PiTSpec(12, 3, channels=1, sites=(0,), kept=(2 / 9,), **SIZES)
+SPEC = PiTSpec(12, 3, channels=1, predictor_blocks=(0,), keep_rates=(2 / 9,), **SIZES)
 
 
 def sample(tables, key, batch):
@@ -25,13 +25,13 @@ def test_the_kept_share_reaches_its_target():
     """From about a half."""
     optimizer = OptimizerConfig(learning_rate=2e-2, warmup=5)
     config = FinetuneConfig(steps=120, batch=16, optimizer=optimizer)
-    drawn = init(SPEC, config, jax.random.key(0))["params"]
+    drawn = init_pit(SPEC, config, jax.random.key(0))["params"]
     teacher = {name: leaves for name, leaves in drawn.items() if not name.startswith("selector")}
-    state = init(SPEC, config, jax.random.key(1), teacher)
+    state = init_pit(SPEC, config, jax.random.key(1), teacher)
     before = jax.tree.map(np.array, state["params"])
     for name in teacher:
         jax.tree.map(np.testing.assert_array_equal, before[name], teacher[name])
-    step, told = pit_step(SPEC, config, SelectiveConfig(ratio=20.0), sample), []
+    step, told = pit_step(SPEC, config, PredictorLossConfig(ratio=20.0), sample), []
     for index in range(config.steps):
         state, metrics = step(state, jnp.int32(index), jax.random.key(2), (), teacher)
         told.append(jax.device_get(metrics))
@@ -47,7 +47,7 @@ def test_the_kept_share_reaches_its_target():
 
 def test_every_image_counts_once():
     """30 images in batches of 12, the last one padded; 17 labels are those that are predicted."""
-    params = init(SPEC, FinetuneConfig(), jax.random.key(0))["params"]
+    params = init_pit(SPEC, FinetuneConfig(), jax.random.key(0))["params"]
     images = np.random.default_rng(0).normal(size=(36, 12, 12, 1)).astype(np.float32)
     told = np.concatenate([predict(SPEC)(params, part) for part in np.split(images, 3)])[:30]
     labels = np.where(np.arange(30) < 17, told, (told + 1) % 3)

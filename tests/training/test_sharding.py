@@ -16,10 +16,10 @@ from quick_compile import xla_flags
 from prance_jax.config import io
 from prance_jax.config.experiment import Config
 from prance_jax.core.errors import UserError
-from prance_jax.core.sharding import MeshConfig, check_rows, join, make_mesh
+from prance_jax.core.sharding import MeshConfig, check_batch_sizes, init_distributed, make_mesh
 from prance_jax.experiments.experiment import Experiment
 from prance_jax.training import tree_leaves
-from prance_jax.training.metrics import Progress, read
+from prance_jax.training.metrics import Progress, read_metrics
 from prance_jax.training.workdir import Workdir
 
 TESTS = Path(__file__).parents[1]
@@ -43,18 +43,18 @@ def start(devices, *words):
     )
 
 
-def finish(process):
-    out, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
+def finish(env):
+    out, errors = env.communicate(timeout=300)
+    assert env.returncode == 0, errors
     return out
 
 
 def trained(workdir, *overrides):
     """Parameters after every stage, read on one device."""
-    config = io.load(CONFIG, Config, overrides)
+    config = io.load_config(CONFIG, Config, overrides)
     run = Experiment(config, Workdir(workdir), Progress(quiet=True), train=False)
     row = run.prance(0, "prune")
-    return {"meta": run.meta(0), "policy": row.variables, "finetuned": row.params}
+    return {"meta": run.meta(0), "policy": row.policy_params, "finetuned": row.params}
 
 
 def test_hosts_and_devices_do_not_matter(tmp_path):
@@ -67,13 +67,13 @@ def test_hosts_and_devices_do_not_matter(tmp_path):
         start(2, *words, "--stage", "meta", "--distributed", f"{address},2,{index}") for index in range(2)
     ]
     divided = "train", "--workdir", str(tmp_path / "fsdp"), "--config.mesh.fsdp=2"
-    for process in both:
-        finish(process)
+    for env in both:
+        finish(env)
     finish(start(4, *words, "--stage", "finetune"))
     assert "stage finetune is done" in finish(start(8, *divided, "--stage", "finetune"))
     wanted, found = trained(tmp_path / "data"), trained(tmp_path / "fsdp", "--config.mesh.fsdp=1")
     for stage, tree in wanted.items():
-        ours, theirs = tree_leaves.by_path(found[stage]), tree_leaves.by_path(tree)
+        ours, theirs = tree_leaves.leaves_by_path(found[stage]), tree_leaves.leaves_by_path(tree)
         assert ours.keys() == theirs.keys()
         for path, own in ours.items():
             own, other = np.asarray(own), np.asarray(theirs[path])
@@ -85,7 +85,7 @@ def test_hosts_and_devices_do_not_matter(tmp_path):
             loose = 1e-4 if stage == "policy" else 1e-5
             np.testing.assert_allclose(own, other, rtol=1e-4, atol=loose, err_msg=f"{stage} {path}")
     losses = [
-        [line["loss"] for line in read(tmp_path / name / "metrics.jsonl") if "loss" in line]
+        [line["loss"] for line in read_metrics(tmp_path / name / "metrics.jsonl") if "loss" in line]
         for name in ("data", "fsdp")
     ]
     assert len(losses[0]) == 2
@@ -99,13 +99,13 @@ def test_meshes_that_cannot_be_are_refused():
         MeshConfig(fsdp=0)
     assert make_mesh(MeshConfig()) is None
     with pytest.raises(UserError, match="say 'auto', or ADDRESS,PROCESSES,INDEX"):
-        join("127.0.0.1:1234,2,2")
+        init_distributed("127.0.0.1:1234,2,2")
 
 
 def test_a_batch_that_devices_cannot_share_is_refused():
     class Eight:
         size = 8
 
-    check_rows(Eight(), **{"meta.batch": 64})
+    check_batch_sizes(Eight(), **{"meta.batch": 64})
     with pytest.raises(UserError, match="meta.batch is 50; on 8 devices it must be a multiple of 8, say 56"):
-        check_rows(Eight(), **{"meta.batch": 50})
+        check_batch_sizes(Eight(), **{"meta.batch": 50})

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from prance_jax.training.metrics import MetricsWriter, read
+from prance_jax.training.metrics import MetricsWriter, read_metrics
 from prance_jax.training.tensorboard import Events
 
 
@@ -45,7 +45,13 @@ def test_a_resumed_run_shows_every_step_once(tmp_path):
         (80, "loss", 0.5),
     ]
     assert scalars(tmp_path / "events/seed0/prune/selector") == [(20, "reward", 3)]
-    assert [line["step"] for line in read(tmp_path / "metrics.jsonl")] == [20, 40, 60, 80, 20] and not told
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [
+        20,
+        40,
+        60,
+        80,
+        20,
+    ] and not told
 
 
 def test_without_it_one_line_is_said(tmp_path, monkeypatch):
@@ -55,7 +61,7 @@ def test_without_it_one_line_is_said(tmp_path, monkeypatch):
     for step in (1, 2):
         writer.write("meta", step, 0.1, {"loss": 1})
     assert len(told) == 1 and "pip install tensorboardX" in told[0]
-    assert len(read(tmp_path / "metrics.jsonl")) == 2
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
 
 
 def test_a_folder_that_cannot_be_written_is_said_once(tmp_path):
@@ -64,4 +70,4 @@ def test_a_folder_that_cannot_be_written_is_said_once(tmp_path):
     writer = MetricsWriter(tmp_path / "metrics.jsonl", Events(tmp_path / "events", told.append))
     for step in (1, 2):
         writer.write("meta", step, 0.1, {"loss": 1})
-    assert len(told) <= 1 and len(read(tmp_path / "metrics.jsonl")) == 2
+    assert len(told) <= 1 and len(read_metrics(tmp_path / "metrics.jsonl")) == 2

@@ -98,8 +98,8 @@ def test_a_config_of_an_earlier_version_gets_the_defaults_of_new_fields(tmp_path
     before["meta"] = {key: value for key, value in now["meta"].items() if key != "init_from"}
     workdir = Workdir(tmp_path)
     assert workdir.claim(before, "") is False
-    complete = functools.partial(io.completed, Config)
+    complete = functools.partial(io.complete_config, Config)
     assert workdir.claim(now, "", complete) is True
     with pytest.raises(UserError, match="meta.steps"):
         workdir.claim({**now, "meta": {**now["meta"], "steps": 7}}, "", complete)
-    assert io.completed(Config, {"gone": 1}) == {"gone": 1}
+    assert io.complete_config(Config, {"gone": 1}) == {"gone": 1}

@@ -25,7 +25,7 @@ def test_of_many_classes_the_cheapest_and_the_dearest_are_shown():
 def test_histograms_add_up():
     """Numbers in the panels, counted by hand; widths and ratios are one choice."""
     labels = np.array([0, 0, 1, 0, 1, 0, 1])
-    figure = charts.decided(made(7), labels, ("a", "b"), SPACE, {"prune": (0.5, 1.0)})
+    figure = charts.plot_decisions(made(7), labels, ("a", "b"), SPACE, {"prune": (0.5, 1.0)})
     keep, widths, ratios = figure.axes[0], figure.axes[3], figure.axes[6]
     told = {(text.get_position()): text.get_text() for text in keep.texts}
     # Rows: all, class 0 (images 0, 1, 3, 5), class 1 (images 2, 4, 6).
@@ -39,7 +39,7 @@ def test_histograms_add_up():
 
 
 def test_curves_are_the_lines_of_each_stage():
-    assert charts.learning([]) is None
+    assert charts.plot_learning([]) is None
     lines = [
         {
             "stage": f"seed{seed}/{stage}",
@@ -52,7 +52,7 @@ def test_curves_are_the_lines_of_each_stage():
         for stage in ("meta", "prune/finetune", "merge/finetune")
         for step in (1, 2, 3)
     ]
-    figure = charts.learning(lines)
+    figure = charts.plot_learning(lines)
     assert len(figure.axes) == 4
     meta = figure.axes[0].lines
     assert [list(line.get_ydata()) for line in meta] == [

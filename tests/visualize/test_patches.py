@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prance_jax.visualize.patches import ALONE, PRUNED, colour, enlarged, groups, kept
+from prance_jax.visualize.patches import ALONE, PRUNED, draw_kept, enlarge, group_colour, patch_groups
 
 SIDE, GRID = 24, 4
 
@@ -24,8 +24,8 @@ def histories(draw):
 
 
 @given(histories())
-def test_patches_share_a_number_exactly_where_one_token_carries_them(owners):
-    for owner, numbers in zip(owners, groups(owners)):
+def test_patches_share_a_number_exactly_where_one_token_carries_them(tokens_of_patches):
+    for owner, numbers in zip(tokens_of_patches, patch_groups(tokens_of_patches)):
         assert ((numbers == PRUNED) == (owner < 0)).all()
         for patch, number in enumerate(numbers):
             together = np.flatnonzero(owner == owner[patch]) if owner[patch] >= 0 else []
@@ -37,15 +37,15 @@ def test_patches_share_a_number_exactly_where_one_token_carries_them(owners):
 
 def test_a_token_keeps_its_number():
     """Two pairs are made; the first then takes a third patch, the second keeps to itself; at last both are one."""
-    owners = np.array([[1, 1, 2, 2, 3, 4], [1, 1, 2, 2, 1, 3], [1, 1, 1, 1, 1, -1]])
-    first, second, third = groups(owners)
+    tokens_of_patches = np.array([[1, 1, 2, 2, 3, 4], [1, 1, 2, 2, 1, 3], [1, 1, 1, 1, 1, -1]])
+    first, second, third = patch_groups(tokens_of_patches)
     assert first[0] == second[0] == second[4] == third[0] != first[2]
     assert first[2] == second[2] and third[2] == first[0] and third[5] == PRUNED
     assert list(first[4:]) == [ALONE, ALONE] and second[5] == ALONE
 
 
 def test_twenty_groups_have_twenty_colours():
-    colours = np.array([colour(group) for group in range(20)])
+    colours = np.array([group_colour(group) for group in range(20)])
     far = np.linalg.norm(colours[:, None] - colours[None], axis=2) + 1e9 * np.eye(20)
     assert far.min() > 30 and colours.min() >= 0 and colours.max() <= 255
 
@@ -55,11 +55,11 @@ def test_a_panel():
     pixels = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
     numbers = np.full(GRID**2, ALONE)
     numbers[0], numbers[1:3] = PRUNED, 0
-    shown, patch = kept(pixels, numbers), SIDE // GRID
+    shown, patch = draw_kept(pixels, numbers), SIDE // GRID
     alone = np.kron(numbers.reshape(GRID, GRID), np.ones((patch, patch))) == ALONE
     assert (shown[alone] == pixels[alone]).all()
     assert shown[:patch, :patch].std() < 0.5 * pixels[:patch, :patch].std()
-    tint = np.round(colour(0))
+    tint = np.round(group_colour(0))
     assert (shown[0, patch : 3 * patch] == tint).all() and (shown[:patch, patch] == tint).all()
     # No line where the two meet.
     assert not (shown[2, 2 * patch - 1 : 2 * patch + 1] == tint).all()
@@ -68,6 +68,6 @@ def test_a_panel():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_enlarging_is_exact(channels):
     image = np.random.default_rng(0).random((28, 28, channels))
-    large = enlarged(image, side=100)
+    large = enlarge(image, side=100)
     assert large.shape == (112, 112, 3) and large.dtype == np.uint8
     assert (large[::4, ::4] == np.round(255 * image)).all()

@@ -4,30 +4,30 @@ import numpy as np
 import pytest
 from small import SPACE, make_spec, masked
 
-from prance_jax.experiments.stage_runner import Contender
+from prance_jax.experiments.stage_runner import TableEntry
 from prance_jax.selector.actions import ActionSpace
-from prance_jax.selector.policies import RandomRule
+from prance_jax.selector.policies import RandomPolicy
 from prance_jax.spec.macs import macs, token_counts
 from prance_jax.spec.structure import GroupChoice, Structure
-from prance_jax.visualize.panels import ends, spread
-from prance_jax.visualize.trace import trace
+from prance_jax.visualize.panels import easiest_and_hardest, spread_by_macs
+from prance_jax.visualize.trace import trace_images
 
 
 def test_a_trace_is_what_the_network_does(params, images):
     """Six images in batches of four, the last one filled up and cut; and the walk under the decisions that were told."""
     spec = make_spec("prune_merge")
-    rule = RandomRule(SPACE.first_group("max"), ActionSpace(SPACE, 2, ((0.5, 1.0), (0.6, 0.9))))
-    found = trace(Contender("random", spec, rule, params, 0.0, 1000), np.asarray(images), batch=4)
+    policy = RandomPolicy(SPACE.first_group("max"), ActionSpace(SPACE, 2, ((0.5, 1.0), (0.6, 0.9))))
+    found = trace_images(TableEntry("random", spec, policy, params, 0.0, 1000), np.asarray(images), batch=4)
     starts, groups = (*SPACE.first_layers, SPACE.depth), []
     for group, (start, stop) in enumerate(zip(starts, starts[1:])):
         keep = tuple(found.keep[:, group - 1].T) if group else ()
         groups.append(
-            GroupChoice(tuple(found.widths[:, start:stop].T), tuple(found.hidden[:, start:stop].T), keep)
+            GroupChoice(tuple(found.widths[:, start:stop].T), tuple(found.mlp_dims[:, start:stop].T), keep)
         )
     structure = SPACE.check(Structure(tuple(groups)), 2)
     outcome = masked(spec)(params, images, structure)
     assert (found.predicted == np.argmax(outcome.logits, axis=1)).all()
-    assert (found.owners[:, -1] == outcome.tokens.owner).all()
+    assert (found.tokens_of_patches[:, -1] == outcome.tokens.token_of_patch).all()
     full = macs(spec, spec.largest).total
     for index in range(6):
         own = structure.image(index)
@@ -38,12 +38,14 @@ def test_a_trace_is_what_the_network_does(params, images):
             *(counts[layer] for layer in SPACE.first_layers[1:]),
         ]
     assert len(np.unique(found.macs_kept)) > 1
-    for owners, tokens in zip(found.owners.reshape(-1, spec.patches), found.tokens[:, 1:].ravel()):
-        assert len(set(owners) - {-1, 0}) == tokens - 1  # every token but CLS carries a patch
+    for tokens_of_patches, tokens in zip(
+        found.tokens_of_patches.reshape(-1, spec.patches), found.tokens[:, 1:].ravel()
+    ):
+        assert len(set(tokens_of_patches) - {-1, 0}) == tokens - 1  # every token but CLS carries a patch
 
 
 def test_which_images_are_shown():
     cost = np.array([0.5, 0.1, 0.9, 0.3, 0.7])
-    assert list(spread(cost, 3)) == [1, 0, 2] and len(spread(cost, 99)) == 5
-    easy, hard = ends(cost, 16)
+    assert list(spread_by_macs(cost, 3)) == [1, 0, 2] and len(spread_by_macs(cost, 99)) == 5
+    easy, hard = easiest_and_hardest(cost, 16)
     assert list(easy) == [1, 3] and list(hard) == [2, 4]

@@ -8,7 +8,7 @@ from prance_jax.core.errors import UserError
 from prance_jax.data.arrays import from_arrays
 from prance_jax.data.images.records import ImagesConfig
 from prance_jax.data.load import DataConfig
-from prance_jax.visualize.user_images import read_own
+from prance_jax.visualize.user_images import read_user_images
 
 GREY = from_arrays((np.zeros((2, 10, 10, 1)), np.array([0, 1])), num_classes=2, mean=0.2, std=0.5)
 RGB = from_arrays((np.zeros((2, 10, 10, 3)), np.array([0, 1])), num_classes=2, mean=(0, 0.5, 1), std=0.1)
@@ -22,18 +22,18 @@ def test_the_middle_is_cut_and_normalised(tmp_path):
     Image.new("L", (10, 10), 51).save(tmp_path / "a.jpg", quality=100)
     (tmp_path / "notes.txt").write_text("no picture")
     config = DataConfig(name="folder", images=ImagesConfig(size=10, crop=1.0))
-    images, names = read_own([str(tmp_path)], RGB, config)
+    images, names = read_user_images([str(tmp_path)], RGB, config)
     assert names == ["a.jpg", "b.png"] and images.shape == (2, 10, 10, 3) and images.dtype == np.float32
     assert np.allclose(images[1, :, 3:7], (10, -5, -10), atol=0.1)
     assert np.allclose(RGB.to_unit(images)[0], 0.2, atol=0.01)
-    grey, _ = read_own([str(tmp_path / "a.jpg")], GREY, DataConfig())
+    grey, _ = read_user_images([str(tmp_path / "a.jpg")], GREY, DataConfig())
     assert grey.shape == (1, 10, 10, 1) and np.allclose(grey, 0, atol=0.02)
 
 
 def test_what_cannot_be_read_is_named(tmp_path):
     (tmp_path / "bad.png").write_bytes(b"\x89PNG and then nothing")
     with pytest.raises(UserError, match="bad.png cannot be read as a picture"):
-        read_own([str(tmp_path)], GREY, DataConfig())
+        read_user_images([str(tmp_path)], GREY, DataConfig())
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty holds no picture"):
-        read_own([str(tmp_path / "empty")], GREY, DataConfig())
+        read_user_images([str(tmp_path / "empty")], GREY, DataConfig())

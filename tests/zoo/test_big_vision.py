@@ -134,6 +134,6 @@ def test_positions_are_resized_as_big_vision_does():
     for new in (3, 8):
         wanted = scipy.ndimage.zoom(grid, (new / 5, new / 5, 1), order=1).reshape(-1, 3)
         whole = np.concatenate([np.ones((1, 3), np.float32), grid.reshape(-1, 3)])
-        found = positions.resized(whole, 1 + new**2, way="linear")
+        found = positions.resize_positions(whole, 1 + new**2, way="linear")
         np.testing.assert_allclose(found[1:], wanted, atol=1e-6)
         np.testing.assert_array_equal(found[0], 1)

@@ -9,10 +9,10 @@ from small import PAIR, drawn_params, logits, make_spec
 
 from prance_jax.core.errors import UserError
 from prance_jax.spec.macs import parameters
-from prance_jax.spec.model_spec import Channels
+from prance_jax.spec.model_spec import ChannelCounts
 from prance_jax.spec.search_space import SearchSpace
 from prance_jax.spec.structure import GroupChoice, Structure
-from prance_jax.zoo.extract import cut
+from prance_jax.zoo.extract import extract_structure
 from prance_jax.zoo.formats.files import save_weights
 from prance_jax.zoo.formats.timm import to_timm
 from prance_jax.zoo.load import load_weights
@@ -31,7 +31,7 @@ def test_the_plain_network_computes_the_same_and_comes_back_bit_identical(tmp_pa
     params, structure = drawn_params(spec), mixed_hidden(28 if official else 24)
     if spec.residual_maps:  # one that only shifts is no obstacle
         params["block_0"]["residual_map"]["kernel"] = np.eye(32, dtype=np.float32)
-    small, plain = cut(params, spec, structure)
+    small, plain = extract_structure(params, spec, structure)
     wanted = logits(spec, params, images, structure)
     np.testing.assert_allclose(logits(plain, small, images), wanted, atol=1e-5 * np.abs(wanted).max(), rtol=0)
     assert small["block_0"]["fc1"]["kernel"].shape == (structure.widths[0], 3 * structure.widths[0])
@@ -43,37 +43,37 @@ def test_the_plain_network_computes_the_same_and_comes_back_bit_identical(tmp_pa
 def test_everything_in_the_way_is_listed():
     structure = Structure((GroupChoice((16,), (16,)), GroupChoice((28,), (56,), (0.5,))))
     with pytest.raises(UserError) as caught:
-        cut(drawn_params(FREE), FREE, structure)
+        extract_structure(drawn_params(FREE), FREE, structure)
     said = str(caught.value)
     assert "its width changes (16, 28)" in said and "tokens are dropped before group 1" in said
     # A token costs 64 MACs a channel and layer around attention and those of its MLP: 2816 + 3840; 3584 + 3136 with 28x1.
     assert said.endswith("nearest that can be cut out: 28x1")
     spec = make_spec(space=PAIR)
     with pytest.raises(UserError, match=r"differs from the identity in layer 0 .*residual_maps=False"):
-        cut(drawn_params(spec), spec, PAIR.uniform(24, 2, (1.0,)))
+        extract_structure(drawn_params(spec), spec, PAIR.uniform(24, 2, (1.0,)))
     with pytest.raises(UserError, match="entered at the widest width"):
-        cut(drawn_params(FREE), FREE.official(), PAIR.uniform(24, 2, (1.0,)))
+        extract_structure(drawn_params(FREE), FREE.official(), PAIR.uniform(24, 2, (1.0,)))
 
 
 def test_hidden_units_that_do_not_divide_evenly():
     for width in range(1, 200):
-        for hidden in range(1, 4 * width, 7):
-            assert SearchSpace.hidden_units(width, SearchSpace.ratio(width, hidden)) == hidden
+        for mlp_dims in range(1, 4 * width, 7):
+            assert SearchSpace.mlp_dim(width, SearchSpace.ratio(width, mlp_dims)) == mlp_dims
 
 
 def test_pruned_channels_stand_in_the_way():
     space = FREE.space
-    heads, hidden = (4,) * space.depth, (8,) * space.depth
-    pruned = dataclasses.replace(FREE, channels_left=Channels(heads, heads, hidden))
+    heads, mlp_dims = (4,) * space.depth, (8,) * space.depth
+    pruned = dataclasses.replace(FREE, channels_left=ChannelCounts(heads, heads, mlp_dims))
     with pytest.raises(UserError, match="channels were pruned.*before its channels are pruned"):
-        cut({}, pruned, pruned.largest)
+        extract_structure({}, pruned, pruned.largest)
 
 
 def test_timm_agrees(tmp_path, images):
     """What is cut out loads into timm, attention of another width than the stream included, and agrees to 1e-4."""
     library, torch = pytest.importorskip("timm"), pytest.importorskip("torch")
     params = drawn_params(FREE)
-    small, plain = cut(params, FREE, mixed_hidden(24))
+    small, plain = extract_structure(params, FREE, mixed_hidden(24))
 
     class Attention(library.layers.Attention):
         def __init__(self, dim, **options):

@@ -12,12 +12,12 @@ from prance_jax.core.errors import UserError
 from prance_jax.spec.search_space import SearchSpace
 from prance_jax.zoo.formats.files import save_weights
 from prance_jax.zoo.formats.timm import to_timm
-from prance_jax.zoo.from_dense import channel_order, hidden_order, meta_from_dense, same_structure, start_from
+from prance_jax.zoo.from_dense import channel_order, hidden_order, load_start, meta_from_dense, same_structure
 
 
-def dense_spec(width=24, hidden=60, heads=2, **changes):
+def dense_spec(width=24, mlp_dims=60, heads=2, **changes):
     """A plain ViT; 24 and 60: narrower than the space's 28 and 84 in both."""
-    ratio = SearchSpace.ratio(width, hidden)
+    ratio = SearchSpace.ratio(width, mlp_dims)
     space = SearchSpace("plain", width, ratio, heads, (width,), (ratio,), (2,), head_dim=8)
     return make_spec(**{"space": space, **changes})
 
@@ -39,7 +39,7 @@ def test_the_structure_of_its_width_is_the_dense_network(source, distilled, imag
     dense = drawn_params(source)
     params = meta_from_dense(dense, source, spec, drawn_params(spec, 5))
     structure = same_structure(source, spec)
-    assert structure.widths == (source.space.widest,) * 2
+    assert structure.widths == (source.space.max_width,) * 2
     wanted = logits(source, dense, images)
     found = logits(spec, params, images, structure)
     np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max(), rtol=0)
@@ -88,7 +88,7 @@ def test_a_file_of_a_dense_network_is_measured_and_taken(tmp_path):
     dense = drawn_params(source)
     save_weights(tmp_path / "dense.safetensors", to_timm(dense, source), {})
     fresh = drawn_params(spec, 5)
-    params = start_from(tmp_path / "dense.safetensors", spec, fresh)
+    params = load_start(tmp_path / "dense.safetensors", spec, fresh)
     np.testing.assert_array_equal(params["head"]["kernel"], fresh["head"]["kernel"])
     direct = meta_from_dense(dense, source, spec, fresh)
     jax.tree.map(np.testing.assert_array_equal, params, direct)

@@ -15,7 +15,7 @@ from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.search_space import SearchSpace
 from prance_jax.zoo.formats import positions, timm
 from prance_jax.zoo.formats.files import read_tensors, save_weights
-from prance_jax.zoo.load import by_name, load_weights
+from prance_jax.zoo.load import flatten_params, load_weights
 
 SMALL = ModelSpec(SearchSpace("mini", 12, 2.0, 3, (12,), (2.0,), (2,), head_dim=4), 8, 4, 5)
 
@@ -78,7 +78,7 @@ def test_a_model_trains_in_a_loop_of_its_users():
 def test_out_and_in_again_is_bit_identical(tmp_path):
     model = prance_jax.create_model("mini_patch4_8")
     _, params = fresh(model)
-    for number, names in enumerate((timm.to_timm(params, SMALL), by_name(params))):
+    for number, names in enumerate((timm.to_timm(params, SMALL), flatten_params(params))):
         save_weights(tmp_path / f"{number}.safetensors", names, {})
         _, again = prance_jax.create_model("mini_patch4_8", weights=tmp_path / f"{number}.safetensors")
         assert jax.tree.structure(again) == jax.tree.structure(params)
@@ -144,7 +144,7 @@ def test_positions_of_another_size_keep_what_is_smooth():
     """A linear ramp over the grid stays one, its ends where antialiasing and the border let them be."""
     ramp = np.zeros((1 + 16, 2), np.float32)
     ramp[0], ramp[1:, 0] = 7, np.repeat(np.arange(4), 4)
-    out = positions.resized(ramp, 1 + 64)
+    out = positions.resize_positions(ramp, 1 + 64)
     np.testing.assert_array_equal(out[0], [7, 7])
     rows = out[1:, 0].reshape(8, 8)
     np.testing.assert_allclose(np.diff(rows[2:6], axis=0), 0.5, atol=0.06)

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prance_jax.baselines.predictor_config import Selective
-from prance_jax.baselines.predictor_vit import remove
-from prance_jax.baselines.token_predictor import TokenSelector
-from prance_jax.core.timing import interleaved
+from prance_jax.baselines.predictor_config import PredictorConfig
+from prance_jax.baselines.predictor_vit import keep_most_likely
+from prance_jax.baselines.token_predictor import TokenPredictor
+from prance_jax.core.timing import time_interleaved
 from prance_jax.models.reduction import METHODS
 from prance_jax.models.vit import ViT
 from prance_jax.spec.block_latency import BlockLatency, network_name
@@ -29,10 +29,10 @@ def token_grid(spec: ModelSpec, steps: int = 6) -> tuple[int, ...]:
     return tuple(sorted({1, *(count for count in even if count)}))
 
 
-def measure(
+def measure_blocks(
     spec: ModelSpec,
     params: Tree,
-    methods: Sequence[str | Selective],
+    methods: Sequence[str | PredictorConfig],
     device: str,
     batch: int = 16,
     repeats: int = 9,
@@ -62,16 +62,16 @@ def measure(
         programs["feed", count] = through(_feed, count, layers)
     for method in methods:
         for count in counts:
-            arriving, left = _quarter(spec, method, count)
-            if left == arriving:
+            arriving, tokens_after = _quarter(spec, method, count)
+            if tokens_after == arriving:
                 continue
-            if isinstance(method, Selective):
-                programs[method, count] = _selectors(spec, method, batch, arriving, left, len(sites))
+            if isinstance(method, PredictorConfig):
+                programs[method, count] = _selectors(spec, method, batch, arriving, tokens_after, len(sites))
             else:
-                programs[method, count] = through(_reducing(METHODS[method], left), arriving, sites)
+                programs[method, count] = through(_reducing(METHODS[method], tokens_after), arriving, sites)
                 programs.setdefault(("attend", arriving), through(_attend, arriving, layers))
     calls = {name: program.call() for name, program in programs.items()}
-    taken = interleaved(calls, repeats)
+    taken = time_interleaved(calls, repeats)
     times = {name: 1e3 * float(np.median(own)) / batch for name, own in taken.items()}
     return _table(spec, times, counts, methods, device, batch)
 
@@ -92,7 +92,7 @@ def _table(
     spec: ModelSpec,
     times: dict[Any, float],
     counts: tuple[int, ...],
-    methods: Sequence[str | Selective],
+    methods: Sequence[str | PredictorConfig],
     device: str,
     batch: int,
 ) -> BlockLatency:
@@ -102,11 +102,11 @@ def _table(
     def each(program: Any, parts: int) -> float:
         return max(times[program] - times["call"], 0.0) / parts
 
-    def reduction(method: str | Selective, count: int) -> float:
+    def reduction(method: str | PredictorConfig, count: int) -> float:
         if (method, count) not in times:
             return 0.0
         arriving, _ = _quarter(spec, method, count)
-        before = 0.0 if isinstance(method, Selective) else each(("attend", arriving), depth)
+        before = 0.0 if isinstance(method, PredictorConfig) else each(("attend", arriving), depth)
         return max(each((method, count), sites) - before, 0.0)
 
     attend, feed = (tuple(each((part, count), depth) for count in counts) for part in ("attend", "feed"))
@@ -120,42 +120,46 @@ def _table(
     )
 
 
-def _quarter(spec: ModelSpec, method: str | Selective, count: int) -> tuple[int, int]:
+def _quarter(spec: ModelSpec, method: str | PredictorConfig, count: int) -> tuple[int, int]:
     """Tokens that arrive, `count` or the next number that a method works on, and those left when a quarter goes."""
-    own, aside = getattr(method, "method", None) or METHODS[method], spec.class_tokens - 1
+    own, extra_prefix_tokens = getattr(method, "method", None) or METHODS[method], spec.class_tokens - 1
     if count <= spec.class_tokens + 1:
         return count, count
-    arriving = own.possible(count - aside, count - aside, spec.patches)
-    return arriving + aside, own.possible(arriving, round(0.75 * arriving), spec.patches) + aside
+    arriving = own.possible(count - extra_prefix_tokens, count - extra_prefix_tokens, spec.patches)
+    return arriving + extra_prefix_tokens, own.possible(
+        arriving, round(0.75 * arriving), spec.patches
+    ) + extra_prefix_tokens
 
 
 def _state(spec: ModelSpec, batch: int, count: int) -> TokenSet:
     """Random tokens, so that sorting has something to sort."""
-    features = jax.random.normal(jax.random.key(count), (batch, count, spec.space.widest), spec.dtype)
-    return initial_tokens(features)._replace(owner=jnp.ones((batch, spec.patches), jnp.int32))
+    features = jax.random.normal(jax.random.key(count), (batch, count, spec.space.max_width), spec.dtype)
+    return initial_tokens(features)._replace(token_of_patch=jnp.ones((batch, spec.patches), jnp.int32))
 
 
 def _attend(model: ViT, tokens: TokenSet, layers: range) -> jax.Array:
-    width = model.spec.space.widest
+    width = model.spec.space.max_width
     for layer in layers:
-        tokens, _ = model.blocks[layer].attend(tokens, width, width)
+        tokens, _ = model.blocks[layer].apply_attention(tokens, width, width)
     return tokens.features
 
 
 def _feed(model: ViT, tokens: TokenSet, layers: range) -> jax.Array:
-    width, hidden = model.spec.space.widest, model.spec.largest.hidden
+    width, mlp_dims = model.spec.space.max_width, model.spec.largest.mlp_dims
     for layer in layers:
-        tokens = model.blocks[layer].feed(tokens, width, hidden[layer], width)
+        tokens = model.blocks[layer].apply_mlp(tokens, width, mlp_dims[layer], width)
     return tokens.features
 
 
-def _reducing(method: TokenMethod, left: int) -> Callable:
+def _reducing(method: TokenMethod, tokens_after: int) -> Callable:
     """Attention and a reduction in each layer; what is left of the tokens is read and all of them go on."""
 
     def run(model: ViT, tokens: TokenSet, layers: range) -> tuple[jax.Array, jax.Array]:
-        width, found = model.spec.space.widest, jnp.float32(0)
+        width, found = model.spec.space.max_width, jnp.float32(0)
         for layer in layers:
-            tokens, fewer, _ = model.attend_reduced(layer, tokens, width, width, method, (left,))
+            tokens, fewer, _ = model.apply_attention_and_reduce(
+                layer, tokens, width, width, method, (tokens_after,)
+            )
             found += _read(fewer)
         return tokens.features, found
 
@@ -163,10 +167,10 @@ def _reducing(method: TokenMethod, left: int) -> Callable:
 
 
 def _selectors(
-    spec: ModelSpec, selective: Selective, batch: int, arriving: int, left: int, sites: int
+    spec: ModelSpec, predictor: PredictorConfig, batch: int, arriving: int, tokens_after: int, sites: int
 ) -> _Program:
     """Selectors of different weights on the same tokens, each with its removal."""
-    selector, tokens = TokenSelector(spec.space.widest, selective.heads), _state(spec, batch, arriving)
+    selector, tokens = TokenPredictor(spec.space.max_width, predictor.heads), _state(spec, batch, arriving)
     there = jnp.ones((batch, arriving - 1))
     weights = jax.jit(jax.vmap(lambda key: selector.init(key, tokens.features[:, 1:], there)))(
         jax.random.split(jax.random.key(0), sites)
@@ -177,7 +181,7 @@ def _selectors(
         for site in range(sites):
             own = jax.tree.map(lambda leaf: leaf[site], weights)
             _, keep = selector.apply(own, tokens.features[:, 1:], there)
-            found += _read(remove(selective, tokens, keep, left))
+            found += _read(keep_most_likely(predictor, tokens, keep, tokens_after))
         return found
 
     return _Program(run, weights, (tokens, there))

@@ -9,68 +9,73 @@ import jax.numpy as jnp
 import numpy as np
 
 from prance_jax.adaptive.bucket_latency import LatencyTable
-from prance_jax.adaptive.buckets import Plan, Plans
-from prance_jax.core.timing import interleaved
-from prance_jax.models.forward import advance, begin, finish
-from prance_jax.models.vit import Midway, ViT
+from prance_jax.adaptive.buckets import Bucket, Buckets
+from prance_jax.core.timing import time_interleaved
+from prance_jax.models.forward import forward_first_group, forward_group, forward_head
+from prance_jax.models.vit import GroupState, ViT
 from prance_jax.spec.structure import GroupChoice
-from prance_jax.tokens.token_set import initial_tokens, rate_for
+from prance_jax.tokens.token_set import initial_tokens, keep_rate_for
 
 
-def measure(plans: Plans, params: Any, device: str, batch: int = 16, repeats: int = 9) -> LatencyTable:
+def measure_buckets(
+    buckets: Buckets, params: Any, device: str, batch: int = 16, repeats: int = 9
+) -> LatencyTable:
     """Milliseconds per image of each group under each plan, for images that come from each plan of the group before.
 
     Groups run compact at the plan's sizes on `batch` random images; medians over interleaved repeats. device: how the
     table names the machine.
     """
-    spec, model = plans.spec, ViT(plans.spec)
+    spec, model = buckets.spec, ViT(buckets.spec)
     images = jnp.ones((batch, spec.image_size, spec.image_size, spec.channels))
     programs = {
         "dense": jax.jit(lambda p: model.apply({"params": p}, images, spec.largest)),
-        "first": jax.jit(lambda p: begin(model, p, images, plans.first).tokens.features),
+        "first": jax.jit(
+            lambda p: forward_first_group(model, p, images, buckets.first_choice).tokens.features
+        ),
     }
-    before = [(plans.first.widths[-1], plans.first.hidden[-1], spec.tokens)]
-    last = len(plans.groups)
-    for group, own in enumerate(plans.groups, start=1):
-        for index, plan in enumerate(own):
-            for source, (width, hidden, tokens) in enumerate(before):
-                state = _state(batch, width, hidden, tokens, spec)
-                choice = _choice(plan, tokens)
+    before = [(buckets.first_choice.widths[-1], buckets.first_choice.mlp_dims[-1], spec.tokens)]
+    last = len(buckets.groups)
+    for group, own in enumerate(buckets.groups, start=1):
+        for index, bucket in enumerate(own):
+            for source, (width, mlp_dim, tokens) in enumerate(before):
+                state = _state(batch, width, mlp_dim, tokens, spec)
+                choice = _choice(bucket, tokens)
 
                 def run(p, state=state, choice=choice, group=group):
-                    out = advance(model, p, state, choice, group)
-                    return finish(model, p, out) if group == last else out.tokens.features
+                    out = forward_group(model, p, state, choice, group)
+                    return forward_head(model, p, out) if group == last else out.tokens.features
 
                 programs[group, index, source] = jax.jit(run)
-        before = [(plan.widths[-1], plan.hidden[-1], plan.tokens[-1]) for plan in own]
+        before = [(bucket.widths[-1], bucket.mlp_dims[-1], bucket.tokens[-1]) for bucket in own]
     calls = {name: lambda run=run: run(params) for name, run in programs.items()}
     times = {
-        name: 1e3 * float(np.median(taken)) / batch for name, taken in interleaved(calls, repeats).items()
+        name: 1e3 * float(np.median(taken)) / batch
+        for name, taken in time_interleaved(calls, repeats).items()
     }
     groups, sources = [], 1
-    for group, own in enumerate(plans.groups, start=1):
+    for group, own in enumerate(buckets.groups, start=1):
         groups.append(
             tuple(
                 tuple(times[group, index, source] for source in range(sources)) for index in range(len(own))
             )
         )
         sources = len(own)
-    return LatencyTable(plans, times["first"], tuple(groups), times["dense"], device)
+    return LatencyTable(buckets, times["first"], tuple(groups), times["dense"], device)
 
 
-def _state(batch: int, width: int, hidden: int, tokens: int, spec) -> Midway:
+def _state(batch: int, width: int, mlp_dim: int, tokens: int, spec) -> GroupState:
     features = jnp.ones((batch, tokens, width), spec.dtype)
-    held = initial_tokens(features)._replace(owner=jnp.ones((batch, spec.patches), jnp.int32))
+    held = initial_tokens(features)._replace(token_of_patch=jnp.ones((batch, spec.patches), jnp.int32))
     if spec.method.sized:
         held = held._replace(size=jnp.ones((batch, tokens)))
-    return Midway(held, None, width, hidden, None)
+    return GroupState(held, None, width, mlp_dim, None)
 
 
-def _choice(plan: Plan, arriving: int) -> GroupChoice:
+def _choice(bucket: Bucket, arriving: int) -> GroupChoice:
     """The plan's sizes as a static choice for images that arrive with so many tokens."""
     rates = []
-    for left in plan.tokens:
-        left = min(left, arriving)
-        rates.append(rate_for(left, arriving))
-        arriving = left
-    return GroupChoice(plan.widths, plan.hidden, tuple(rates))
+    for tokens_after in bucket.tokens:
+        tokens_after = min(tokens_after, arriving)
+        rates.append(keep_rate_for(tokens_after, arriving))
+        arriving = tokens_after
+    return GroupChoice(bucket.widths, bucket.mlp_dims, tuple(rates))

@@ -25,10 +25,10 @@ from jax.sharding import PartitionSpec as P
 
 from prance_jax.config.experiment import Config
 from prance_jax.core.errors import UserError
-from prance_jax.core.sharding import make_mesh, sharding
+from prance_jax.core.sharding import fsdp_sharding, make_mesh
 from prance_jax.data.arrays import ArrayTables
-from prance_jax.data.load import stand_in
-from prance_jax.models.forward import init
+from prance_jax.data.load import placeholder_source
+from prance_jax.models.forward import init_params
 from prance_jax.models.vit import ViT
 from prance_jax.training.stages import finetune, pretrain
 from prance_jax.training.stages import selector as selector_stage
@@ -101,7 +101,7 @@ def devices_of(topology: str) -> list:
         ) from error
 
 
-def check(config: Config, topology: str, stages: Sequence[str] = STAGES) -> Iterator[Compiled]:
+def compile_stages(config: Config, topology: str, stages: Sequence[str] = STAGES) -> Iterator[Compiled]:
     """Compiles stage one, two and three of a config's first token mode, or those of `stages`; yields each as it is done."""
     devices = devices_of(topology)
     mesh = make_mesh(config.mesh, devices)
@@ -110,7 +110,7 @@ def check(config: Config, topology: str, stages: Sequence[str] = STAGES) -> Iter
             (1, 1), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2, devices=devices[:1]
         )
     limit = MEMORY.get(topology.partition(":")[0])
-    source, mode = stand_in(config.data), config.token_modes[0]
+    source, mode = placeholder_source(config.data), config.token_modes[0]
     spec = config.spec(source, mode)
     first = spec.space.first_group(config.model.first_group)
     images = config.meta.batch
@@ -125,7 +125,7 @@ def check(config: Config, topology: str, stages: Sequence[str] = STAGES) -> Iter
         _whole(mesh, jax.eval_shape(lambda: jax.random.key(0))),
         _whole(mesh, jax.ShapeDtypeStruct((), np.int32)),
     )
-    params = jax.eval_shape(lambda: init(ViT(spec), jax.random.key(0)))
+    params = jax.eval_shape(lambda: init_params(ViT(spec), jax.random.key(0)))
     selector = Selector(spec, config.selector, first, None, mesh)
 
     state = jax.eval_shape(lambda: selector.init(jax.random.key(0)))
@@ -134,7 +134,7 @@ def check(config: Config, topology: str, stages: Sequence[str] = STAGES) -> Iter
     def meta():
         keeps = (config.selector.keep_choices,) * spec.rates
         step = pretrain.meta_step(spec, config.meta, first, keeps, source.sample, mesh)
-        fresh = jax.eval_shape(lambda: pretrain.init(spec, config.meta, jax.random.key(0)))
+        fresh = jax.eval_shape(lambda: pretrain.init_pretrain(spec, config.meta, jax.random.key(0)))
         return step, (_placed(mesh, fresh), index, key, tables)
 
     def policy():
@@ -145,13 +145,13 @@ def check(config: Config, topology: str, stages: Sequence[str] = STAGES) -> Iter
             jax.ShapeDtypeStruct((pool, spec.num_classes), jnp.float32),
         )
         arguments = _placed(mesh, state), index, key, _whole(mesh, params), *_whole(mesh, seen)
-        return selector_stage.select_step(selector), arguments
+        return selector_stage.selector_step(selector), arguments
 
     def tuned():
-        step = finetune.finetune_step(spec, config.finetune, selector.rule, source.sample, mesh)
-        fresh = jax.eval_shape(lambda own: finetune.init(own, config.finetune), params)
-        rule = _whole(mesh, state["ppo"].policy)
-        return step, (_placed(mesh, fresh), index, key, tables, rule, _whole(mesh, params))
+        step = finetune.finetune_step(spec, config.finetune, selector.policy, source.sample, mesh)
+        fresh = jax.eval_shape(lambda own: finetune.init_finetune(own, config.finetune), params)
+        policy = _whole(mesh, state["ppo"].policy)
+        return step, (_placed(mesh, fresh), index, key, tables, policy, _whole(mesh, params))
 
     steps = dict(zip(STAGES, (meta, policy, tuned), strict=True))
     for stage in stages:
@@ -221,7 +221,7 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
 
 
 def _placed(mesh: Mesh, tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: _at(leaf, sharding(mesh, leaf.shape)), tree)
+    return jax.tree.map(lambda leaf: _at(leaf, fsdp_sharding(mesh, leaf.shape)), tree)
 
 
 def _whole(mesh: Mesh, tree: Any) -> Any:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from prance_jax.core.errors import UserError
-from prance_jax.data.digits.render import DigitsConfig, Glyphs, draw
+from prance_jax.data.digits.render import DigitsConfig, Glyphs, draw_digits
 from prance_jax.data.source import Split
 
 SPLITS = {"train": 0, "validation": 1, "test": 2}
@@ -70,7 +70,7 @@ class Digits:
 
     def sample(self, tables: Glyphs, key: jax.Array, batch: int) -> tuple[jax.Array, jax.Array]:
         """Fresh training images [batch, S, S, 1], normalised, and labels [batch]. Pure; `batch` is static."""
-        drawing = draw(self.config, tables, key, batch)
+        drawing = draw_digits(self.config, tables, key, batch)
         return self.normalise(drawing.images), drawing.labels
 
     sample_plain = sample
@@ -98,7 +98,9 @@ class Digits:
     def _draw_fixed(self, name: str, size: int) -> Split:
         key = jax.random.fold_in(jax.random.key(self.config.seed), SPLITS[name])
         digit = jnp.arange(size) % len(self.glyphs[name].labels)
-        drawing = jax.jit(lambda glyphs: draw(self.config, glyphs, key, size, digit))(self.glyphs[name])
+        drawing = jax.jit(lambda glyphs: draw_digits(self.config, glyphs, key, size, digit))(
+            self.glyphs[name]
+        )
         images, labels, clutter, glyph = jax.tree.map(np.asarray, drawing)
         return Split(self.normalise(images).astype(np.float32), labels, {"clutter": clutter, "glyph": glyph})
 

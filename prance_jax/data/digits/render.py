@@ -148,7 +148,7 @@ def paste(pixels: jax.Array, placement: Placement, canvas: int) -> jax.Array:
     return jnp.minimum(jnp.matmul(rows, strips, precision=high), 1.0)
 
 
-def place(config: DigitsConfig, key: jax.Array, batch: int) -> tuple[Placement, jax.Array]:
+def sample_placement(config: DigitsConfig, key: jax.Array, batch: int) -> tuple[Placement, jax.Array]:
     """Draws where everything goes: a placement of [batch, 1 + max_clutter] pieces (the digit first) and the number
     of fragments [batch] int32. Every piece lies wholly on the canvas."""
     pieces = 1 + config.max_clutter
@@ -173,7 +173,7 @@ def place(config: DigitsConfig, key: jax.Array, batch: int) -> tuple[Placement, 
     return Placement(corner - first * size / GLYPH, size, first, first + crop, ink), clutter
 
 
-def draw(
+def draw_digits(
     config: DigitsConfig, glyphs: Glyphs, key: jax.Array, batch: int, digit: jax.Array | None = None
 ) -> Drawing:
     """Draws a batch. `digit`: [batch] indices into `glyphs` of the digits to show; drawn uniformly where None.
@@ -203,7 +203,7 @@ def _pieces(
         digit = jax.random.randint(digit_key, (batch,), 0, count)
     step = jax.random.randint(other_key, (batch, config.max_clutter), 1, count)
     others = (digit[:, None] + step) % count
-    placement, clutter = place(config, place_key, batch)
+    placement, clutter = sample_placement(config, place_key, batch)
     pixels = jnp.asarray(glyphs.pixels)[jnp.concatenate([digit[:, None], others], axis=1)]
     images = paste(pixels, placement, config.canvas)[..., None]
     labels = jnp.asarray(glyphs.labels)[digit]

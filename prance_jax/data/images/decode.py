@@ -16,7 +16,7 @@ class BadPicture(Exception):
     """A file that holds no picture, or half of one; the message says why."""
 
 
-def decode(data: bytes):
+def decode_image(data: bytes):
     """A `PIL.Image` in mode RGB, with 8 bits a channel, of the bytes of a JPEG, PNG, WebP, ... file.
 
     Grey, palette, CMYK and transparent pictures are converted; 16-bit ones are scaled to 8 bits, which Pillow would clip.
@@ -37,7 +37,7 @@ def decode(data: bytes):
     return image.convert("RGB")
 
 
-def cut(image, side: int, box: Box) -> np.ndarray:
+def crop_image(image, side: int, box: Box) -> np.ndarray:
     """The part of a picture inside a box, resized (bicubic, antialiased): uint8 [side, side, 3]."""
     from PIL import Image
 
@@ -65,7 +65,7 @@ def decode_all(
     return pixels, dict(sorted(problems.items()))
 
 
-def listed(problems: Sequence[str], most: int = 5) -> str:
+def join_problems(problems: Sequence[str], most: int = 5) -> str:
     """The first few problems in one line, and how many more there are."""
     shown = "; ".join(problems[:most])
     return shown if len(problems) <= most else f"{shown}; and {len(problems) - most} more"

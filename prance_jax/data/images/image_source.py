@@ -12,7 +12,7 @@ from prance_jax.core.errors import UserError
 from prance_jax.data import crops
 from prance_jax.data.arrays import Arrays, Scale, from_arrays
 from prance_jax.data.augment import AugmentConfig
-from prance_jax.data.images.decode import cut, decode, decode_all, listed
+from prance_jax.data.images.decode import crop_image, decode_all, decode_image, join_problems
 from prance_jax.data.images.records import ImagesConfig, Records
 from prance_jax.data.images.stream import Stream
 
@@ -65,8 +65,8 @@ def _decoded(records: Records, config: ImagesConfig) -> tuple[np.ndarray, np.nda
 
     def one(index: int) -> np.ndarray:
         data, labels[index] = records.get(index)
-        image = decode(data)
-        return cut(image, config.size, crops.evaluation(image.height, image.width, config.crop))
+        image = decode_image(data)
+        return crop_image(image, config.size, crops.evaluation(image.height, image.width, config.crop))
 
     pixels, problems = decode_all(len(records), one, config.size, config.threads or os.cpu_count() or 1)
     good = np.ones(len(records), bool)
@@ -78,11 +78,13 @@ def _decoded(records: Records, config: ImagesConfig) -> tuple[np.ndarray, np.nda
     lines += [f"class {name} has no picture" for name, count in zip(records.classes, counts) if not count]
     if lines and config.on_bad_image == "error":
         raise UserError(
-            f"{records.where}: {len(lines)} that cannot be used: {listed(lines)}; mend or remove them, or set "
+            f"{records.where}: {len(lines)} that cannot be used: {join_problems(lines)}; mend or remove them, or set "
             "data.images.on_bad_image to 'skip'"
         )
     if lines:
-        _log.warning("%s: left out %d of %d: %s", records.where, len(lines), len(records), listed(lines))
+        _log.warning(
+            "%s: left out %d of %d: %s", records.where, len(lines), len(records), join_problems(lines)
+        )
     if not good.any():
-        raise UserError(f"{records.where}: not one picture can be read: {listed(lines)}")
+        raise UserError(f"{records.where}: not one picture can be read: {join_problems(lines)}")
     return pixels[good], labels[good]

@@ -22,7 +22,7 @@ from prance_jax.core.errors import UserError
 from prance_jax.data import crops
 from prance_jax.data.arrays import ArrayTables, Scale
 from prance_jax.data.augment import AugmentConfig, augment
-from prance_jax.data.images.decode import BadPicture, cut, decode
+from prance_jax.data.images.decode import BadPicture, crop_image, decode_image
 from prance_jax.data.source import Split, shuffled
 
 if TYPE_CHECKING:
@@ -59,12 +59,12 @@ class LazyImages:
 
     def _one(self, index: int) -> np.ndarray:
         try:
-            image = decode(self._records.get(index)[0])
+            image = decode_image(self._records.get(index)[0])
         except BadPicture as error:
             raise UserError(
                 f"{self._records.where}: {self._records.name(index)} cannot be used ({error})"
             ) from error
-        return cut(image, self._side, crops.evaluation(image.height, image.width, self._share))
+        return crop_image(image, self._side, crops.evaluation(image.height, image.width, self._share))
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +156,7 @@ class Stream:
         for _ in range(count):
             try:
                 data, label = self.train.get(index)
-                return self._cut(decode(data), position), label
+                return self._cut(decode_image(data), position), label
             except BadPicture as error:
                 self._refuse(index, error)
                 index = (index + 1) % count
@@ -164,10 +164,10 @@ class Stream:
 
     def _cut(self, image, position: int) -> np.ndarray:
         if self.augment.crop != "resized":
-            return cut(image, self.image_size, crops.evaluation(image.height, image.width, self.crop))
+            return crop_image(image, self.image_size, crops.evaluation(image.height, image.width, self.crop))
         uniform = np.random.default_rng((self.seed, position)).random((crops.TRIES, 4))
         box = crops.random_resized(uniform, image.height, image.width, self.augment.min_area)
-        return cut(image, self.image_size, box)
+        return crop_image(image, self.image_size, box)
 
     def _refuse(self, index: int, error: BadPicture) -> None:
         text = f"{self.train.name(index)} ({error})"

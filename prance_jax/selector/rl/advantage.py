@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 
-def advantages(r_t: jax.Array, v_tm1: jax.Array, gamma: float, lam: float) -> jax.Array:
+def gae(r_t: jax.Array, v_tm1: jax.Array, gamma: float, lam: float) -> jax.Array:
     """Advantages of whole episodes that end by termination.
 
     delta_t = r_t + gamma v_t - v_tm1,  A_tm1 = delta_t + gamma lambda A_t,  with v and A zero after the end.

@@ -67,7 +67,7 @@ class Gaussian:
 
 
 @dataclass(frozen=True)
-class Lattice:
+class MultiCategorical:
     """Independent categoricals, one per component; logits are concatenated. Actions are int32 indices. `std` is not used."""
 
     sizes: tuple[int, ...]

@@ -13,18 +13,18 @@ import jax.numpy as jnp
 import optax
 
 from prance_jax.core.errors import UserError
-from prance_jax.selector.rl.advantage import advantages
+from prance_jax.selector.rl.advantage import gae
 from prance_jax.selector.rl.distributions import Distribution
 from prance_jax.selector.rl.losses import policy_loss, value_loss
 from prance_jax.selector.rl.networks import Actor, Critic
 from prance_jax.selector.rl.types import (
+    Environment,
     Metrics,
-    Normaliser,
-    Policy,
+    PolicyParams,
     PPOConfig,
     PPOState,
-    Process,
     Rollout,
+    RunningStatistics,
     Tree,
 )
 
@@ -54,14 +54,14 @@ class PPO:
             self.actor.init(actor_key, blank)["params"],
             self.critic.init(critic_key, blank)["params"],
         )
-        normaliser = Normaliser(
+        normaliser = RunningStatistics(
             jnp.float32(0), jnp.zeros(self.observation_size), jnp.ones(self.observation_size)
         )
         optimizers = self._optimizers()
         states = optimizers[0].init(actor), optimizers[1].init(critic)
-        return PPOState(Policy(actor, normaliser), critic, *states, jnp.int32(0))
+        return PPOState(PolicyParams(actor, normaliser), critic, *states, jnp.int32(0))
 
-    def act(self, policy: Policy, observation: jax.Array) -> jax.Array:
+    def act(self, policy: PolicyParams, observation: jax.Array) -> jax.Array:
         """The mode of the policy, for evaluation: [B, D] -> action [B, components]."""
         return self.distribution.mode(self._output(policy.actor, policy.normaliser, observation))
 
@@ -71,17 +71,17 @@ class PPO:
         return self.config.std_start + share * (self.config.std_end - self.config.std_start)
 
     def rollout(
-        self, state: PPOState, process: Process, context: Tree, key: jax.Array
+        self, state: PPOState, env: Environment, env_params: Tree, key: jax.Array
     ) -> tuple[Rollout, dict]:
         """Plays one batch of episodes. Returns the buffer and the process's info, [T, B] each."""
-        keys = jax.random.split(key, process.horizon + 1)
-        episode, observation = process.reset(context, keys[0])
+        keys = jax.random.split(key, env.horizon + 1)
+        env_state, observation = env.reset(env_params, keys[0])
         std, steps, infos = self.std(state.updates), [], []
-        for t in range(process.horizon):
+        for t in range(env.horizon):
             output = self._output(state.policy.actor, state.policy.normaliser, observation)
             action, log_prob = self.distribution.sample(output, keys[t + 1], std)
             value = self._value(state.critic, state.policy.normaliser, observation)
-            episode, following, reward, info = process.step(context, t, episode, action)
+            env_state, following, reward, info = env.step(env_params, t, env_state, action)
             steps.append(Rollout(observation, action, log_prob, value, reward))
             infos.append(info)
             observation = following
@@ -90,7 +90,7 @@ class PPO:
         )
 
     def update(
-        self, state: PPOState, process: Process, context: Tree, key: jax.Array
+        self, state: PPOState, env: Environment, env_params: Tree, key: jax.Array
     ) -> tuple[PPOState, Metrics, dict]:
         """One update on a fresh buffer. Returns the state, scalar metrics, and the process's info [T, B].
 
@@ -103,17 +103,17 @@ class PPO:
             # A loop that ends once anything was seen, not `cond`, which under vmap over seeds runs every update.
             def warm(own):
                 warm_key = jax.random.fold_in(roll_key, own.count.astype(jnp.int32))
-                return own.seen(self.rollout(state, process, context, warm_key)[0].observation)
+                return own.update(self.rollout(state, env, env_params, warm_key)[0].observation)
 
             normaliser = jax.lax.while_loop(lambda own: own.count == 0, warm, state.policy.normaliser)
             state = state._replace(policy=state.policy._replace(normaliser=normaliser))
-        buffer, info = self.rollout(state, process, context, roll_key)
-        advantage = advantages(buffer.reward, buffer.value, config.gamma, config.lam)
+        buffer, info = self.rollout(state, env, env_params, roll_key)
+        advantage = gae(buffer.reward, buffer.value, config.gamma, config.lam)
         targets = advantage + buffer.value
         flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (buffer, advantage, targets))
         state, losses = self._learn(state, *flat, epoch_key)
         if config.normalise_observation:
-            policy = state.policy._replace(normaliser=state.policy.normaliser.seen(buffer.observation))
+            policy = state.policy._replace(normaliser=state.policy.normaliser.update(buffer.observation))
             state = state._replace(policy=policy)
         spread = jnp.var(targets)
         metrics = {
@@ -179,24 +179,24 @@ class PPO:
         return state, jax.tree.map(jnp.mean, metrics)
 
     def train(
-        self, state: PPOState, process: Process, context: Tree, key: jax.Array, updates: int
+        self, state: PPOState, env: Environment, env_params: Tree, key: jax.Array, updates: int
     ) -> tuple[PPOState, Metrics]:
         """`updates` updates as one scan; metrics [updates]. Update i uses fold_in(key, i), i counted from the start of
         training."""
 
         def body(state, _):
-            state, metrics, _ = self.update(state, process, context, jax.random.fold_in(key, state.updates))
+            state, metrics, _ = self.update(state, env, env_params, jax.random.fold_in(key, state.updates))
             return state, metrics
 
         return jax.lax.scan(body, state, None, updates)
 
-    def _output(self, actor: Tree, normaliser: Normaliser, observation: jax.Array) -> jax.Array:
+    def _output(self, actor: Tree, normaliser: RunningStatistics, observation: jax.Array) -> jax.Array:
         return self.actor.apply({"params": actor}, self._seen(normaliser, observation))
 
-    def _value(self, critic: Tree, normaliser: Normaliser, observation: jax.Array) -> jax.Array:
+    def _value(self, critic: Tree, normaliser: RunningStatistics, observation: jax.Array) -> jax.Array:
         return self.critic.apply({"params": critic}, self._seen(normaliser, observation))
 
-    def _seen(self, normaliser: Normaliser, observation: jax.Array) -> jax.Array:
+    def _seen(self, normaliser: RunningStatistics, observation: jax.Array) -> jax.Array:
         return normaliser(observation) if self.config.normalise_observation else observation
 
     def _optimizers(self) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:

@@ -44,7 +44,7 @@ class PPOConfig:
             raise UserError(f"ppo: epochs={self.epochs} and minibatches={self.minibatches} must be 1 or more")
 
 
-class Process(Protocol):
+class Environment(Protocol):
     """A batched process of `horizon` decisions that ends by termination.
 
     reset(context, key) -> (state, observation [B, D]); step(context, t, state, action) -> (state, observation [B, D],
@@ -56,7 +56,7 @@ class Process(Protocol):
     step: Callable
 
 
-class Normaliser(NamedTuple):
+class RunningStatistics(NamedTuple):
     """Running statistics of observations: number seen, mean and variance, [D] (Chan et al. 1983, pairwise merge)."""
 
     count: jax.Array
@@ -67,7 +67,7 @@ class Normaliser(NamedTuple):
         deviation = jnp.sqrt(jnp.maximum(self.variance, 1e-6))
         return jnp.clip((observation - self.mean) / deviation, -10.0, 10.0)
 
-    def seen(self, observations: jax.Array) -> Normaliser:
+    def update(self, observations: jax.Array) -> RunningStatistics:
         """Statistics after [..., D] more observations."""
         flat = observations.reshape(-1, observations.shape[-1])
         count = self.count + flat.shape[0]
@@ -75,20 +75,20 @@ class Normaliser(NamedTuple):
         # Not from mean squares: their difference loses float32's digits where the mean is large.
         apart = flat.mean(0) - self.mean
         variance = self.variance + weight * (flat.var(0) - self.variance) + weight * (1 - weight) * apart**2
-        return Normaliser(count, self.mean + weight * apart, variance)
+        return RunningStatistics(count, self.mean + weight * apart, variance)
 
 
-class Policy(NamedTuple):
+class PolicyParams(NamedTuple):
     """What acting needs."""
 
     actor: Tree
-    normaliser: Normaliser
+    normaliser: RunningStatistics
 
 
 class PPOState(NamedTuple):
     """policy, critic parameters, the two optimizer states, updates done (int32)."""
 
-    policy: Policy
+    policy: PolicyParams
     critic: Tree
     actor_optimizer: Tree
     critic_optimizer: Tree

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prance_jax.core.sizes import Size, Within, number
+from prance_jax.core.sizes import BoundedSize, Size, size_value
 from prance_jax.tokens import counts
-from prance_jax.tokens.counts import column, nothing_goes
+from prance_jax.tokens.counts import column, removes_nothing
 from prance_jax.tokens.method import Amount
 from prance_jax.tokens.regroup import regroup, regroup_macs
 from prance_jax.tokens.token_set import AttentionSignals, TokenSet
@@ -66,34 +66,34 @@ def index_of(side: int, patches: Size):
     return jnp.maximum(jnp.sum(jnp.asarray(table) >= patches[..., None], axis=-1) - 1, 0)
 
 
-def rectangles(count: Size, left: Size, side: int) -> Size:
+def rectangles(count: Size, num_keep: Size, side: int) -> Size:
     """The tokens (CLS counted) that can be left of `count`: a rectangle, within reach, of `left` tokens at least."""
-    if isinstance(left, Within):
-        return Within(rectangles(count, left.value, side), left.bound)
+    if isinstance(num_keep, BoundedSize):
+        return BoundedSize(rectangles(count, num_keep.value, side), num_keep.bound)
     table = grids(side)
-    if isinstance(count, int) and isinstance(left, int):
+    if isinstance(count, int) and isinstance(num_keep, int):
         here = index_of(side, count - 1)
-        there = min(index_of(side, left - 1), int(table.furthest[here]))
+        there = min(index_of(side, num_keep - 1), int(table.furthest[here]))
         return 1 + int(table.patches[max(here, there)])
     count = jnp.asarray(count)
-    here, there = index_of(side, count - 1), index_of(side, jnp.asarray(left) - 1)
+    here, there = index_of(side, count - 1), index_of(side, jnp.asarray(num_keep) - 1)
     there = jnp.maximum(here, jnp.minimum(there, jnp.asarray(table.furthest)[here]))
     return 1 + jnp.asarray(table.patches)[there].astype(jnp.int32)
 
 
-def cait(tokens: TokenSet, signals: AttentionSignals, left: Size) -> TokenSet:
+def cait(tokens: TokenSet, signals: AttentionSignals, num_keep: Size) -> TokenSet:
     """Merges neighbours until at least `left` tokens remain, as few as make a rectangle; CLS never merges.
 
     Patches stay in the order of their rows, so a dense head can read the grid as it is (`grid.grids`). One reduction
     at most halves the width or the height; of an odd line the last token has no partner. left: int or int32 [B].
     """
-    side = side_of(tokens.owner.shape[1])
-    left = rectangles(tokens.count, left, side)
-    if nothing_goes(tokens, left):
+    side = side_of(tokens.token_of_patch.shape[1])
+    num_keep = rectangles(tokens.count, num_keep, side)
+    if removes_nothing(tokens, num_keep):
         return tokens
     patches, table = tokens.features.shape[1] - 1, grids(side)
     here = index_of(side, tokens.count - 1)
-    there = index_of(side, number(left) - 1)
+    there = index_of(side, size_value(num_keep) - 1)
     look = lambda values, index: column(
         int(values[index]) if isinstance(index, int) else jnp.asarray(values)[index]
     )
@@ -101,28 +101,28 @@ def cait(tokens: TokenSet, signals: AttentionSignals, left: Size) -> TokenSet:
     along_rows = look(table.by_columns, here)
     merged = width - narrow + look(table.rows, here) - look(table.rows, there)
 
-    place = jnp.arange(patches)[None]
-    row, col = place // width, place % width
+    new_index = jnp.arange(patches)[None]
+    row, col = new_index // width, new_index % width
     line, along = jnp.where(along_rows, row, col), jnp.where(along_rows, col, row)
-    partner = jnp.maximum(place - jnp.where(along_rows, 1, width), 0)
+    partner = jnp.maximum(new_index - jnp.where(along_rows, 1, width), 0)
     features = tokens.features[:, 1:].astype(jnp.float32)
     features = features * jax.lax.rsqrt(jnp.maximum(jnp.sum(features**2, -1, keepdims=True), 1e-12))
     partner = jnp.broadcast_to(partner, features.shape[:2])
     similarity = jnp.sum(features * jnp.take_along_axis(features, partner[:, :, None], axis=1), axis=2)
-    second = (along % 2 == 1) & (place < column(tokens.count) - 1)
+    second = (along % 2 == 1) & (new_index < column(tokens.count) - 1)
     similarity = jnp.where(second, jax.lax.stop_gradient(similarity), -jnp.inf)
 
     same_line = line[:, :, None] == line[:, None, :]
     ahead = (similarity[:, None, :] > similarity[:, :, None]) | (
-        (similarity[:, None, :] == similarity[:, :, None]) & (place[:, None, :] < place[:, :, None])
+        (similarity[:, None, :] == similarity[:, :, None]) & (new_index[:, None, :] < new_index[:, :, None])
     )
     gone = second & (jnp.sum(same_line & ahead, axis=2) < merged)
     before = along[:, None, :] <= along[:, :, None]
     along = along - jnp.sum(same_line & before & gone[:, None, :], axis=2)
     moved = jnp.where(along_rows, line * narrow + along, along * width + line)
-    place = jnp.concatenate([jnp.zeros_like(moved[:, :1]), 1 + moved], axis=1)
-    return regroup(tokens, place, left)
+    new_index = jnp.concatenate([jnp.zeros_like(moved[:, :1]), 1 + moved], axis=1)
+    return regroup(tokens, new_index, num_keep)
 
 
-def _regroup_macs(count: Amount, left: tuple[Amount, ...], width: Amount, keys: int) -> Amount:
-    return counts.if_any_goes(count, left[0], regroup_macs(count, left[0], width))
+def cait_macs(count: Amount, num_keep: tuple[Amount, ...], width: Amount, keys: int) -> Amount:
+    return counts.if_reduced(count, num_keep[0], regroup_macs(count, num_keep[0], width))

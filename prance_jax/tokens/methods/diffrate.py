@@ -7,22 +7,24 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from prance_jax.core.errors import UserError
-from prance_jax.core.sizes import Size, Within, number
-from prance_jax.tokens.counts import anything
+from prance_jax.core.sizes import BoundedSize, Size, size_value
+from prance_jax.tokens.counts import any_number
 from prance_jax.tokens.method import Amount
-from prance_jax.tokens.methods.prance import _merge_macs, prune_merge
+from prance_jax.tokens.methods.prance import merge_macs, prune_merge
 from prance_jax.tokens.token_set import AttentionSignals, TokenSet
 
 
-def diffrate(tokens: TokenSet, signals: AttentionSignals, left: Size, pruned: float = 0.5) -> TokenSet:
+def diffrate(tokens: TokenSet, signals: AttentionSignals, num_keep: Size, pruned: float = 0.5) -> TokenSet:
     """By attention from CLS: the last tokens are pruned, those before them merged into the more important ones.
 
     Destinations are the `left` first tokens without CLS, by the cosine of the features; a destination becomes the plain
     mean of what it is made of, its size grows by size x similarity. pruned: share of what goes that is pruned (rounded
     down); the rest is merged. The published method learns both counts per layer, see `Counted`. left: int or int32 [B].
     """
-    left = anything(tokens.count, left)
-    return prune_merge(tokens, signals, after_pruning(tokens.count, left, pruned), left, similar_sizes=True)
+    num_keep = any_number(tokens.count, num_keep)
+    return prune_merge(
+        tokens, signals, after_pruning(tokens.count, num_keep, pruned), num_keep, similar_sizes=True
+    )
 
 
 @dataclass(frozen=True)
@@ -34,26 +36,26 @@ class Counted:
 
     steps: tuple[tuple[int, int, int], ...]
 
-    def __call__(self, tokens: TokenSet, signals: AttentionSignals, left: int) -> TokenSet:
+    def __call__(self, tokens: TokenSet, signals: AttentionSignals, num_keep: int) -> TokenSet:
         """Raises UserError where tokens arrive, or should be left, that no layer was learned for."""
         arriving = tokens.features.shape[1]
         for before, between, after in self.steps:
-            if (before, after) == (arriving, left):
-                return prune_merge(tokens, signals, between, left, similar_sizes=True)
+            if (before, after) == (arriving, num_keep):
+                return prune_merge(tokens, signals, between, num_keep, similar_sizes=True)
         raise UserError(
-            f"diffrate: no layer was learned that leaves {left} of {arriving} tokens, only {self.steps}"
+            f"diffrate: no layer was learned that leaves {num_keep} of {arriving} tokens, only {self.steps}"
         )
 
 
-def after_pruning(count: Size, left: Size, pruned: float) -> Size:
+def after_pruning(count: Size, num_keep: Size, pruned: float) -> Size:
     """Tokens between the pruning and the merging."""
-    if isinstance(count, int) and isinstance(left, int):
-        return count - int(pruned * (count - left))
-    between = count - jnp.floor(pruned * (count - number(left))).astype(jnp.int32)
+    if isinstance(count, int) and isinstance(num_keep, int):
+        return count - int(pruned * (count - num_keep))
+    between = count - jnp.floor(pruned * (count - size_value(num_keep))).astype(jnp.int32)
     # A bound on what is left says nothing about what is there before the merging.
-    return jnp.asarray(between) if not isinstance(left, Within) else between
+    return jnp.asarray(between) if not isinstance(num_keep, BoundedSize) else between
 
 
-def _diffrate_macs(count: Amount, left: tuple[Amount, ...], width: Amount, keys: int) -> Amount:
-    between = count - ((count - left[0]) // 2)
-    return _merge_macs(between, left, width, keys)
+def diffrate_macs(count: Amount, num_keep: tuple[Amount, ...], width: Amount, keys: int) -> Amount:
+    between = count - ((count - num_keep[0]) // 2)
+    return merge_macs(between, num_keep, width, keys)

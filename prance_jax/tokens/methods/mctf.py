@@ -5,25 +5,25 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from prance_jax.core.sizes import Size, number
-from prance_jax.tokens.counts import column, halving, nothing_goes
+from prance_jax.core.sizes import Size, size_value
+from prance_jax.tokens.counts import column, halving, removes_nothing
 from prance_jax.tokens.method import Amount
-from prance_jax.tokens.methods.tome import _match_macs
+from prance_jax.tokens.methods.tome import tome_macs
 from prance_jax.tokens.regroup import Grouping, regroup
 from prance_jax.tokens.token_set import AttentionSignals, TokenSet, descending
 
 INFORMATION, SIZE = 1 / 20, 1 / 40  # powers of the criteria beside similarity
 
 
-def mctf(tokens: TokenSet, signals: AttentionSignals, left: Size) -> TokenSet:
+def mctf(tokens: TokenSet, signals: AttentionSignals, num_keep: Size) -> TokenSet:
     """Merges tokens into the groups of `mctf_groups`; `left` remain: int or int32 [B], at most half of the tokens go."""
-    left = halving(tokens.count, left)
-    if nothing_goes(tokens, left):
+    num_keep = halving(tokens.count, num_keep)
+    if removes_nothing(tokens, num_keep):
         return tokens
-    return regroup(tokens, *mctf_groups(tokens, signals, left))
+    return regroup(tokens, *mctf_groups(tokens, signals, num_keep))
 
 
-def mctf_groups(tokens: TokenSet, signals: AttentionSignals, left: Size) -> Grouping:
+def mctf_groups(tokens: TokenSet, signals: AttentionSignals, num_keep: Size) -> Grouping:
     """Groups of tokens that are similar, uninformative and small, in both directions of a matching.
 
     The score of a pair is similarity x information^(1/20) x size^(1/40): (1 + cosine of the features) / 2, and products
@@ -35,11 +35,11 @@ def mctf_groups(tokens: TokenSet, signals: AttentionSignals, left: Size) -> Grou
     The attention is that of the layer to come, which runs on the groups (one step ahead, section 3.3; see
     `models.block.Block.attend_ahead`).
     """
-    left = halving(tokens.count, left)
+    num_keep = halving(tokens.count, num_keep)
     batch, slots, _ = tokens.features.shape
     valid = jnp.ones((batch, slots), bool) if tokens.valid is None else tokens.valid
     score = jax.lax.stop_gradient(_scores(tokens, signals, valid))
-    removed = column(tokens.count - number(left))
+    removed = column(tokens.count - size_value(num_keep))
     backward = removed // 2
     forward = removed - backward
 
@@ -57,11 +57,11 @@ def mctf_groups(tokens: TokenSet, signals: AttentionSignals, left: Size) -> Grou
     odd_place = jnp.where(gone_back, jnp.take_along_axis(stays, partner_back, axis=1), stays_back)
     even_place = jnp.where(gone, jnp.take_along_axis(odd_place, partner, axis=1), stays)
     odd_place = jnp.pad(odd_place, ((0, 0), (0, evens - odds)))
-    place = jnp.stack([even_place, odd_place], axis=2).reshape(batch, -1)[:, :slots]
-    place = jnp.where(removed > 0, place, jnp.arange(slots))
+    new_index = jnp.stack([even_place, odd_place], axis=2).reshape(batch, -1)[:, :slots]
+    new_index = jnp.where(removed > 0, new_index, jnp.arange(slots))
     # A token that nobody attends to still weighs something: alone at its place it must stay what it is.
     weights = jnp.maximum(signals.received, 1e-9) * tokens.sizes
-    return Grouping(jnp.where(valid, place, -1), left, jax.lax.stop_gradient(weights))
+    return Grouping(jnp.where(valid, new_index, -1), num_keep, jax.lax.stop_gradient(weights))
 
 
 def _scores(tokens: TokenSet, signals: AttentionSignals, valid: jax.Array) -> jax.Array:
@@ -81,5 +81,5 @@ def _scores(tokens: TokenSet, signals: AttentionSignals, valid: jax.Array) -> ja
     return jnp.where(pairs, score, -jnp.inf)
 
 
-def _mctf_macs(count: Amount, left: tuple[Amount, ...], width: Amount, keys: int) -> Amount:
-    return _match_macs(count, left, width, width)
+def mctf_macs(count: Amount, num_keep: tuple[Amount, ...], width: Amount, keys: int) -> Amount:
+    return tome_macs(count, num_keep, width, width)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from prance_jax.core.sizes import Size, number
-from prance_jax.tokens.counts import column, halving, nothing_goes
+from prance_jax.core.sizes import Size, size_value
+from prance_jax.tokens.counts import column, halving, removes_nothing
 from prance_jax.tokens.methods.tome import matching
 from prance_jax.tokens.regroup import regroup
 from prance_jax.tokens.token_set import AttentionSignals, TokenSet, ranks
@@ -17,7 +17,7 @@ THRESHOLD = 7e-5  # off the shelf, at 197 tokens
 def ppt(
     tokens: TokenSet,
     signals: AttentionSignals,
-    left: Size,
+    num_keep: Size,
     threshold: float = THRESHOLD,
     scale_free: bool = False,
 ) -> TokenSet:
@@ -28,16 +28,16 @@ def ppt(
     scale_free: the threshold is on variance x patches^2 (the squared coefficient of variation), which does not shrink
     with the number of tokens. left: int or int32 [B]; at most half of the tokens go.
     """
-    left = halving(tokens.count, left)
-    if nothing_goes(tokens, left):
+    num_keep = halving(tokens.count, num_keep)
+    if removes_nothing(tokens, num_keep):
         return tokens
     share, peaky = significance(tokens, signals, threshold, scale_free)
     rank = ranks(tokens, share)
-    pruned = jnp.where(rank < column(left), rank, -1)
-    pruned = jnp.where(column(tokens.count - number(left)) > 0, pruned, jnp.arange(rank.shape[1]))
+    pruned = jnp.where(rank < column(num_keep), rank, -1)
+    pruned = jnp.where(column(tokens.count - size_value(num_keep)) > 0, pruned, jnp.arange(rank.shape[1]))
     # A pruned token is alone at its place, so one weighted mean serves both.
-    place = jnp.where(peaky[:, None], pruned, matching(tokens, signals, left))
-    return regroup(tokens, place, left)
+    new_index = jnp.where(peaky[:, None], pruned, matching(tokens, signals, num_keep))
+    return regroup(tokens, new_index, num_keep)
 
 
 def significance(

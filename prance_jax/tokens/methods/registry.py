@@ -6,45 +6,45 @@ from prance_jax.core.errors import UserError
 from prance_jax.core.sizes import Size
 from prance_jax.tokens import counts
 from prance_jax.tokens.method import TokenMethod
-from prance_jax.tokens.methods.cait import _regroup_macs, cait, rectangles, side_of
-from prance_jax.tokens.methods.diffrate import _diffrate_macs, diffrate
-from prance_jax.tokens.methods.evit import _gather_macs, evit
-from prance_jax.tokens.methods.mctf import _mctf_macs, mctf, mctf_groups
+from prance_jax.tokens.methods.cait import cait, cait_macs, rectangles, side_of
+from prance_jax.tokens.methods.diffrate import diffrate, diffrate_macs
+from prance_jax.tokens.methods.evit import evit, evit_macs
+from prance_jax.tokens.methods.mctf import mctf, mctf_groups, mctf_macs
 from prance_jax.tokens.methods.ppt import ppt
-from prance_jax.tokens.methods.prance import _free, _merge_macs, _prune_merge_macs, merge, prune, prune_merge
-from prance_jax.tokens.methods.spvit_package import _package_macs, package
-from prance_jax.tokens.methods.tome import _match_macs, tome
+from prance_jax.tokens.methods.prance import merge, merge_macs, no_macs, prune, prune_merge, prune_merge_macs
+from prance_jax.tokens.methods.spvit_package import package, package_macs
+from prance_jax.tokens.methods.tome import tome, tome_macs
 
 
-def _any(count: Size, left: Size, patches: int) -> Size:
-    return counts.anything(count, left)
+def _any_number(count: Size, num_keep: Size, patches: int) -> Size:
+    return counts.any_number(count, num_keep)
 
 
-def _gathering(count: Size, left: Size, patches: int) -> Size:
-    return counts.with_one_more(count, left)
+def _gathering(count: Size, num_keep: Size, patches: int) -> Size:
+    return counts.at_least_two(count, num_keep)
 
 
-def _halving(count: Size, left: Size, patches: int) -> Size:
-    return counts.halving(count, left)
+def _halving(count: Size, num_keep: Size, patches: int) -> Size:
+    return counts.halving(count, num_keep)
 
 
-def _rectangle(count: Size, left: Size, patches: int) -> Size:
-    return rectangles(count, left, side_of(patches))
+def _rectangle(count: Size, num_keep: Size, patches: int) -> Size:
+    return rectangles(count, num_keep, side_of(patches))
 
 
 METHODS = {
     method.name: method
     for method in (
-        TokenMethod("prune", prune, _any, _free, sized=False),
-        TokenMethod("merge", merge, _any, _merge_macs, weighted=True),
-        TokenMethod("prune_merge", prune_merge, _any, _prune_merge_macs, rates=2, weighted=True),
-        TokenMethod("tome", tome, _halving, _match_macs),
-        TokenMethod("evit", evit, _gathering, _gather_macs, sized=False),
-        TokenMethod("package", package, _gathering, _package_macs, sized=False),
-        TokenMethod("ppt", ppt, _halving, _match_macs),
-        TokenMethod("diffrate", diffrate, _any, _diffrate_macs),
-        TokenMethod("mctf", mctf, _halving, _mctf_macs, received=True, ahead=mctf_groups),
-        TokenMethod("cait", cait, _rectangle, _regroup_macs),
+        TokenMethod("prune", prune, _any_number, no_macs, sized=False),
+        TokenMethod("merge", merge, _any_number, merge_macs, weighted=True),
+        TokenMethod("prune_merge", prune_merge, _any_number, prune_merge_macs, rates=2, weighted=True),
+        TokenMethod("tome", tome, _halving, tome_macs),
+        TokenMethod("evit", evit, _gathering, evit_macs, sized=False),
+        TokenMethod("package", package, _gathering, package_macs, sized=False),
+        TokenMethod("ppt", ppt, _halving, tome_macs),
+        TokenMethod("diffrate", diffrate, _any_number, diffrate_macs),
+        TokenMethod("mctf", mctf, _halving, mctf_macs, received=True, ahead=mctf_groups),
+        TokenMethod("cait", cait, _rectangle, cait_macs),
     )
 }
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from prance_jax.core.sizes import Size, number
+from prance_jax.core.sizes import Size, size_value
 from prance_jax.tokens import counts
-from prance_jax.tokens.counts import column, halving, nothing_goes
+from prance_jax.tokens.counts import column, halving, removes_nothing
 from prance_jax.tokens.method import Amount
 from prance_jax.tokens.regroup import regroup, regroup_macs
 from prance_jax.tokens.token_set import AttentionSignals, TokenSet, descending
 
 
-def _match_macs(count: Amount, left: tuple[Amount, ...], width: Amount, keys: int) -> Amount:
-    return counts.if_any_goes(
-        count, left[0], matching_macs(count, keys) + regroup_macs(count, left[0], width)
+def tome_macs(count: Amount, num_keep: tuple[Amount, ...], width: Amount, keys: int) -> Amount:
+    return counts.if_reduced(
+        count, num_keep[0], matching_macs(count, keys) + regroup_macs(count, num_keep[0], width)
     )
 
 
-def tome(tokens: TokenSet, signals: AttentionSignals, left: Size) -> TokenSet:
+def tome(tokens: TokenSet, signals: AttentionSignals, num_keep: Size) -> TokenSet:
     """Merges the most similar pairs until `left` tokens remain; at most half of the tokens go, CLS never.
 
     Tokens at even places (CLS is the first) each look for the most similar one at an odd place, by the cosine of their
@@ -27,13 +27,13 @@ def tome(tokens: TokenSet, signals: AttentionSignals, left: Size) -> TokenSet:
     ones, then the odd ones, so that the next matching meets other pairs. left: int or int32 [B]. No gradient flows through
     the matching.
     """
-    left = halving(tokens.count, left)
-    if nothing_goes(tokens, left):
+    num_keep = halving(tokens.count, num_keep)
+    if removes_nothing(tokens, num_keep):
         return tokens
-    return regroup(tokens, matching(tokens, signals, left), left)
+    return regroup(tokens, matching(tokens, signals, num_keep), num_keep)
 
 
-def matching(tokens: TokenSet, signals: AttentionSignals, left: Size) -> jax.Array:
+def matching(tokens: TokenSet, signals: AttentionSignals, num_keep: Size) -> jax.Array:
     """New places, int32 [B, N], of a matching that leaves `left` tokens (at least half of them)."""
     batch, slots, _ = tokens.features.shape
     count = tokens.count
@@ -45,14 +45,14 @@ def matching(tokens: TokenSet, signals: AttentionSignals, left: Size) -> jax.Arr
         similarity = jnp.where(both, similarity, -jnp.inf)
     best, partner = similarity.max(axis=2), similarity.argmax(axis=2)
 
-    removed = column(count - number(left))
+    removed = column(count - size_value(num_keep))
     gone = descending(best) < removed
     kept = column((count + 1) // 2) - removed
     evens = jnp.where(gone, kept + partner, jnp.cumsum(~gone, axis=1) - 1)
     odds = jnp.broadcast_to(kept + jnp.arange(similarity.shape[2]), (batch, similarity.shape[2]))
     odds = jnp.pad(odds, ((0, 0), (0, evens.shape[1] - odds.shape[1])))
-    place = jnp.stack([evens, odds], axis=2).reshape(batch, -1)[:, :slots]
-    return jnp.where(removed > 0, place, jnp.arange(slots)).astype(jnp.int32)
+    new_index = jnp.stack([evens, odds], axis=2).reshape(batch, -1)[:, :slots]
+    return jnp.where(removed > 0, new_index, jnp.arange(slots)).astype(jnp.int32)
 
 
 def matching_macs(count, keys):

@@ -11,24 +11,26 @@ import jax.numpy as jnp
 from prance_jax.config.comparison import ConsistencyConfig
 from prance_jax.config.stages import FinetuneConfig
 from prance_jax.core import losses
-from prance_jax.models.reduction import Reduction
-from prance_jax.models.token_steps import Reducing
+from prance_jax.models.reduction import ScheduledReduction
+from prance_jax.models.token_steps import LayerReduction
 from prance_jax.models.vit import ViT
 from prance_jax.spec.model_spec import ModelSpec
 
 
-def milder(reduction: Reduction, spec: ModelSpec, most: float, batch: int, key: jax.Array) -> Reducing:
+def milder_reduction(
+    reduction: ScheduledReduction, spec: ModelSpec, most: float, batch: int, key: jax.Array
+) -> LayerReduction:
     """A number of tokens for each image and layer, int32 [batch]: of what the schedule removes a share between 0 and `most`,
     drawn for each image."""
     share = jax.random.uniform(key, (batch,), maxval=most)
-    left = tuple(
+    tokens_after = tuple(
         spec.tokens - jnp.floor(share * (spec.tokens - count)).astype(jnp.int32)
-        for count in reduction.left(spec)
+        for count in reduction.tokens_after(spec)
     )
-    return Reducing(reduction.method, left, reduction.proportional)
+    return LayerReduction(reduction.method, tokens_after, reduction.proportional)
 
 
-def distance(
+def class_token_distance(
     own: jax.Array, milder: jax.Array, logits: jax.Array, labels: jax.Array, confidence: float
 ) -> jax.Array:
     """Mean squared distance of class tokens [B, C] from those under the milder schedule, which get no gradient; over the
@@ -46,7 +48,7 @@ def consistent_loss(
     images: jax.Array,
     labels: jax.Array,
     wanted: jax.Array,
-    reduction: Reduction,
+    reduction: ScheduledReduction,
     config: FinetuneConfig,
     consistency: ConsistencyConfig,
     key: jax.Array,
@@ -54,13 +56,15 @@ def consistent_loss(
     """The loss under both schedules and how far they are apart; and the logits under the schedule itself. wanted: logits of
     the teacher."""
     run = lambda reducing: model.apply(
-        {"params": params}, images, model.spec.largest, reducing, method="reduced"
+        {"params": params}, images, model.spec.largest, reducing, method="forward_reduced"
     )
-    own = run(reduction.reducing(model.spec))
-    other = run(milder(reduction, model.spec, consistency.most, len(images), key))
-    apart = distance(own.class_token, other.class_token, own.logits, labels, consistency.confidence)
-    taught = (
-        losses.taught(logits, labels, wanted, config.distillation, config.label_smoothing)
+    own = run(reduction.layer_reduction(model.spec))
+    other = run(milder_reduction(reduction, model.spec, consistency.most, len(images), key))
+    apart = class_token_distance(
+        own.class_token, other.class_token, own.logits, labels, consistency.confidence
+    )
+    distillation_loss = (
+        losses.distillation_loss(logits, labels, wanted, config.distillation, config.label_smoothing)
         for logits in (own.logits, other.logits)
     )
-    return sum(taught) + consistency.weight * apart, own.logits
+    return sum(distillation_loss) + consistency.weight * apart, own.logits

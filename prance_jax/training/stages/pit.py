@@ -12,22 +12,22 @@ from jax.sharding import Mesh
 
 from prance_jax.baselines.pit import PiT
 from prance_jax.baselines.pit_spec import PiTSpec
-from prance_jax.config.comparison import SelectiveConfig
+from prance_jax.config.comparison import PredictorLossConfig
 from prance_jax.config.stages import FinetuneConfig
 from prance_jax.core import losses
-from prance_jax.core.sharding import jit_step, keep_rows
+from prance_jax.core.sharding import constrain_batch, jit_step
 from prance_jax.data.source import Split
 from prance_jax.training import optimizer
-from prance_jax.training.stages.baseline_finetune import selection_loss
+from prance_jax.training.stages.baseline_finetune import predictor_loss
 from prance_jax.training.stages.pretrain import Sample
 
 Tree = Any
 
 
-def init(spec: PiTSpec, config: FinetuneConfig, key: jax.Array, start: Tree | None = None) -> Tree:
+def init_pit(spec: PiTSpec, config: FinetuneConfig, key: jax.Array, start: Tree | None = None) -> Tree:
     """Fresh parameters; those of `start` in their place where it has them (the selectors' it has not)."""
     params = {**_fresh(spec)(key), **jax.tree.map(jnp.copy, start or {})}
-    return optimizer.init(params, optimizer.make(config.optimizer, config.steps))
+    return optimizer.init_state(params, optimizer.make_optimizer(config.optimizer, config.steps))
 
 
 @functools.lru_cache(maxsize=None)
@@ -41,7 +41,7 @@ def _fresh(spec: PiTSpec) -> Callable:
 def pit_step(
     spec: PiTSpec,
     config: FinetuneConfig,
-    selective: SelectiveConfig,
+    predictor: PredictorLossConfig,
     sample: Sample,
     mesh: Mesh | None = None,
 ) -> Callable:
@@ -51,11 +51,15 @@ def pit_step(
     divergence from it, weighted by `config.distillation`, and where there are selectors `selection_loss`; metrics kept_0,
     kept_1, ... are then the shares that stay in each stage.
     """
-    model, plain, transform = PiT(spec), PiT(spec.plain), optimizer.make(config.optimizer, config.steps)
+    model, plain, transform = (
+        PiT(spec),
+        PiT(spec.plain),
+        optimizer.make_optimizer(config.optimizer, config.steps),
+    )
 
     def step(state, index, key, tables, teacher=None):
         data_key, draw_key = jax.random.split(jax.random.fold_in(key, index))
-        images, labels = keep_rows(mesh, sample(tables, data_key, config.batch))
+        images, labels = constrain_batch(mesh, sample(tables, data_key, config.batch))
 
         def loss(params):
             if teacher is None:
@@ -64,16 +68,20 @@ def pit_step(
                 return value, {"accuracy": losses.accuracy(logits, labels)}
             wanted, patches = plain.apply({"params": teacher}, images, method="features")
             extra, shares = 0.0, {}
-            if spec.sites:
+            if spec.predictor_blocks:
                 out = model.apply({"params": params}, images, draw_key, method="train")
-                logits, extra = out.logits, selection_loss(spec.kept, selective, out, patches)
-                shares = {f"kept_{stage}": out.kept[:, stage].mean() for stage in range(len(spec.sites))}
+                logits, extra = out.logits, predictor_loss(spec.keep_rates, predictor, out, patches)
+                shares = {
+                    f"kept_{stage}": out.kept[:, stage].mean() for stage in range(len(spec.predictor_blocks))
+                }
             else:
                 logits = plain.apply({"params": params}, images)
-            value = losses.taught(logits, labels, wanted, config.distillation, config.label_smoothing)
+            value = losses.distillation_loss(
+                logits, labels, wanted, config.distillation, config.label_smoothing
+            )
             return value + extra, {"accuracy": losses.accuracy(logits, labels), **shares}
 
-        return optimizer.update(state, index, loss, transform, config.optimizer.ema)
+        return optimizer.update_state(state, index, loss, transform, config.optimizer.ema)
 
     return jit_step(step, mesh)
 

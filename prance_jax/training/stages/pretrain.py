@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from prance_jax.config.stages import DenseConfig, MetaConfig
 from prance_jax.core import losses
-from prance_jax.core.sharding import jit_step, keep_rows
+from prance_jax.core.sharding import constrain_batch, jit_step
 from prance_jax.models import forward
 from prance_jax.models.vit import ViT
 from prance_jax.spec.model_spec import ModelSpec
@@ -27,17 +27,17 @@ Tree = Any
 Sample = Callable[[Any, jax.Array, int], tuple[jax.Array, jax.Array]]
 
 
-def init(
+def init_pretrain(
     spec: ModelSpec,
     config: DenseConfig | MetaConfig,
     key: jax.Array,
     start: Callable[[Tree], Tree] | None = None,
 ) -> Tree:
     """Fresh state of either stage. start: (fresh parameters) -> those to begin with."""
-    params = forward.init(ViT(spec), key)
+    params = forward.init_params(ViT(spec), key)
     if start is not None:
         params = jax.tree.map(jnp.asarray, start(params))
-    return optimizer.init(params, optimizer.make(config.optimizer, config.steps))
+    return optimizer.init_state(params, optimizer.make_optimizer(config.optimizer, config.steps))
 
 
 @functools.lru_cache(maxsize=None)
@@ -46,17 +46,17 @@ def dense_step(spec: ModelSpec, config: DenseConfig, sample: Sample, mesh: Mesh 
 
     sample: (tables, key, batch) -> (images, labels), of the data source. The state is donated.
     """
-    model, transform = ViT(spec), optimizer.make(config.optimizer, config.steps)
+    model, transform = ViT(spec), optimizer.make_optimizer(config.optimizer, config.steps)
 
     def step(state, index, key, tables):
-        images, labels = keep_rows(mesh, sample(tables, jax.random.fold_in(key, index), config.batch))
+        images, labels = constrain_batch(mesh, sample(tables, jax.random.fold_in(key, index), config.batch))
 
         def loss(params):
             logits = model.apply({"params": params}, images, spec.largest)
             value = losses.cross_entropy(logits, labels, config.label_smoothing)
             return value, {"accuracy": losses.accuracy(logits, labels)}
 
-        return optimizer.update(state, index, loss, transform, config.optimizer.ema)
+        return optimizer.update_state(state, index, loss, transform, config.optimizer.ema)
 
     return jit_step(step, mesh)
 
@@ -65,7 +65,7 @@ def dense_step(spec: ModelSpec, config: DenseConfig, sample: Sample, mesh: Mesh 
 def meta_step(
     spec: ModelSpec,
     config: MetaConfig,
-    first: GroupChoice,
+    first_choice: GroupChoice,
     keep_choices: tuple[tuple[float, ...], ...],
     sample: Sample,
     mesh: Mesh | None = None,
@@ -76,19 +76,19 @@ def meta_step(
     keep_choices: per rate, the keep rates to draw from. Until `reduce_from` no token is dropped; then the share that
     may be dropped grows linearly to the full one over a fifth of the steps.
     """
-    model, transform, space = ViT(spec), optimizer.make(config.optimizer, config.steps), spec.space
+    model, transform, space = ViT(spec), optimizer.make_optimizer(config.optimizer, config.steps), spec.space
     smallest = space.smallest((config.smallest_keep,) * spec.rates)
     few = config.random_batch
 
     def student(logits, teacher, labels):
-        return losses.taught(logits, labels, teacher, config.distillation, config.label_smoothing)
+        return losses.distillation_loss(logits, labels, teacher, config.distillation, config.label_smoothing)
 
     def step(state, index, key, tables):
         data_key, structure_key = jax.random.split(jax.random.fold_in(key, index))
-        images, labels = keep_rows(mesh, sample(tables, data_key, config.batch))
+        images, labels = constrain_batch(mesh, sample(tables, data_key, config.batch))
         ramp = jnp.clip((index / config.steps - config.reduce_from) / 0.2, 0.0, 1.0)
         drawn = space.sample(structure_key, few, keep_choices)
-        groups = [first] + [
+        groups = [first_choice] + [
             group._replace(keep=tuple(1 - ramp * (1 - rate) for rate in group.keep))
             for group in drawn.groups[1:]
         ]
@@ -111,6 +111,6 @@ def meta_step(
             more, small, random = jax.lax.cond(alone, lambda: (0.0, 0.0, 0.0), smaller)
             return value + more, {**metrics, "accuracy_smallest": small, "accuracy_random": random}
 
-        return optimizer.update(state, index, loss, transform, config.optimizer.ema)
+        return optimizer.update_state(state, index, loss, transform, config.optimizer.ema)
 
     return jit_step(step, mesh)

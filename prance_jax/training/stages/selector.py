@@ -13,16 +13,16 @@ from jax.sharding import Mesh
 
 from prance_jax.adaptive.bucket_latency import LatencyTable
 from prance_jax.config.stages import SelectorConfig
-from prance_jax.core.sharding import jit_step, local, replicate
-from prance_jax.data.prefetch import feed
+from prance_jax.core.sharding import fetch_local, jit_step, replicate
+from prance_jax.data.prefetch import prefetch_to_device
 from prance_jax.data.source import Source
 from prance_jax.models.vit import ViT
 from prance_jax.selector.actions import ActionSpace
-from prance_jax.selector.environment import Context, PranceProcess
-from prance_jax.selector.observation import Observer, decision_macs
-from prance_jax.selector.policies import SelectorRule
-from prance_jax.selector.reward import next_price
-from prance_jax.selector.rl.distributions import Gaussian, Lattice
+from prance_jax.selector.environment import EnvParams, PranceEnv
+from prance_jax.selector.observation import ObservationEncoder, mlp_macs
+from prance_jax.selector.policies import SelectorPolicy
+from prance_jax.selector.reward import update_cost_weight
+from prance_jax.selector.rl.distributions import Gaussian, MultiCategorical
 from prance_jax.selector.rl.ppo import PPO
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.structure import GroupChoice
@@ -37,7 +37,7 @@ class Selector:
 
     spec: ModelSpec
     config: SelectorConfig
-    first: GroupChoice
+    first_choice: GroupChoice
     latency: LatencyTable | None = None
     mesh: Mesh | None = None
 
@@ -53,36 +53,36 @@ class Selector:
         )
 
     @property
-    def observer(self) -> Observer:
-        return Observer(self.spec, self.config.state, self.config.prices is not None)
+    def encoder(self) -> ObservationEncoder:
+        return ObservationEncoder(self.spec, self.config.state, self.config.cost_weights is not None)
 
     @property
     def ppo(self) -> PPO:
         lattice = self.config.policy == "lattice"
-        distribution = Lattice(self.actions.sizes) if lattice else Gaussian(self.actions.components)
-        return PPO(self.config.ppo, distribution, self.observer.size, self.config.hidden, self.config.updates)
+        distribution = MultiCategorical(self.actions.sizes) if lattice else Gaussian(self.actions.components)
+        return PPO(self.config.ppo, distribution, self.encoder.size, self.config.hidden, self.config.updates)
 
     @property
     def decision_cost(self) -> int:
         """MACs of one decision: the actor, and but for the paper's state a look at the class token by the classifier (for
         pixels at all tokens)."""
-        actor = decision_macs(self.observer.size, self.config.hidden, self.ppo.distribution.outputs)
+        actor = mlp_macs(self.encoder.size, self.config.hidden, self.ppo.distribution.outputs)
         looks = (self.spec.tokens if self.spec.pixels else 1) * (self.config.state != "keys")
-        return actor + looks * self.spec.space.widest * self.spec.num_classes
+        return actor + looks * self.spec.space.max_width * self.spec.num_classes
 
     @property
-    def rule(self) -> SelectorRule:
+    def policy(self) -> SelectorPolicy:
         """Decides by the mode of the policy; its variables are the policy of the PPO state."""
-        return SelectorRule(self.first, self.actions, self.observer, self.ppo)
+        return SelectorPolicy(self.first_choice, self.actions, self.encoder, self.ppo)
 
     @property
-    def process(self) -> PranceProcess:
-        return PranceProcess(
+    def env(self) -> PranceEnv:
+        return PranceEnv(
             ViT(self.spec),
             self.actions,
-            self.observer,
+            self.encoder,
             self.config.reward,
-            self.first,
+            self.first_choice,
             self.config.batch,
             self.decision_cost,
             None if self.latency is None else self.latency.share,
@@ -91,10 +91,10 @@ class Selector:
 
     def init(self, key: jax.Array) -> Tree:
         """Fresh state: PPO's, and the price of compute."""
-        return {"ppo": self.ppo.init(key), "price": jnp.float32(self.config.reward.price)}
+        return {"ppo": self.ppo.init(key), "price": jnp.float32(self.config.reward.cost_weight)}
 
 
-def pool(
+def draw_pool(
     selector: Selector, params: Tree, source: Source, key: jax.Array, batch: int = 256
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The images of stage two, (images of the network's type, labels, logits of the full network), drawn once from the
@@ -104,12 +104,12 @@ def pool(
     """
     draw, tables = (
         _pool_batch(selector.spec, source.sample_plain, batch),
-        feed(source, batch, mesh=selector.mesh),
+        prefetch_to_device(source, batch, mesh=selector.mesh),
     )
     count = -(-selector.config.pool // batch)
     params, key = replicate(selector.mesh, (params, key))
     parts = [
-        jax.device_get(local(draw(params, next(tables), jax.random.fold_in(key, index))))
+        jax.device_get(fetch_local(draw(params, next(tables), jax.random.fold_in(key, index))))
         for index in range(count)
     ]
     return tuple(jnp.asarray(np.concatenate(column)[: selector.config.pool]) for column in zip(*parts))
@@ -128,19 +128,21 @@ def _pool_batch(spec: ModelSpec, sample: Callable, batch: int) -> Callable:
 
 
 @functools.lru_cache(maxsize=None)
-def select_step(selector: Selector) -> Callable:
+def selector_step(selector: Selector) -> Callable:
     """Compiled (state, update, key, params, images, labels, full_logits) -> (state, metrics): one update of PPO."""
-    ppo, process, config = selector.ppo, selector.process, selector.config
+    ppo, env, config = selector.ppo, selector.env, selector.config
 
     def step(state, index, key, params, images, labels, full_logits):
-        price = state["price"] if config.prices is None else tuple(map(jnp.float32, config.prices))
-        context = Context(params, images, labels, full_logits, price)
-        learned, metrics, info = ppo.update(state["ppo"], process, context, jax.random.fold_in(key, index))
+        cost_weight = (
+            state["price"] if config.cost_weights is None else tuple(map(jnp.float32, config.cost_weights))
+        )
+        env_params = EnvParams(params, images, labels, full_logits, cost_weight)
+        learned, metrics, info = ppo.update(state["ppo"], env, env_params, jax.random.fold_in(key, index))
         # Only after the last decision nothing is left at its default: that structure is what serving will run.
         final = {name: value[-1].mean() for name, value in info.items()}
-        price = state["price"]
-        if config.prices is None:
-            price = next_price(config.reward, price, final["cost"])
-        return {"ppo": learned, "price": price}, {**final, **metrics, "price": state["price"]}
+        cost_weight = state["price"]
+        if config.cost_weights is None:
+            cost_weight = update_cost_weight(config.reward, cost_weight, final["cost"])
+        return {"ppo": learned, "price": cost_weight}, {**final, **metrics, "price": state["price"]}
 
     return jit_step(step, selector.mesh)

@@ -15,7 +15,7 @@ import numpy as np
 
 from prance_jax.core.errors import UserError
 from prance_jax.spec.model_spec import ModelSpec
-from prance_jax.zoo.formats.positions import for_tokens
+from prance_jax.zoo.formats.positions import positions_for
 
 _PREFIXES = ("params/", "opt/target/")
 _WHOLE = {
@@ -43,7 +43,7 @@ def recognises(names: list[str]) -> bool:
     return any("Transformer/encoderblock" in name for name in names)
 
 
-def renamed(tensors: Mapping[str, np.ndarray], spec: ModelSpec, what: str) -> dict[str, np.ndarray]:
+def from_big_vision(tensors: Mapping[str, np.ndarray], spec: ModelSpec, what: str) -> dict[str, np.ndarray]:
     """Arrays under this package's names; '? name' for one that has no place here.
 
     Raises UserError for a network that does not classify by a class token.
@@ -108,5 +108,5 @@ def _arranged(path: str, value: np.ndarray, spec: ModelSpec) -> np.ndarray:
     if path == "cls_token":
         return value.reshape(-1)
     if path == "pos_embed":
-        return for_tokens(value.reshape(value.shape[-2:]), spec, "linear")
+        return positions_for(value.reshape(value.shape[-2:]), spec, "linear")
     return value

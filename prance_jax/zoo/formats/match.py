@@ -13,7 +13,7 @@ from prance_jax.core.errors import UserError
 Tree = dict[str, Any]
 
 
-def fill(found: Mapping[str, np.ndarray], wanted: Tree, what: str) -> Tree:
+def fill_tree(found: Mapping[str, np.ndarray], wanted: Tree, what: str) -> Tree:
     """Arranges arrays by path ('a/b/c') into the tree `wanted`; each is used once and each place is filled.
 
     found: a name that begins with '? ' is of a tensor that has no place. what: where they come from.

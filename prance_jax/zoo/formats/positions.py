@@ -10,7 +10,7 @@ import numpy as np
 from prance_jax.spec.model_spec import ModelSpec
 
 
-def for_tokens(embedding: np.ndarray, spec: ModelSpec, way: str = "bicubic") -> np.ndarray:
+def positions_for(embedding: np.ndarray, spec: ModelSpec, way: str = "bicubic") -> np.ndarray:
     """Positions [tokens, C] of the network from those of a file, [class tokens + side^2, C] or [side^2, C].
 
     A file without positions of class tokens means that nothing is added to them: zeros. What does not fit comes back as it is,
@@ -19,10 +19,12 @@ def for_tokens(embedding: np.ndarray, spec: ModelSpec, way: str = "bicubic") -> 
     side = math.isqrt(len(embedding))
     if side**2 == len(embedding):
         embedding = np.pad(embedding, ((spec.class_tokens, 0), (0, 0)))
-    return resized(embedding, spec.tokens, spec.class_tokens, way)
+    return resize_positions(embedding, spec.tokens, spec.class_tokens, way)
 
 
-def resized(embedding: np.ndarray, tokens: int, class_tokens: int = 1, way: str = "bicubic") -> np.ndarray:
+def resize_positions(
+    embedding: np.ndarray, tokens: int, class_tokens: int = 1, way: str = "bicubic"
+) -> np.ndarray:
     """Position embeddings [class tokens + side^2, C] for another number of tokens; class tokens as they are.
 
     way: 'bicubic' with antialiasing (timm), or 'linear' between corners that stay where they are (big_vision).

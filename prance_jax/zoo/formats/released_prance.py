@@ -13,7 +13,7 @@ from typing import Any, Mapping
 import numpy as np
 
 from prance_jax.spec.model_spec import ModelSpec
-from prance_jax.zoo.formats.match import fill
+from prance_jax.zoo.formats.match import fill_tree
 
 Tree = dict[str, Any]
 
@@ -33,14 +33,16 @@ def meta_network(tensors: Mapping[str, np.ndarray], spec: ModelSpec, wanted: Tre
     wanted: parameters (or shapes) of the model to fill. Raises UserError that lists every tensor that is missing,
     left over or of another shape.
     """
-    return fill(renamed(tensors, spec), wanted, "official PRANCE meta-network")
+    return fill_tree(from_released_prance(tensors, spec), wanted, "official PRANCE meta-network")
 
 
 def recognises(names: list[str]) -> bool:
     return any("patch_embed_super" in name for name in names)
 
 
-def renamed(tensors: Mapping[str, np.ndarray], spec: ModelSpec, what: str = "") -> dict[str, np.ndarray]:
+def from_released_prance(
+    tensors: Mapping[str, np.ndarray], spec: ModelSpec, what: str = ""
+) -> dict[str, np.ndarray]:
     """Arrays under this package's names; '? name' for one that has no place here."""
     return {
         _target(name) or f"? {name}": _convert(name, np.asarray(value, np.float32), spec)
@@ -48,14 +50,14 @@ def renamed(tensors: Mapping[str, np.ndarray], spec: ModelSpec, what: str = "") 
     }
 
 
-def selector(tensors: Mapping[str, np.ndarray], wanted: Tree, what: str) -> Tree:
+def selector_params(tensors: Mapping[str, np.ndarray], wanted: Tree, what: str) -> Tree:
     """Parameters of an actor or critic from official tensors ('fc1.weight', ...); errors as in `meta_network`."""
     found = {}
     for name, value in tensors.items():
         layer, kind = name.rsplit(".", 1)
         value = np.asarray(value, np.float32)
         found[f"{layer}/{'kernel' if kind == 'weight' else 'bias'}"] = value.T if kind == "weight" else value
-    return fill(found, wanted, f"official PRANCE {what}")
+    return fill_tree(found, wanted, f"official PRANCE {what}")
 
 
 def _target(name: str) -> str | None:

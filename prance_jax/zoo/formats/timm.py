@@ -11,7 +11,7 @@ import numpy as np
 from prance_jax.core.errors import UserError
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.zoo.formats.match import in_layers, paths
-from prance_jax.zoo.formats.positions import for_tokens
+from prance_jax.zoo.formats.positions import positions_for
 
 Tree = dict[str, Any]
 
@@ -38,7 +38,7 @@ _LAYER = {
 }
 
 
-def renamed(tensors: Mapping[str, np.ndarray], spec: ModelSpec, what: str) -> dict[str, np.ndarray]:
+def from_timm(tensors: Mapping[str, np.ndarray], spec: ModelSpec, what: str) -> dict[str, np.ndarray]:
     """Arrays under this package's names; '? name' for one that has no place here."""
     return {
         ours(name) or f"? {name}": _to_ours(name, np.asarray(value, np.float32), spec)
@@ -90,7 +90,7 @@ def _to_ours(name: str, value: np.ndarray, spec: ModelSpec) -> np.ndarray:
     if name in ("cls_token", "dist_token"):
         return value.reshape(-1)
     if name == "pos_embed" and value.ndim > 1:
-        return for_tokens(value.reshape(value.shape[-2:]), spec)
+        return positions_for(value.reshape(value.shape[-2:]), spec)
     return value.T if value.ndim == 2 else value
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from prance_jax.selector.rl.distributions import Gaussian, Lattice
+from prance_jax.selector.rl.distributions import Gaussian, MultiCategorical
 
 OUTPUT = jax.random.normal(jax.random.key(0), (5, 7))
 STD = jnp.float32(0.3)
@@ -39,7 +39,7 @@ def test_gaussian_entropy_has_a_gradient_towards_the_middle():
 
 
 def test_lattice_density_by_hand():
-    family = Lattice((2, 3))
+    family = MultiCategorical((2, 3))
     output = jnp.log(jnp.array([[0.25, 0.75, 0.5, 0.3, 0.2]]))
     log_prob = family.log_prob(output, jnp.array([[1, 2]]), STD)
     np.testing.assert_allclose(log_prob, np.log(0.75 * 0.2), rtol=1e-5)
@@ -50,7 +50,7 @@ def test_lattice_density_by_hand():
 
 
 def test_lattice_samples_follow_their_probabilities():
-    family = Lattice((2, 3))
+    family = MultiCategorical((2, 3))
     output = jnp.tile(jnp.log(jnp.array([[0.25, 0.75, 0.5, 0.3, 0.2]])), (40_000, 1))
     action, log_prob = family.sample(output, jax.random.key(3), STD)
     np.testing.assert_allclose(np.bincount(np.asarray(action[:, 0])) / 40_000, [0.25, 0.75], atol=0.01)
@@ -60,7 +60,7 @@ def test_lattice_samples_follow_their_probabilities():
 
 def test_both_agree_with_distrax():
     distrax = pytest.importorskip("distrax")
-    gaussian, lattice = Gaussian(7), Lattice((3, 4))
+    gaussian, lattice = Gaussian(7), MultiCategorical((3, 4))
     action, log_prob = gaussian.sample(OUTPUT, jax.random.key(1), STD)
     oracle = distrax.MultivariateNormalDiag((jnp.tanh(OUTPUT) + 1) / 2, jnp.full_like(OUTPUT, 0.3))
     np.testing.assert_allclose(log_prob, oracle.log_prob(action), rtol=1e-5)

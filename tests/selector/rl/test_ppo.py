@@ -10,10 +10,10 @@ import optax
 import pytest
 
 from prance_jax.core.errors import UserError
-from prance_jax.selector.rl.distributions import Gaussian, Lattice
+from prance_jax.selector.rl.distributions import Gaussian, MultiCategorical
 from prance_jax.selector.rl.losses import policy_loss, value_loss
 from prance_jax.selector.rl.ppo import PPO
-from prance_jax.selector.rl.types import Normaliser, PPOConfig
+from prance_jax.selector.rl.types import PPOConfig, RunningStatistics
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Toy:
     lattice: bool = True
     horizon: int = 3
 
-    def reset(self, context, key):
+    def reset(self, env_params, key):
         signs = jax.random.bernoulli(key, 0.5, (self.horizon, self.batch)).astype(jnp.float32)
         return signs, self._show(signs, 0)
 
-    def step(self, context, t, signs, action):
+    def step(self, env_params, t, signs, action):
         first, second = jnp.clip(action[:, 0], 0, 1), jnp.clip(action[:, 1], 0, 1)
         reward = 1 - 0.5 * jnp.abs(first - signs[t]) - 0.5 * jnp.abs(second - (1 - signs[t]))
         following = self._show(signs, t + 1) if t + 1 < self.horizon else jnp.zeros((self.batch, 4))
@@ -43,7 +43,7 @@ class Toy:
 
 
 def make(lattice=True, updates=60, **settings):
-    family = Lattice((2, 2)) if lattice else Gaussian(2)
+    family = MultiCategorical((2, 2)) if lattice else Gaussian(2)
     settings = {"actor_lr": 3e-3, "epochs": 4, "minibatches": 2, **settings}
     return PPO(PPOConfig(**settings), family, 4, (16, 16), updates)
 
@@ -75,10 +75,10 @@ def test_reaches_the_best_policy(lattice):
     ppo, toy = make(lattice), Toy(lattice=lattice)
     train = jax.jit(lambda state, key: ppo.train(state, toy, (), key, 60))
     state, metrics = train(ppo.init(jax.random.key(0)), jax.random.key(1))
-    episode, observation = toy.reset((), jax.random.key(2))
+    env_state, observation = toy.reset((), jax.random.key(2))
     total = 0.0
     for t in range(3):
-        episode, observation, reward, _ = toy.step((), t, episode, ppo.act(state.policy, observation))
+        env_state, observation, reward, _ = toy.step((), t, env_state, ppo.act(state.policy, observation))
         total += float(reward.mean())
     assert total >= 0.95 * 3, f"return {total:.3f} of the best 3.0"
     assert metrics["return"][-1] > metrics["return"][0]
@@ -131,8 +131,8 @@ def test_entropy_bonus_moves_the_policy():
     """Without a reward signal the only gradient is that of the entropy."""
 
     class Flat(Toy):
-        def step(self, context, t, signs, action):
-            signs, following, reward, info = super().step(context, t, signs, action)
+        def step(self, env_params, t, signs, action):
+            signs, following, reward, info = super().step(env_params, t, signs, action)
             return signs, following, jnp.zeros_like(reward), info
 
     plain, bonus = (
@@ -148,9 +148,9 @@ def test_entropy_bonus_moves_the_policy():
 
 def test_running_statistics_are_those_of_all_observations():
     parts = jax.random.normal(jax.random.key(0), (3, 40, 2)) * 3 + 1
-    running = Normaliser(jnp.float32(0), jnp.zeros(2), jnp.ones(2))
+    running = RunningStatistics(jnp.float32(0), jnp.zeros(2), jnp.ones(2))
     for part in parts:
-        running = running.seen(part)
+        running = running.update(part)
     flat = np.asarray(parts).reshape(-1, 2)
     np.testing.assert_allclose(running.mean, flat.mean(0), rtol=1e-4)
     np.testing.assert_allclose(running.variance, flat.var(0), rtol=1e-4)
@@ -190,16 +190,16 @@ def test_an_update_is_the_algorithm_written_plainly(lattice):
     advantage = np.stack([a0, a1, a2])
     target = advantage + v
     advantage = (advantage - advantage.mean()) / advantage.std()
-    seen, family, std = start.policy.normaliser(buffer.observation), ppo.distribution, 0.175
+    update, family, std = start.policy.normaliser(buffer.observation), ppo.distribution, 0.175
 
     def actor_loss(params):
-        output = ppo.actor.apply({"params": params}, seen)
+        output = ppo.actor.apply({"params": params}, update)
         ratio = jnp.exp(family.log_prob(output, buffer.action, std) - buffer.log_prob)
         pessimist = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
         return -pessimist.mean() - weight * family.entropy(output, std).mean()
 
     def critic_loss(params):
-        return 0.5 * ((ppo.critic.apply({"params": params}, seen) - target) ** 2).mean()
+        return 0.5 * ((ppo.critic.apply({"params": params}, update) - target) ** 2).mean()
 
     def train(loss, params, state, rate):
         chain = optax.chain(
@@ -247,9 +247,9 @@ def test_the_scale_of_observations_does_not_matter_from_the_first_update_on():
 
 def test_statistics_keep_their_digits_where_the_mean_is_large():
     parts = 300 + 0.1 * jax.random.normal(jax.random.key(0), (20, 400, 1))
-    running = Normaliser(jnp.float32(0), jnp.zeros(1), jnp.ones(1))
+    running = RunningStatistics(jnp.float32(0), jnp.zeros(1), jnp.ones(1))
     for part in parts:
-        running = running.seen(part)
+        running = running.update(part)
     np.testing.assert_allclose(running(parts).std(), 1.0, rtol=0.01)
 
 
