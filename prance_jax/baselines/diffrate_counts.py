@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from prance_jax.models.block import Block
+from prance_jax.models.token_steps import LayerSizes, layer_sizes
 from prance_jax.models.vit import ViT
 from prance_jax.spec.macs import TokenCounts, macs
 from prance_jax.spec.model_spec import ModelSpec
@@ -85,22 +87,33 @@ class LearnedCounts:
         return spent / macs(spec, spec.largest).total
 
     def run(self, model: ViT, params: Any, images: jax.Array, counts: Counts) -> jax.Array:
-        """Logits [B, num_classes] of images [B, S, S, channels] under counts."""
+        """Classifies images under given counts, tokens being masked.
+
+        Args:
+          model: the network.
+          params: its parameters.
+          images: float [B, S, S, channels].
+          counts: tokens to keep in each of `layers`.
+
+        Returns:
+          Logits float32 [B, num_classes].
+        """
         rows = {layer: row for row, layer in enumerate(self.layers)}
-        widths, mlp_dims = self.spec.largest.widths, self.spec.largest.mlp_dims
+        sizes, layers = layer_sizes(self.spec.largest), range(self.spec.space.depth)
+
+        def step(layer: int, block: Block, tokens: TokenSet, size: LayerSizes, is_kept: jax.Array) -> Any:
+            tokens, signals = block.apply_attention(tokens, size.width_in, size.width, policy=is_kept)
+            if layer in rows:
+                row = Counts(counts.tokens_after[rows[layer]], counts.chances[rows[layer]])
+                tokens, is_kept = _reduce(tokens, is_kept, signals.cls_attention, row)
+            return tokens, signals, is_kept
 
         def forward(model: ViT) -> jax.Array:
-            tokens = initial_tokens(model.embed(images, widths[0]))
+            tokens = initial_tokens(model.embed(images, sizes[0].width_in))
             is_kept = jnp.ones(tokens.features.shape[:2])
             tokens = tokens._replace(size=is_kept)
-            for layer, block in enumerate(model.blocks):
-                tokens, signals = block.apply_attention(tokens, widths[layer], widths[layer], policy=is_kept)
-                if layer in rows:
-                    own = Counts(counts.tokens_after[rows[layer]], counts.chances[rows[layer]])
-                    tokens, is_kept = _reduce(tokens, is_kept, signals.cls_attention, own)
-                following = widths[min(layer + 1, len(widths) - 1)]
-                tokens = block.apply_mlp(tokens, widths[layer], mlp_dims[layer], following)
-            return model.head_logits(tokens, widths[-1])
+            tokens, _, _ = model.forward_layers(tokens, layers, sizes, dict.fromkeys(layers, step), is_kept)
+            return model.head_logits(model.apply_last_mlp(tokens, sizes[-1]), sizes[-1].width)
 
         return model.apply({"params": params}, method=forward)
 

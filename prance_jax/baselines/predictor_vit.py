@@ -1,13 +1,16 @@
-"""Learned token selectors: SPViT (Kong et al. 2022, arXiv 2112.13890) and DynamicViT (Rao et al. 2021, arXiv 2106.02034).
+"""ViT with learned token predictors: SPViT (arXiv 2112.13890) and DynamicViT (arXiv 2106.02034).
 
-A small network before some layers says of every token whether it stays. Training keeps all tokens and masks (`train`),
-so the decisions have a gradient; evaluation removes them (`__call__`), the same tokens by the same scores, and draws
-nothing. What is dropped goes into one package token (SPViT) or nowhere (DynamicViT).
+A token predictor before some layers predicts which tokens to keep. Training keeps all tokens and masks
+(`PredictorViT.train`), so that decisions have a gradient. Evaluation removes tokens (`PredictorViT.__call__`): the same
+tokens by the same scores, without sampling. Dropped tokens are pooled into one package token (SPViT) or lost
+(DynamicViT).
+
+References: Kong et al. 2022, SPViT; Rao et al. 2021, DynamicViT.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -17,7 +20,8 @@ from prance_jax.baselines.predictor_config import PredictorConfig
 from prance_jax.baselines.token_predictor import TokenPredictor, gumbel_keep_mask
 from prance_jax.core.errors import UserError
 from prance_jax.core.sizes import Size
-from prance_jax.models.block import norm
+from prance_jax.models.block import Block, norm
+from prance_jax.models.token_steps import LayerSizes, TokenStep, layer_sizes
 from prance_jax.models.vit import ViT
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.tokens.counts import removes_nothing
@@ -25,8 +29,13 @@ from prance_jax.tokens.token_set import AttentionSignals, TokenSet, initial_toke
 
 
 class PredictedKeep(NamedTuple):
-    """keep: [B, N - 1], the probability of every token but CLS to be kept. left: tokens that stay, an int or int32 [B], CLS and
-    the package counted. drops: bool [B], which images drop something; None where `left` tells."""
+    """What a token predictor decides.
+
+    Attributes:
+      keep: [B, N - 1], probability of every token but CLS to be kept.
+      num_keep: tokens that are kept, an int or int32 [B], CLS and the package counted.
+      drops: bool [B], which images drop a token; None where `num_keep` is the same for all.
+    """
 
     keep: jax.Array
     num_keep: Size
@@ -34,7 +43,13 @@ class PredictedKeep(NamedTuple):
 
 
 class PredictorOutput(NamedTuple):
-    """logits [B, K]; the last tokens; left: tokens in each layer, ints or int32 [B]."""
+    """Output of evaluation, in which tokens are removed.
+
+    Attributes:
+      logits: float32 [B, num_classes].
+      tokens: tokens of the last layer.
+      tokens_after: tokens in each layer, ints or int32 [B].
+    """
 
     logits: jax.Array
     tokens: TokenSet
@@ -42,8 +57,14 @@ class PredictorOutput(NamedTuple):
 
 
 class MaskedOutput(NamedTuple):
-    """logits [B, K]; kept: [B, sites], share of the patches that stay, with gradient; features: [B, P, C], the last
-    layer's patches after the final norm; there: [B, P], which of them are left."""
+    """Output of training, in which tokens are masked.
+
+    Attributes:
+      logits: float32 [B, num_classes].
+      kept: [B, predictors], share of the patches that each predictor keeps, with a gradient.
+      features: [B, P, C], patches of the last layer after the final norm.
+      is_kept: float32 [B, P], which patches remain.
+    """
 
     logits: jax.Array
     kept: jax.Array
@@ -51,141 +72,195 @@ class MaskedOutput(NamedTuple):
     is_kept: jax.Array
 
 
+class _Masks(NamedTuple):
+    """What training carries from layer to layer: kept patches [B, P], weight of the package [B], shares so far."""
+
+    is_kept: jax.Array
+    package: jax.Array
+    shares: tuple[jax.Array, ...]
+
+
 class PredictorViT(nn.Module):
-    """A ViT (its largest structure) with selectors. Parameters: 'vit' as of `ViT`, 'selector_I' per site."""
+    """A ViT (its largest structure) with token predictors.
+
+    Parameters: 'vit' as of `ViT`, 'selector_L' for the predictor before layer L.
+
+    Attributes:
+      spec: the network.
+      predictor: where predictors stand and how many tokens each keeps.
+    """
 
     spec: ModelSpec
     predictor: PredictorConfig
 
     def setup(self):
         if self.spec.distilled:
-            raise UserError("learned selectors know one class token here; a distilled network has two")
+            raise UserError("token predictors support one class token; a distilled network has two")
         if self.spec.pixels:
             raise UserError(
-                "learned selectors keep what the class token needs; with pixels=True use a token method"
+                "token predictors keep what the class token needs; with pixels=True use a token method"
             )
         self.vit = ViT(self.spec)
         self.selectors = [
-            TokenPredictor(self.spec.space.max_width, self.predictor.heads, name=f"selector_{site}")
-            for site in self.predictor.layers
+            TokenPredictor(self.spec.space.max_width, self.predictor.heads, name=f"selector_{layer}")
+            for layer in self.predictor.layers
         ]
 
     def __call__(self, images: jax.Array) -> PredictorOutput:
-        """Tokens are removed; or masked, where every image has a number of its own."""
+        """Classifies images, removing tokens; where each image has a count of its own, they are masked."""
         tokens = self.forward_first_group(images)
-        seen = [tokens.count] * self._ends[0]
+        tokens_after = [tokens.count] * self._ends[0]
         for index, (first, end) in enumerate(zip(self._ends, self._ends[1:])):
             tokens = self.forward_group(tokens, self.predict_keep(tokens, index), index)
-            seen += [tokens.count] * (end - first)
-        return PredictorOutput(self.forward_head(tokens), tokens, tuple(seen))
+            tokens_after += [tokens.count] * (end - first)
+        return PredictorOutput(self.forward_head(tokens), tokens, tuple(tokens_after))
 
     def forward_first_group(self, images: jax.Array) -> TokenSet:
-        """Embedding, and the layers before the first selector."""
-        return self._layers(
-            initial_tokens(self.vit.embed(images, self.spec.largest.widths[0])), 0, self._ends[0]
-        )
+        """Embeds images [B, S, S, channels] and runs the layers before the first predictor."""
+        tokens = self.vit.initial_tokens(images, self._sizes[0].width_in)
+        return self._forward_layers(tokens, range(self._ends[0]))
 
     def predict_keep(self, tokens: TokenSet, index: int) -> PredictedKeep:
-        """What selector `index` (0, 1, ...) says of the tokens that arrive at it."""
+        """Applies a token predictor.
+
+        Args:
+          tokens: tokens that arrive at it.
+          index: which predictor, from 0.
+        """
         predictor, spec = self.predictor, self.spec
-        is_kept = jnp.ones(tokens.features.shape[:2]) if tokens.valid is None else tokens.valid
-        _, keep = self.selectors[index](tokens.features[:, 1:], is_kept[:, 1:].astype(jnp.float32))
+        is_valid = jnp.ones(tokens.features.shape[:2]) if tokens.valid is None else tokens.valid
+        _, keep = self.selectors[index](tokens.features[:, 1:], is_valid[:, 1:].astype(jnp.float32))
         if not predictor.by_threshold:
             return PredictedKeep(keep, predictor.tokens_after(spec)[predictor.layers[index]], None)
-        num_keep, drops = self._number(tokens, keep)
+        num_keep, drops = self._count_likely(tokens, keep)
         return PredictedKeep(keep, predictor.method.possible(tokens.count, num_keep, spec.patches), drops)
 
-    def forward_group(self, tokens: TokenSet, chosen: PredictedKeep, index: int) -> TokenSet:
-        """Removes what selector `index` chose, and runs the layers up to the next one; the last layer up to its MLP."""
-        if not removes_nothing(tokens, chosen.num_keep):
-            drops = [chosen.drops] if self.predictor.package and chosen.drops is not None else []
-            tokens = keep_most_likely(self.predictor, tokens, chosen.keep, chosen.num_keep, *drops)
-        return self._layers(tokens, *self._ends[index : index + 2])
+    def forward_group(self, tokens: TokenSet, predicted: PredictedKeep, index: int) -> TokenSet:
+        """Removes tokens and runs the layers up to the next predictor, or up to the MLP of the last layer.
+
+        Args:
+          tokens: tokens that arrived at the predictor.
+          predicted: what it decided.
+          index: which predictor, from 0.
+        """
+        if not removes_nothing(tokens, predicted.num_keep):
+            drops = [predicted.drops] if self.predictor.package and predicted.drops is not None else []
+            tokens = keep_most_likely(self.predictor, tokens, predicted.keep, predicted.num_keep, *drops)
+        return self._forward_layers(tokens, range(*self._ends[index : index + 2]))
 
     def forward_head(self, tokens: TokenSet) -> jax.Array:
-        """Logits [B, K]: the last MLP, for CLS alone, and the classifier."""
-        width, mlp_dims = self.spec.largest.widths[-1], self.spec.largest.mlp_dims[-1]
-        read = tokens._replace(features=tokens.features[:, :1])
-        fed = self.vit.blocks[-1].apply_mlp(read, width, mlp_dims, width)
-        return self.vit.classify(fed.features, width)[:, 0]
+        """Applies the last MLP to CLS alone, and the classifier: float32 [B, num_classes]."""
+        last = self.vit.apply_last_mlp(tokens, self._sizes[-1], only_read=True)
+        return self.vit.classify(last.features, self._sizes[-1].width)[:, 0]
+
+    def train(self, images: jax.Array, key: jax.Array) -> MaskedOutput:
+        """Classifies images with all tokens; dropped ones are masked.
+
+        Decisions are sampled (Gumbel-softmax, straight-through).
+
+        Args:
+          images: float [B, S, S, channels].
+          key: of the decisions.
+        """
+        spec, sizes, layers = self.spec, self._sizes, range(self.spec.space.depth)
+        width = sizes[-1].width
+        x = self.vit.embed(images, sizes[0].width_in)
+        x = jnp.pad(x, ((0, 0), (0, 1), (0, 0)))  # the slot of the package
+        masks = _Masks(jnp.ones((len(x), spec.patches)), jnp.zeros(len(x)), ())
+        steps = dict.fromkeys(layers, self._masked_step(key))
+        tokens, _, masks = self.vit.forward_layers(initial_tokens(x), layers, sizes, steps, masks)
+        x = self.vit.apply_last_mlp(tokens, sizes[-1]).features
+        logits = self.vit.classify(x[:, :1], width)[:, 0]
+        features = norm(spec, self.vit.norm, x[:, 1:-1], width, width)
+        return MaskedOutput(logits, jnp.stack(masks.shares, axis=1), features, masks.is_kept)
+
+    def features(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns logits and final-norm patches [B, P, C] without predictors: the targets of a teacher."""
+        width = self._sizes[-1].width
+        tokens = self.vit.initial_tokens(images, self._sizes[0].width_in)
+        tokens, _, _ = self.vit.forward_layers(tokens, range(self.spec.space.depth), self._sizes)
+        tokens = self.vit.apply_last_mlp(tokens, self._sizes[-1])
+        patches = norm(self.spec, self.vit.norm, tokens.features[:, 1:], width, width)
+        return self.vit.classify(tokens.features[:, :1], width)[:, 0], patches
+
+    @property
+    def _sizes(self) -> list[LayerSizes]:
+        return layer_sizes(self.spec.largest)
 
     @property
     def _ends(self) -> tuple[int, ...]:
-        """The layers where each part of the network ends: at every selector, and behind the last layer."""
+        """The layers at which each part of the network ends: every predictor's, and behind the last layer."""
         return (*self.predictor.layers, self.spec.space.depth)
 
-    def _layers(self, tokens: TokenSet, first: int, end: int) -> TokenSet:
-        """Layers from `first` up to `end`; of the last layer of all only the attention."""
-        widths, mlp_dims = self.spec.largest.widths, self.spec.largest.mlp_dims
-        for layer in range(first, end):
-            block = self.vit.blocks[layer]
-            tokens, _ = block.apply_attention(tokens, widths[layer], widths[layer])
-            if layer + 1 < len(widths):
-                tokens = block.apply_mlp(tokens, widths[layer], mlp_dims[layer], widths[layer + 1])
+    def _forward_layers(self, tokens: TokenSet, layers: range) -> TokenSet:
+        """Whole layers; of the last layer of the network only the attention."""
+        tokens, _, _ = self.vit.forward_layers(tokens, layers, self._sizes)
+        if layers and layers.stop < self.spec.space.depth:
+            size, width_out = self._sizes[layers[-1]], self._sizes[layers.stop].width_in
+            tokens = self.vit.blocks[layers[-1]].apply_mlp(tokens, size.width, size.mlp_dim, width_out)
         return tokens
 
-    def _number(self, tokens: TokenSet, keep: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Tokens left, int32 [B], when those stay that are more likely to stay than not; and whether any goes."""
+    def _count_likely(self, tokens: TokenSet, keep: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Tokens, int32 [B], if those stay that are more likely kept than not; and whether any is dropped."""
         count = jnp.broadcast_to(tokens.count, keep.shape[:1])
-        rank = jnp.arange(1, keep.shape[1] + 1)
-        patch = rank < count[:, None]
-        packed = jnp.zeros(keep.shape[:1], bool) if tokens.package is None else tokens.package > 0
-        patch &= ~(packed[:, None] & (rank == count[:, None] - 1))
-        kept = jnp.sum(patch & (keep > 0.5), axis=1, dtype=jnp.int32)
-        drops = kept < patch.sum(axis=1)
-        return 1 + kept + (drops | packed) * self.predictor.package, drops
+        index = jnp.arange(1, keep.shape[1] + 1)
+        is_patch = index < count[:, None]
+        has_package = jnp.zeros(keep.shape[:1], bool) if tokens.package is None else tokens.package > 0
+        is_patch &= ~(has_package[:, None] & (index == count[:, None] - 1))
+        num_kept = jnp.sum(is_patch & (keep > 0.5), axis=1, dtype=jnp.int32)
+        drops = num_kept < is_patch.sum(axis=1)
+        return 1 + num_kept + (drops | has_package) * self.predictor.package, drops
 
-    def train(self, images: jax.Array, key: jax.Array) -> MaskedOutput:
-        """All tokens, those dropped masked; decisions drawn (Gumbel-softmax, straight-through)."""
-        predictor, spec = self.predictor, self.spec
-        widths, mlp_dims = spec.largest.widths, spec.largest.mlp_dims
-        x = self.vit.embed(images, widths[0])
-        batch, patches = x.shape[0], spec.patches
-        is_kept, gathered, shares = jnp.ones((batch, patches)), jnp.zeros(batch), []
-        x = jnp.pad(x, ((0, 0), (0, 1), (0, 0)))  # the place of the package
-        for layer, block in enumerate(self.vit.blocks):
-            if layer in predictor.layers:
-                index = predictor.layers.index(layer)
-                seen = jnp.concatenate([is_kept, self._packed(gathered)], axis=1)
-                chances, keep = self.selectors[index](x[:, 1:], seen)
-                kept = gumbel_keep_mask(chances[:, :-1], jax.random.fold_in(key, index)) * is_kept
-                if predictor.package:
-                    weights = keep[:, :-1] * (is_kept - kept)
-                    total = gathered + weights.sum(axis=1)
-                    package = gathered[:, None] * x[:, -1] + jnp.einsum("bn,bnc->bc", weights, x[:, 1:-1])
-                    package = package / jnp.where(total > 0, total, 1.0)[:, None]
-                    x, gathered = jnp.concatenate([x[:, :-1], package[:, None].astype(x.dtype)], 1), total
-                is_kept = kept
-                shares.append(is_kept.mean(axis=1))
-            policy = jnp.concatenate([jnp.ones((batch, 1)), is_kept, self._packed(gathered)], axis=1)
-            tokens, _ = block.apply_attention(initial_tokens(x), widths[layer], widths[layer], policy=policy)
-            following = widths[min(layer + 1, len(widths) - 1)]
-            x = block.apply_mlp(tokens, widths[layer], mlp_dims[layer], following).features
-        logits = self.vit.classify(x[:, :1], widths[-1])[:, 0]
-        features = norm(spec, self.vit.norm, x[:, 1:-1], widths[-1], widths[-1])
-        return MaskedOutput(logits, jnp.stack(shares, axis=1), features, is_kept)
+    def _masked_step(self, key: jax.Array) -> TokenStep:
+        """The token step of training: a predictor where one stands, then attention that ignores dropped tokens."""
 
-    def features(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Logits and final-norm patches [B, P, C] of the network without selection: what a teacher gives."""
-        widths, mlp_dims = self.spec.largest.widths, self.spec.largest.mlp_dims
-        tokens = initial_tokens(self.vit.embed(images, widths[0]))
-        for layer, block in enumerate(self.vit.blocks):
-            tokens, _ = block.apply_attention(tokens, widths[layer], widths[layer])
-            following = widths[min(layer + 1, len(widths) - 1)]
-            tokens = block.apply_mlp(tokens, widths[layer], mlp_dims[layer], following)
-        patches = norm(self.spec, self.vit.norm, tokens.features[:, 1:], widths[-1], widths[-1])
-        return self.vit.classify(tokens.features[:, :1], widths[-1])[:, 0], patches
+        def step(layer: int, block: Block, tokens: TokenSet, size: LayerSizes, masks: _Masks) -> Any:
+            x = tokens.features
+            if layer in self.predictor.layers:
+                x, masks = self._mask_tokens(self.predictor.layers.index(layer), x, masks, key)
+            cls = jnp.ones((len(x), 1))
+            policy = jnp.concatenate([cls, masks.is_kept, _has_package(masks.package)], axis=1)
+            tokens, signals = block.apply_attention(
+                initial_tokens(x), size.width_in, size.width, policy=policy
+            )
+            return tokens, signals, masks
 
-    def _packed(self, gathered: jax.Array) -> jax.Array:
-        """Whether there is a package, float32 [B, 1]."""
-        return jax.lax.stop_gradient((gathered > 0).astype(jnp.float32))[:, None]
+        return step
+
+    def _mask_tokens(
+        self, index: int, x: jax.Array, masks: _Masks, key: jax.Array
+    ) -> tuple[jax.Array, _Masks]:
+        """Samples which patches stay and moves the others into the package, the last slot."""
+        is_valid = jnp.concatenate([masks.is_kept, _has_package(masks.package)], axis=1)
+        log_probs, keep = self.selectors[index](x[:, 1:], is_valid)
+        is_kept = gumbel_keep_mask(log_probs[:, :-1], jax.random.fold_in(key, index)) * masks.is_kept
+        total = masks.package
+        if self.predictor.package:
+            weights = keep[:, :-1] * (masks.is_kept - is_kept)
+            total = masks.package + weights.sum(axis=1)
+            package = masks.package[:, None] * x[:, -1] + jnp.einsum("bn,bnc->bc", weights, x[:, 1:-1])
+            package = package / jnp.where(total > 0, total, 1.0)[:, None]
+            x = jnp.concatenate([x[:, :-1], package[:, None].astype(x.dtype)], 1)
+        return x, _Masks(is_kept, total, (*masks.shares, is_kept.mean(axis=1)))
+
+
+def _has_package(weight: jax.Array) -> jax.Array:
+    """Whether a package holds anything, float32 [B, 1]."""
+    return jax.lax.stop_gradient((weight > 0).astype(jnp.float32))[:, None]
 
 
 def keep_most_likely(
     predictor: PredictorConfig, tokens: TokenSet, keep: jax.Array, num_keep: Size, *drops: jax.Array
 ) -> TokenSet:
-    """`left` tokens: those most likely to be kept, and what the others leave. keep: [B, N - 1], without CLS. drops: see
-    `tokens.package`."""
-    # The reductions read scores where they otherwise read the attention from CLS; it ranks first anyway.
+    """Keeps the tokens that are most likely kept; the others go into the package or are lost.
+
+    Args:
+      predictor: whether there is a package.
+      tokens: the tokens.
+      keep: [B, N - 1], probability of every token but CLS to be kept.
+      num_keep: tokens that are kept, CLS and the package counted; an int or int32 [B].
+      *drops: bool [B], which images drop a token; see `tokens.methods.spvit_package`.
+    """
+    # Reductions rank tokens by these scores in place of the attention from CLS; CLS comes first anyway.
     scores = AttentionSignals(*[jnp.pad(keep, ((0, 0), (1, 0)), constant_values=1.0)] * 3)
     return predictor.method.reduce(tokens, scores, num_keep, *drops)

@@ -1,24 +1,55 @@
-"""Token methods on the tokens of a network."""
+"""Token steps: what happens to the tokens in one layer, beside its attention.
+
+`ViT.forward_layers` is the one loop over layers. In each layer it calls a token step, which applies the layer's
+attention and whatever reduces tokens there: nothing (`attention_only`), a scheduled reduction (`scheduled_step`), or the
+reduction of a decision (`decision_step`). Networks of other methods bring steps of their own: token predictors
+(`baselines.predictor_vit`) and learned token counts (`baselines.diffrate_counts`).
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, Callable, NamedTuple
 
 from prance_jax.core.sizes import Size
+from prance_jax.models.block import Block
 from prance_jax.spec.model_spec import ModelSpec
-from prance_jax.tokens.counts import shift_size
+from prance_jax.spec.structure import Structure
+from prance_jax.tokens.counts import removes_nothing, shift_size
 from prance_jax.tokens.method import TokenMethod
 from prance_jax.tokens.prefix import join_prefix, prefix_groups, split_prefix
 from prance_jax.tokens.regroup import Grouping
 from prance_jax.tokens.token_set import AttentionSignals, TokenSet
 
 
-class LayerReduction(NamedTuple):
-    """A token method in every layer of a network.
+class LayerSizes(NamedTuple):
+    """Sizes of one layer.
 
-    left: tokens after it in each layer, ints (compact) or int32 [B] (masked), all class tokens counted; where no fewer are
-    left than arrive, nothing happens. proportional: whether attention weighs tokens by their sizes; None: as the method
-    does.
+    Attributes:
+      width_in: channels at which tokens arrive at the attention.
+      width: channels that the attention writes and the MLP reads; other than `width_in` only in official deployment.
+      mlp_dim: hidden units of the MLP.
+    """
+
+    width_in: Size
+    width: Size
+    mlp_dim: Size
+
+
+# (layer index, its block, tokens that arrive, sizes of the layer, carry) -> tokens for the layer's MLP, signals of the
+# attention, new carry. The carry is what a step hands to the steps of later layers.
+TokenStep = Callable[[int, Block, TokenSet, LayerSizes, Any], tuple[TokenSet, AttentionSignals, Any]]
+# (tokens before a reduction, tokens after it) -> None.
+Watch = Callable[[TokenSet, TokenSet], None]
+
+
+class LayerReduction(NamedTuple):
+    """A token method and the number of tokens that it keeps in every layer.
+
+    Attributes:
+      method: the token method.
+      num_keep: tokens after each layer, ints (compact) or int32 [B] (masked), all class tokens counted. A layer that
+        keeps all tokens runs without the method.
+      proportional: whether attention weighs tokens by their sizes; None: as the method does.
     """
 
     method: TokenMethod
@@ -26,34 +57,145 @@ class LayerReduction(NamedTuple):
     proportional: bool | None = None
 
 
-def apply_method(
+def layer_sizes(structure: Structure) -> list[LayerSizes]:
+    """Returns the sizes of all layers of a structure, every layer read and written at its own width."""
+    return [LayerSizes(width, width, mlp_dim) for width, mlp_dim in zip(structure.widths, structure.mlp_dims)]
+
+
+def attention_only(
+    layer: int, block: Block, tokens: TokenSet, size: LayerSizes, carry: Any
+) -> tuple[TokenSet, AttentionSignals, Any]:
+    """Applies the attention of a layer and keeps all tokens: the token step of a plain layer.
+
+    Args:
+      layer: index of the layer, from 0.
+      block: the layer.
+      tokens: the tokens that arrive.
+      size: sizes of the layer.
+      carry: returned as it is.
+
+    Returns:
+      Tokens for the layer's MLP, signals of the attention, the carry.
+    """
+    tokens, signals = block.apply_attention(tokens, size.width_in, size.width)
+    return tokens, signals, carry
+
+
+def scheduled_step(spec: ModelSpec, reduction: LayerReduction, watch: Watch | None = None) -> TokenStep:
+    """Makes the token step of a scheduled reduction, the same for all layers.
+
+    Args:
+      spec: the network.
+      reduction: method and number of tokens in every layer.
+      watch: called with the tokens before and after every reduction.
+    """
+
+    def step(layer: int, block: Block, tokens: TokenSet, size: LayerSizes, carry: Any):
+        num_keep = reduction.num_keep[layer]
+        if removes_nothing(tokens, num_keep):
+            return attention_only(layer, block, tokens, size, carry)
+        before, tokens, signals = attend_and_reduce(spec, block, tokens, size, reduction.method, (num_keep,))
+        if reduction.proportional is not None:
+            tokens = tokens._replace(size=tokens.members if reduction.proportional else None)
+        if watch is not None:
+            watch(before, tokens)
+        return tokens, signals, carry
+
+    return step
+
+
+def decision_step(spec: ModelSpec, num_keep: tuple[Size, ...]) -> TokenStep:
+    """Makes the token step of a decision point: the network's own method at the chosen number of tokens.
+
+    Args:
+      spec: the network; `spec.token_optimization` names the method.
+      num_keep: tokens after each step of the method, ints or int32 [B].
+    """
+    options = {"weighted": True} if spec.weighted_merge and spec.method.weighted else {}
+
+    def step(layer: int, block: Block, tokens: TokenSet, size: LayerSizes, carry: Any):
+        _, tokens, signals = attend_and_reduce(spec, block, tokens, size, spec.method, num_keep, **options)
+        return tokens, signals, carry
+
+    return step
+
+
+def attend_and_reduce(
+    spec: ModelSpec,
+    block: Block,
+    tokens: TokenSet,
+    size: LayerSizes,
+    method: TokenMethod,
+    num_keep: tuple[Size, ...],
+    **options,
+) -> tuple[TokenSet, TokenSet, AttentionSignals]:
+    """Applies the attention of a layer and a token method, after it or one step ahead.
+
+    Args:
+      spec: the network.
+      block: the layer.
+      tokens: the tokens that arrive.
+      size: sizes of the layer.
+      method: the token method.
+      num_keep: tokens after each step of the method, all class tokens counted; ints or int32 [B].
+      **options: of the method's `reduce`.
+
+    Returns:
+      Tokens just before the method, tokens for the layer's MLP, signals of the attention.
+    """
+    if method.ahead is not None and not removes_nothing(tokens, num_keep[-1]):
+        group = lambda tokens, signals: group_tokens(spec, method, tokens, signals, num_keep)
+        return tokens, *block.attention_one_step_ahead(tokens, size.width_in, size.width, group)
+    tokens, signals = block.apply_attention(tokens, size.width_in, size.width, method.received)
+    return tokens, reduce_tokens(spec, method, tokens, signals, num_keep, **options), signals
+
+
+def reduce_tokens(
     spec: ModelSpec,
     method: TokenMethod,
     tokens: TokenSet,
     signals: AttentionSignals,
-    num_keep: tuple,
+    num_keep: tuple[Size, ...],
     **options,
 ) -> TokenSet:
-    """A token method on the tokens of a network: a distillation token stays out of it. left: all class tokens counted."""
+    """Reduces the tokens of a network by a method that knows one class token; a distillation token is left out of it.
+
+    Args:
+      spec: the network.
+      method: the token method.
+      tokens: the tokens, all class tokens among them.
+      signals: of the attention before.
+      num_keep: tokens after each step of the method, all class tokens counted.
+      **options: of the method's `reduce`.
+    """
     extra_prefix_tokens = spec.class_tokens - 1
     if not extra_prefix_tokens:
         return method.reduce(tokens, signals, *num_keep, **options)
-    rest, told = split_prefix(tokens, signals, extra_prefix_tokens)
-    found = method.reduce(
-        rest, told, *(shift_size(count, -extra_prefix_tokens) for count in num_keep), **options
-    )
-    return join_prefix(found, tokens, extra_prefix_tokens)
+    others, their_signals = split_prefix(tokens, signals, extra_prefix_tokens)
+    num_others = (shift_size(count, -extra_prefix_tokens) for count in num_keep)
+    reduced = method.reduce(others, their_signals, *num_others, **options)
+    return join_prefix(reduced, tokens, extra_prefix_tokens)
 
 
-def group_method(
-    spec: ModelSpec, method: TokenMethod, tokens: TokenSet, signals: AttentionSignals, num_keep: tuple
+def group_tokens(
+    spec: ModelSpec,
+    method: TokenMethod,
+    tokens: TokenSet,
+    signals: AttentionSignals,
+    num_keep: tuple[Size, ...],
 ) -> Grouping:
-    """The same of a method that is one step ahead."""
+    """Groups the tokens of a network by a method that is one step ahead; a distillation token is a group of its own.
+
+    Args:
+      spec: the network.
+      method: the token method; `method.ahead` is not None.
+      tokens: the tokens, all class tokens among them.
+      signals: of the attention that is about to be applied.
+      num_keep: number of groups, all class tokens counted.
+    """
     extra_prefix_tokens = spec.class_tokens - 1
     if not extra_prefix_tokens:
         return method.ahead(tokens, signals, *num_keep)
-    rest, told = split_prefix(tokens, signals, extra_prefix_tokens)
-    return prefix_groups(
-        method.ahead(rest, told, *(shift_size(count, -extra_prefix_tokens) for count in num_keep)),
-        extra_prefix_tokens,
-    )
+    others, their_signals = split_prefix(tokens, signals, extra_prefix_tokens)
+    num_others = (shift_size(count, -extra_prefix_tokens) for count in num_keep)
+    return prefix_groups(method.ahead(others, their_signals, *num_others), extra_prefix_tokens)

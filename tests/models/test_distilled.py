@@ -11,7 +11,7 @@ from prance_jax.baselines.predictor_vit import PredictorViT
 from prance_jax.core.errors import UserError
 from prance_jax.models.forward import init_params
 from prance_jax.models.reduction import at_macs, forward_reduced
-from prance_jax.models.token_steps import apply_method
+from prance_jax.models.token_steps import reduce_tokens
 from prance_jax.models.vit import ViT
 from prance_jax.spec.macs import macs, parameters, token_counts
 from prance_jax.tokens.methods.registry import METHODS
@@ -29,7 +29,7 @@ def test_no_method_touches_the_class_tokens(mode):
     spec = make_spec(mode, space=PAIR, distilled=True, image_size=12)
     assert spec.tokens == 11
     counts = spec.tokens_after(11, (0.05,) * spec.rates)
-    reduce = lambda tokens, signals: apply_method(spec, spec.method, tokens, signals, counts)
+    reduce = lambda tokens, signals: reduce_tokens(spec, spec.method, tokens, signals, counts)
     tokens_after = quick_jit(reduce)(tokens, signals)
     # CLS, the distillation token, and as little as the method can leave of nine patches.
     least = {"tome": 7, "ppt": 7, "mctf": 7, "cait": 8}.get(mode, 3)

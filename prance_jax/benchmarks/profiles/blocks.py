@@ -13,6 +13,7 @@ from prance_jax.baselines.predictor_vit import keep_most_likely
 from prance_jax.baselines.token_predictor import TokenPredictor
 from prance_jax.core.timing import time_interleaved
 from prance_jax.models.reduction import METHODS
+from prance_jax.models.token_steps import LayerSizes, attend_and_reduce
 from prance_jax.models.vit import ViT
 from prance_jax.spec.block_latency import BlockLatency, network_name
 from prance_jax.spec.model_spec import ModelSpec
@@ -157,8 +158,8 @@ def _reducing(method: TokenMethod, tokens_after: int) -> Callable:
     def run(model: ViT, tokens: TokenSet, layers: range) -> tuple[jax.Array, jax.Array]:
         width, found = model.spec.space.max_width, jnp.float32(0)
         for layer in layers:
-            tokens, fewer, _ = model.apply_attention_and_reduce(
-                layer, tokens, width, width, method, (tokens_after,)
+            tokens, fewer, _ = attend_and_reduce(
+                model.spec, model.blocks[layer], tokens, LayerSizes(width, width, 0), method, (tokens_after,)
             )
             found += _read(fewer)
         return tokens.features, found

@@ -1,0 +1,79 @@
+"""Heads: from tokens to class logits, at the end of the network or before a decision.
+
+All functions are pure; `ViT` holds the weights and calls them.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from prance_jax.core.sizes import Size
+from prance_jax.models.block import Affine, Norm, norm
+from prance_jax.models.elastic import dense
+from prance_jax.spec.model_spec import ModelSpec
+from prance_jax.tokens.token_set import TokenSet
+
+
+def classify(spec: ModelSpec, final_norm: Norm, head: Affine, features: jax.Array, width: Size) -> jax.Array:
+    """Applies the final norm and a linear head to any tokens.
+
+    Args:
+      spec: the network.
+      final_norm: weights of the norm.
+      head: weights of the head.
+      features: [B, N, C].
+      width: channels of the features that count.
+
+    Returns:
+      float32 [B, N, spec.outputs].
+    """
+    x = norm(spec, final_norm, features, width, width).astype(jnp.float32)
+    return dense(x, *head(), width, spec.outputs, spec.outputs)
+
+
+def patches_to_pixels(spec: ModelSpec, patch_logits: jax.Array) -> jax.Array:
+    """Arranges the logits of patches as an image.
+
+    Every patch has a linear map to its own pixels (Strudel et al. 2021, arXiv 2105.05633, section 3.2, with pixels in
+    place of an interpolation).
+
+    Args:
+      spec: the network.
+      patch_logits: [B, P, patch_size^2 x num_classes], patches in the order of the grid.
+
+    Returns:
+      [B, S, S, num_classes].
+    """
+    size, side = spec.patch_size, spec.image_size // spec.patch_size
+    x = patch_logits.reshape(-1, side, side, size, size, spec.num_classes)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, spec.image_size, spec.image_size, spec.num_classes)
+
+
+def mean_patch_logits(
+    spec: ModelSpec, final_norm: Norm, head: Affine, tokens: TokenSet, width: Size
+) -> jax.Array:
+    """Summarises a head for pixels in one class distribution per image.
+
+    Args:
+      spec: the network.
+      final_norm: weights of the norm.
+      head: weights of the head.
+      tokens: the tokens that remain; CLS is left out.
+      width: channels of the tokens that count.
+
+    Returns:
+      float32 [B, num_classes]: the logarithm of the mean over patch tokens of the softmax of each one's logits, its
+      pixels' logits averaged.
+    """
+    classes = spec.num_classes
+    x = norm(spec, final_norm, tokens.features, width, width).astype(jnp.float32)
+    # The mean of a patch's pixels is linear: averaging the weights first costs patch_size^2 times less.
+    kernel, bias = (leaf.reshape(*leaf.shape[:-1], -1, classes).mean(-2) for leaf in head())
+    probabilities = jax.nn.softmax(dense(x, kernel, bias, width, classes, classes))[:, 1:]
+    if tokens.valid is None:
+        mean = probabilities.mean(axis=1)
+    else:
+        is_valid = tokens.valid[:, 1:, None]
+        mean = jnp.sum(jnp.where(is_valid, probabilities, 0.0), axis=1) / jnp.maximum(is_valid.sum(axis=1), 1)
+    return jnp.log(jnp.maximum(mean, 1e-9))
