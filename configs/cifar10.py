@@ -1,10 +1,14 @@
-"""PRANCE on CIFAR-10 (JPEG), the recipe for an accelerator: three token modes, three seeds, patches of 4.
+"""CIFAR-10 (JPEG) for an accelerator: three token modes, three seeds, patches of 4 pixels.
 
-Command:   python -m prance_jax train --config configs/cifar10.py --config.data.folder.path=DIR --workdir runs/cifar10
-           DIR holds train.zip and test.zip (or folders train/ and test/) with <split>/<class>/<name>.jpg.
-           Patches of 2, 257 tokens: add --config.model.patch_size=2
-Cost:      expected, not measured: an hour or two on one current accelerator.
-Result:    expected, not measured: dense 92 % or better. What was measured on 2 CPU cores is in configs/cifar10_cpu.py.
+Command:
+  python -m prance_jax train --config configs/cifar10.py --config.data.folder.path=DIR --workdir runs/cifar10
+  DIR holds train.zip and test.zip, or folders train/ and test/, with <split>/<class>/<name>.jpg.
+  Patches of 2 pixels, 257 tokens: add --config.model.patch_size=2.
+Cost:
+  Expected, not measured: an hour or two on one accelerator.
+Results:
+  cifar10.md. Expected, not measured: dense 92 % or better. What two CPU cores can train is in
+  cifar10_cpu.py.
 """
 
 from ml_collections import ConfigDict
@@ -58,7 +62,7 @@ def get_config() -> ConfigDict:
             },
             "dense": {"steps": 30000, "batch": 512, "label_smoothing": 0.1, "optimizer": optimizer},
             "meta": {
-                # On CPU cores this was worth three to four points over a start from scratch (README.md).
+                # On CPU cores three to four points better than a start from scratch (cifar10_cpu.md).
                 "init_from": "dense",
                 "steps": 15000,
                 "batch": 512,
@@ -81,12 +85,12 @@ def get_config() -> ConfigDict:
                     "keep_weight": 0.0,
                     "target_macs": 0.45,
                     "cost_weight": 0.1,
-                    "price_rate": 0.2,
+                    "cost_weight_rate": 0.2,
                 },
                 "ppo": {"actor_lr": 2e-3, "critic_lr": 3e-3, "epochs": 4, "gamma": 1.0, "entropy": 0.001},
             },
             "finetune": finetune,
-            # The dense network tuned as long teaches: on CPU cores that made PRANCE level with it (README.md).
+            # Teaches stage three, fine-tuned as long. On CPU cores PRANCE then equals it (cifar10_cpu.md).
             "compare": {"finetune": {**finetune, "teacher": "meta"}},
             "evaluation": {"batch": 500},
         }

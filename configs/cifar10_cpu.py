@@ -1,18 +1,25 @@
-"""CIFAR-10 (JPEG), reduced to what two CPU cores do in little more than an hour: a small network, few epochs, one seed.
+"""CIFAR-10 (JPEG) for two CPU cores: a small network, few epochs, about an hour a seed.
 
-Command:   python -m prance_jax train --config configs/cifar10_cpu.py --config.data.folder.path=DIR --workdir runs/cifar10
-           the same with '--config.seeds=(0,1,2)': seeds that are missing are added to what is there
-           python -m prance_jax compare --workdir runs/cifar10      # the dense network and three methods, tuned as long
-           with --config.finetune.teacher=dense_tuned --config.finetune.steps=2400 (in a workdir of its own) PRANCE is level
-           with the dense network that is tuned as long: README.md; expected: 20 minutes more for the first mode, 7 for others
-           DIR as in configs/cifar10.py.
-Cost:      78 minutes a seed on one core (two seeds at once, each on a core of its own by `taskset -c 0` and `-c 1`), with
-           jemalloc, other work beside; 100 minutes on two cores of which other work took half.
-Result:    README.md, "CIFAR-10 (JPEG)", three seeds: dense 72.5 %, PRANCE 72.2 to 73.2 % at 44 to 47 % of the MACs. The network
-           sees the training set seven times: its accuracy is far from what CIFAR-10 allows, and only differences between
-           rows mean something.
+Command:
+  python -m prance_jax train --config configs/cifar10_cpu.py --config.data.folder.path=DIR
+      --workdir runs/cifar10
+  python -m prance_jax compare --workdir runs/cifar10
+  DIR as in cifar10.py. With '--config.seeds=(0,1,2)' the first command adds the seeds that are
+  missing. The second fine-tunes the dense network and three methods for as many steps.
+Cost:
+  78 minutes a seed on one core, with jemalloc and other work on the machine (two seeds at once,
+  each on one core by `taskset -c 0` and `taskset -c 1`); 100 minutes on two cores of which other
+  work took half.
+Results:
+  cifar10_cpu.md, three seeds: dense 72.5 %, PRANCE 72.2 to 73.2 % at 44 to 47 % of the MACs. The
+  network sees the training set seven times. The accuracies are far from what CIFAR-10 allows; only
+  differences have a meaning.
 
-The log's last line of each stage:
+With the fine-tuned dense network as the teacher PRANCE equals that network:
+--config.finetune.teacher=dense_tuned --config.finetune.steps=2400, in another workdir. Expected: 20
+minutes more for the first token mode, 7 for each other.
+
+The last line of each stage in the log:
 
     seed0/dense                 5000/5000  done in 20:18  loss 0.7234  accuracy 0.7492
     seed0/meta                  2400/2400  done in 25:50  loss 1.675   accuracy 0.7406  accuracy_random 0.7023
@@ -54,13 +61,13 @@ def get_config() -> ConfigDict:
     config.data.augment = {"crop": "pad", "flip": True}
     config.model.dtype = "float32"
     config.model.space.update(
-        super_width=64, super_ratio=2.0, heads=4, head_dim=16, widths=(32, 40, 48, 56, 64), ratios=(1.0, 1.5, 2.0),
-        layers=(1, 2, 2, 1),
+        super_width=64, super_ratio=2.0, heads=4, head_dim=16,
+        widths=(32, 40, 48, 56, 64), ratios=(1.0, 1.5, 2.0), layers=(1, 2, 2, 1),
     )  # fmt: skip
     config.dense.update(steps=5000, batch=64, label_smoothing=0.0, optimizer=muon)
     config.meta.update(steps=2400, batch=64, random_batch=64, label_smoothing=0.0, optimizer=muon)
     config.selector.update(updates=150, batch=256, pool=16384, hidden=(64, 64))
-    config.selector.reward.cost_weight = 0.2  # where the dual ascent of a run from 0.1 was after 120 updates
+    config.selector.reward.cost_weight = 0.2  # a run that began at 0.1 was here after 120 updates
     config.finetune.update(
         steps=1200, batch=64, teacher="meta", label_smoothing=0.0,
         optimizer={**muon, "learning_rate": 5e-3, "warmup": 50},

@@ -1,12 +1,16 @@
-"""PRANCE on the embedded cluttered digits, small enough for two CPU cores: one seed, pruning.
+"""The demo on the embedded cluttered digits, for two CPU cores: one seed, pruning.
 
-Command:   bash launch/demo.sh
-      or:  python -m prance_jax train --config configs/digits.py --workdir runs/digits
-Cost:      8 to 12 minutes on 2 quiet CPU cores, compilation included; 22 measured on a slow, shared machine.
-Result:    see README.md; a table of every method at the end of the run, in results.json and results.md.
+Command:
+  bash launch/demo.sh
+  python -m prance_jax train --config configs/digits.py --workdir runs/digits    # what demo.sh runs
+Cost:
+  8 to 12 minutes on 2 quiet CPU cores, compilation included; 22 minutes on a slow, shared machine.
+Results:
+  digits.md. The run ends with a table of all methods, also in results.json and results.md.
 
-Images are 28 x 28, patches 4 x 4: 49 patches and CLS. The dense network trains for as many steps as the meta-network
-and its fine-tuning together. Muon needs about half the steps of AdamW here.
+Images have 28 x 28 pixels and patches 4 x 4, so there are 49 patches and CLS. The dense network
+trains for as many steps as the meta-network and its fine-tuning together. Muon needs about half the
+steps of AdamW here.
 """
 
 from ml_collections import ConfigDict
@@ -60,8 +64,9 @@ def get_config() -> ConfigDict:
                 "hidden": (64, 64),
                 "state": "lean",
                 "keep_choices": (0.2, 0.35, 0.5, 0.65, 0.8, 1.0),
-                # Agreement with the full network, step by step: see selector/reward.py. The price of compute follows the
-                # budget; the paper's reward is quality "correct", price 0.008 x MACs / 1e8, keep_weight 0.1.
+                # Agreement with the dense network, decision by decision: see selector/reward.py. The cost
+                # weight follows the budget. The paper's reward: quality "correct", cost weight
+                # 0.008 x MACs / 1e8, keep_weight 0.1.
                 "reward": {
                     "quality": "agreement",
                     "agreement_floor": 0.5,
@@ -69,18 +74,18 @@ def get_config() -> ConfigDict:
                     "keep_weight": 0.0,
                     "target_macs": 0.34,
                     "cost_weight": 0.1,
-                    "price_rate": 0.2,
+                    "cost_weight_rate": 0.2,
                 },
                 "ppo": {"actor_lr": 2e-3, "critic_lr": 3e-3, "epochs": 4, "gamma": 1.0, "entropy": 0.001},
             },
-            # After the demo: python -m prance_jax compare --workdir runs/digits, and the same with segment and with pit.
+            # After the demo: python -m prance_jax compare --workdir runs/digits; also segment and pit.
             "compare": {
                 "shares": (0.35,),
-                # So that the shares that selectors learn to keep are those of evaluation, in so few steps.
+                # In so few steps, the shares that predictors learn to keep must reach those of evaluation.
                 "predictor": {"ratio": 50.0},
-                # Six layers are few: without the first one the others would have to give too much.
+                # Six layers are few: without the first one the others would have to remove too many tokens.
                 "counts": {"first": 0},
-                # A hundred steps after a change cost a point or two, which the next ones win back.
+                # A hundred steps after a change are a point or two short; later steps regain them.
                 "insertion": {"drop": 0.025},
                 "finetune": {
                     "steps": 300,
@@ -95,7 +100,7 @@ def get_config() -> ConfigDict:
                     "batch": 32,
                     "optimizer": {"name": "muon", "learning_rate": 1e-3, "warmup": 30},
                 },
-                # Nothing trains CLS to look at what pixels need, so tokens are merged by likeness.
+                # CLS is not trained to attend to what pixels need, so tokens are merged by similarity.
                 "token_modes": ("tome",),
                 "meta": {
                     "init_from": "dense",
@@ -118,7 +123,7 @@ def get_config() -> ConfigDict:
                         "marginal": True,
                         "keep_weight": 0.0,
                         "cost_weight": 0.025,
-                        "price_rate": 0.6,
+                        "cost_weight_rate": 0.6,
                     },
                     "ppo": {"actor_lr": 2e-3, "critic_lr": 3e-3, "epochs": 4, "gamma": 1.0, "entropy": 0.003},
                 },
@@ -137,7 +142,7 @@ def get_config() -> ConfigDict:
                 "depths": (2, 4, 2),
                 "mlp_ratio": 3.0,
                 "share": 0.6,
-                "sites": (1, 0, 0),
+                "predictor_blocks": (1, 0, 0),
                 "train": {"steps": 2400, "batch": 32, "optimizer": muon},
                 "tune": {
                     "steps": 500,

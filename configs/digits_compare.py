@@ -1,12 +1,17 @@
-"""Every method of the field beside PRANCE, on the embedded digits, at 50 % and 35 % of the dense network's MACs.
+"""All methods beside PRANCE on the embedded digits, at 50 % and 35 % of the dense MACs.
 
-Command:   python -m prance_jax compare --config configs/digits_compare.py --workdir runs/digits_compare
-Cost:      50 minutes a seed on 2 CPU cores that did other things too, with jemalloc (README.md), before 'mctf_consistent' and
-           'diffrate_learned' came in; expected with them: an hour.
-Result:    see README.md: a row for each method as it is and tuned, in comparison.json and comparison.md.
+Command:
+  python -m prance_jax compare --config configs/digits_compare.py --workdir runs/digits_compare
+Cost:
+  Expected: an hour a seed on 2 CPU cores with jemalloc. Without 'mctf_consistent' and
+  'diffrate_learned' it took 50 minutes on a busy machine.
+Results:
+  digits_compare.md: a row for each method, not fine-tuned and fine-tuned, in comparison.json and
+  comparison.md.
 
-The dense network is that of configs/digits.py. Methods are tuned from it, each for as many steps, with it as the teacher;
-so is the dense network itself. PRANCE is one network and one selector for both budgets, from its own three stages.
+The dense network is that of digits.py. Methods are fine-tuned from it, each for as many steps, with
+it as the teacher; so is the dense network itself. PRANCE has one network and one selector for both
+budgets, from its own three stages.
 """
 
 import runpy
@@ -25,5 +30,5 @@ def get_config() -> ConfigDict:
     config.finetune.every_budget_steps = 1600
     config.compare.shares = (0.5, 0.35)
     config.compare.finetune.steps = 400
-    config.evaluation = {"speed_seconds": 40.0}  # of all programs together, some thirty of them
+    config.evaluation = {"speed_seconds": 40.0}  # for all programs together, some thirty of them
     return config

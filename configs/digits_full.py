@@ -1,11 +1,14 @@
-"""The full table on the embedded digits: three token modes, every row, three seeds.
+"""The full table on the embedded digits: three token modes, all rows, three seeds.
 
-Command:   python -m prance_jax train --config configs/digits_full.py --workdir runs/digits_full
-Cost:      about an hour on 2 CPU cores.
-Result:    see README.md.
+Command:
+  python -m prance_jax train --config configs/digits_full.py --workdir runs/digits_full
+Cost:
+  About an hour on 2 CPU cores.
+Results:
+  digits_full.md.
 
-As configs/digits.py, but the baselines are fine-tuned too, for as many steps as PRANCE: a random policy under random
-decisions of the same mean MACs, the best static structure under itself.
+Beyond digits.py, two baselines are fine-tuned for as many steps as PRANCE: a random policy under
+random decisions of the same mean MACs, and the best static structure under itself.
 """
 
 import runpy

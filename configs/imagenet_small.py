@@ -1,11 +1,17 @@
-"""PRANCE `small` on ImageNet (DeiT-S's size), after the paper: three stages, the DeiT recipe's augmentation.
+"""PRANCE `small` on ImageNet (the size of DeiT-S), after the paper, with DeiT's augmentation.
 
-Command:   python -m prance_jax train --config configs/imagenet_small.py --config.data.folder.path=DIR --workdir runs/small
-           DIR holds train/ and val/ with <class>/<name>.JPEG. On a pod: launch/tpu_pod.sh. From TensorFlow Datasets:
-           --config.data.name=tfds --config.data.tfds.data_dir=DIR
-           Without data: python -m prance_jax compile --topology v5e:16x16 --config configs/imagenet_small.py
-Cost:      expected, not measured: stage one 300 epochs, about a day on 32 chips of TPU v5e; stages two and three hours.
-Result:    expected, not measured. The released checkpoints stand at 79.5 to 80 % top-1 with 2.2 to 3 GMACs.
+Command:
+  python -m prance_jax train --config configs/imagenet_small.py --config.data.folder.path=DIR
+      --workdir runs/small
+  python -m prance_jax compile --topology v5e:16x16 --config configs/imagenet_small.py    # needs no data
+  DIR holds train/ and val/ with <class>/<name>.JPEG. From TensorFlow Datasets instead:
+  --config.data.name=tfds --config.data.tfds.data_dir=DIR. On a pod: launch/tpu_pod.sh.
+Cost:
+  Expected, not measured: stage one, 300 epochs, about a day on 32 chips of TPU v5e; stages two and
+  three, hours.
+Results:
+  imagenet_small.md. Training is not measured; the released checkpoints have 79.5 to 80 % top-1 at
+  2.2 to 3 GMACs.
 """
 
 from ml_collections import ConfigDict
@@ -74,7 +80,7 @@ def get_config(preset: str = "small") -> ConfigDict:
                     "keep_weight": 0.0,
                     "target_macs": 0.5,
                     "cost_weight": 0.1,
-                    "price_rate": 0.2,
+                    "cost_weight_rate": 0.2,
                 },
                 "ppo": {"actor_lr": 2e-3, "critic_lr": 3e-3, "epochs": 4, "gamma": 1.0, "entropy": 0.001},
             },

@@ -1,10 +1,17 @@
-"""PRANCE `tiny` on ImageNet (DeiT-T's size); otherwise as configs/imagenet_small.py.
+"""PRANCE `tiny` on ImageNet (the size of DeiT-T).
 
-Command:   python -m prance_jax train --config configs/imagenet_tiny.py --config.data.folder.path=DIR --workdir runs/tiny
-           Without data: python -m prance_jax benchmark --config configs/imagenet_tiny.py
-Cost:      training: expected, not measured: half a day on 32 chips of TPU v5e. The benchmark: about 10 minutes on 2 CPU cores.
-Result:    training: expected, not measured; the released checkpoints stand at 72 to 73.8 % top-1 with 1 GMAC.
-           Speed on random weights with an even spread of plans: README.md, "Serving".
+Command:
+  python -m prance_jax train --config configs/imagenet_tiny.py --config.data.folder.path=DIR
+      --workdir runs/tiny
+  python -m prance_jax benchmark --config configs/imagenet_tiny.py    # needs no data
+Cost:
+  Training: expected, not measured: half a day on 32 chips of TPU v5e. The benchmark: about 10
+  minutes on 2 CPU cores.
+Results:
+  imagenet_tiny.md: speed on random weights with an even spread of buckets. Training is not
+  measured; the released checkpoints have 72 to 73.8 % top-1 at 1 GMAC.
+
+All other settings are those of imagenet_small.py.
 """
 
 import runpy
@@ -15,6 +22,6 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     config = runpy.run_path(str(Path(__file__).with_name("imagenet_small.py")))["get_config"]("tiny")
-    # So small a network can remember its activations.
+    # The activations of so small a network fit into memory.
     config.model.remat = False
     return config

@@ -2,9 +2,9 @@
 # # PRANCE in JAX
 #
 # A Vision Transformer that decides for every image how many tokens and channels to spend. This notebook trains one on
-# cluttered digits (they come with scikit-learn), shows what it keeps of an image, and serves it at any budget.
+# cluttered digits (part of scikit-learn), shows which tokens it keeps of an image, and serves it at any budget.
 #
-# It runs from top to bottom on a machine with or without an accelerator; in Colab choose one under *Runtime, Change
+# It runs from top to bottom on a machine with or without an accelerator. In Colab choose one under *Runtime, Change
 # runtime type*. On two CPU cores training takes about a quarter of an hour.
 #
 # `launch/colab.py` is this notebook as a plain script, cell by cell.
@@ -21,14 +21,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-REPOSITORY = ""  # the project's public address, say https://github.com/OWNER/REPO: the one place to put it
+REPOSITORY = ""  # the project's public address, such as https://github.com/OWNER/REPO
 
-if Path("../prance_jax").is_dir():  # opened where it lies, in launch/
+if Path("../prance_jax").is_dir():  # opened in its folder, launch/
     os.chdir("..")
 if not Path("prance_jax").is_dir():
     if not REPOSITORY:
         raise SystemExit(
-            "Put the project's public address into REPOSITORY above, or upload its folder and go there."
+            "Put the project's public address into REPOSITORY above, or upload its folder and change to it."
         )
     subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "prance"], check=True)
     os.chdir("prance")
@@ -42,8 +42,8 @@ if os.getcwd() not in sys.path:
 # %% [markdown]
 # ## Train
 #
-# All three stages, and the baselines: the meta-network, the selector by reinforcement learning, fine-tuning under it. One
-# selector is trained for every budget. Stop it and run the cell again: it continues.
+# Trains all three stages and the baselines: the meta-network, the selector by reinforcement learning, and fine-tuning
+# under the selector. One selector serves all budgets. Stop it and run the cell again: it continues.
 
 # %%
 CONFIG = os.environ.get("PRANCE_CONFIG", "configs/digits_budgets.py")
@@ -57,9 +57,9 @@ from prance_jax.cli import main
 
 
 def prance(line):
-    """One command of `python -m prance_jax`, in this process, which holds the accelerator."""
+    """Runs a command of `python -m prance_jax` in this process, which holds the accelerator."""
     if main(shlex.split(line)):
-        raise SystemExit("stopped, see the line above")
+        raise SystemExit("the command failed, see the line above")
 
 
 prance(f"train --config {CONFIG} --workdir {WORKDIR} {CHANGES}")
@@ -67,7 +67,7 @@ prance(f"train --config {CONFIG} --workdir {WORKDIR} {CHANGES}")
 # %% [markdown]
 # ## The table
 #
-# Rows `prance_prune_30` ... are one network and one selector, asked for 30 % ... of the dense network's MACs.
+# The rows of PRANCE are one network and one selector, with budgets of 30 %, 50 % and 75 % of the dense network's MACs.
 
 # %%
 from IPython.display import Image, Markdown, display
@@ -81,10 +81,10 @@ display(Markdown(Path(WORKDIR, "results.md").read_text()))
 display(Image(filename=str(Path(WORKDIR, "accuracy.png"))))
 
 # %% [markdown]
-# ## What was kept
+# ## Which tokens are kept
 #
-# From the image that was given the fewest MACs to the one that was given the most; pruned patches are washed out and
-# hatched. All pictures together are in `report.html` in the workdir, one file to download and open.
+# From the image with the fewest MACs to the one with the most. Pruned patches are washed out and hatched. All pictures
+# are in `report.html` in the workdir, one file to download and open.
 
 # %%
 display(Image(filename=str(Path(WORKDIR, "show", "kept_prune.png"))))
@@ -95,7 +95,8 @@ display(Image(filename=str(Path(WORKDIR, "show", "easiest_hardest_prune.png"))))
 # %% [markdown]
 # ## As a library
 #
-# Networks are Flax modules, a structure is data: static (weights are sliced, compiled for it) or one for each image.
+# Networks are Flax modules and a structure is data. A static structure is compiled with sliced weights; a batch can
+# also have a structure per image.
 
 # %%
 import jax
@@ -115,49 +116,47 @@ print(logits.shape, f"at {macs(spec, narrow).total / macs(spec, spec.largest).to
 # %% [markdown]
 # ## Serve it, at a budget
 #
-# What was trained above is a function of images. A budget is an argument: no other checkpoint, no new trace.
+# The trained workdir is a function of images. The budget is an argument: same checkpoint, same compiled program.
 
 # %%
 import numpy as np
 
-from prance_jax.config import io
-from prance_jax.config.experiment import Config
 from prance_jax.data.load import load_source
 from prance_jax.training.workdir import Workdir
 
 model = prance_jax.load(WORKDIR)
-source = load_source(io.from_dict(Config, Workdir(WORKDIR).config()).data)
+source = load_source(Workdir(WORKDIR).config().data)
 test = source.split("test")
-budgets = [float(one) for one in np.linspace(*model.budget_table.range, 4)] if model.budget_table else [None]
+budgets = np.linspace(*model.budget_table.range, 4).tolist() if model.budget_table else [None]
 for budget in budgets:  # None: a selector that was trained for one budget
-    told = model.explain(test.images[:250], budget)
-    right = np.mean([one.predicted == label for one, label in zip(told, test.labels)])
-    spent = np.mean([one.macs_kept for one in told])
-    asked = "one budget" if budget is None else f"asked for {budget:.0%} of the MACs"
-    print(f"{asked}: {spent:.0%} spent, {right:.1%} right")
+    explanations = model.explain(test.images[:250], budget)
+    top1 = np.mean([image.predicted == label for image, label in zip(explanations, test.labels)])
+    macs_kept = np.mean([image.macs_kept for image in explanations])
+    name = "one budget" if budget is None else f"budget {budget:.0%} of the MACs"
+    print(f"{name}: {macs_kept:.0%} used, top-1 {top1:.1%}")
 
 # %% [markdown]
-# ## Your own pictures
+# ## Your own images
 #
-# Any pictures, or folders of them. These digits are bright on black, so pictures for this network should be, too; here
-# three of the test images take their place.
+# Image files, or folders of them. These digits are bright on black, so images for this network should be, too. Here
+# three test images serve as an example.
 
 # %%
-from PIL import Image as Picture
+from PIL import Image as PILImage
 
-mine = Path(WORKDIR, "mine")
-mine.mkdir(exist_ok=True)
+folder = Path(WORKDIR, "user_images")
+folder.mkdir(exist_ok=True)
 for index in range(3):
     pixels = np.uint8(255 * np.clip(source.to_unit(test.images[index])[:, :, 0], 0, 1))
-    Picture.fromarray(pixels).save(mine / f"{index}.png")
-prance(f"show --workdir {WORKDIR} --images {mine}")
-display(Image(filename=str(Path(WORKDIR, "show", "own_prune.png"))))
+    PILImage.fromarray(pixels).save(folder / f"{index}.png")
+prance(f"show --workdir {WORKDIR} --images {folder}")
+display(Image(filename=str(Path(WORKDIR, "show", "user_images_prune.png"))))
 
 # %% [markdown]
 # ## Your own data
 #
-# A folder (or zip) `train/<class>/<name>.jpg` and `test/<class>/<name>.jpg`; every value of a config can be set in the
-# line. Put its path here and run the cell.
+# A folder or zip file with `train/<class>/<name>.jpg` and `test/<class>/<name>.jpg`. Any value of a config can be set
+# in the command. Put the path here and run the cell.
 
 # %%
 FOLDER = os.environ.get("PRANCE_FOLDER", "")

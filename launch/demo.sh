@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains, adapts and evaluates PRANCE on the data that comes with the package, on a machine that has only
-# Python 3.11 or newer. Run it again after an interruption and it continues where it stopped.
+# Trains and evaluates PRANCE on the embedded digits. The machine needs only Python 3.11 or newer.
+# After an interruption, run it again: it continues from the last checkpoint.
 #   bash launch/demo.sh
 #   WORKDIR=/tmp/digits bash launch/demo.sh --config.seeds=0,1
 #   PYTHON=python3.12 bash launch/demo.sh
@@ -17,11 +17,11 @@ workdir="${WORKDIR:-runs/digits}"
 cat <<END
 
 Everything is in $workdir
-  report.html                what it decides, in pictures: open it in a browser
+  report.html                its decisions in pictures: open it in a browser
   results.md, results.json   the table above
   accuracy.png               accuracy against MACs and against measured speed
   show/                      the pictures of the report
-  metrics.jsonl              one line per logged step; tensorboard/ has the same
+  metrics.jsonl              a line per logged step; tensorboard/ has the same
   config.json                the configuration and the command
   checkpoints/               the newest checkpoints of every stage
 END

@@ -1,14 +1,14 @@
 # shellcheck shell=bash
-# Sourced from the repository root by the other scripts: one virtual environment for all of them.
+# The virtual environment of the other scripts, which source this file from the repository root.
 #
 # prepare_environment makes .venv, installs requirements.txt and this package into it, and sets VENV_PYTHON.
-# PYTHON chooses the interpreter that makes the environment (default python3). A stamp remembers which
-# requirements were installed, so a second run needs no network.
+# PYTHON is the interpreter that makes the environment (default python3). A stamp file records which
+# requirements are installed, so a second run needs no network.
 #
-# keep_freed_memory makes training on CPU cores faster, where jemalloc is installed.
+# keep_freed_memory makes training on CPU cores faster if jemalloc is installed.
 
 prepare_environment() {
-    local python="${PYTHON:-python3}" root version wanted stamp
+    local python="${PYTHON:-python3}" root version expected stamp
     root="$(pwd)"
     stamp="$root/.venv/installed"
     VENV_PYTHON="$root/.venv/bin/python"
@@ -27,8 +27,8 @@ prepare_environment() {
     fi
 
     # The root is in the stamp because an editable install points at it: a moved checkout installs again.
-    wanted="$version $root $(cat requirements.txt pyproject.toml | cksum)"
-    if [[ -x "$VENV_PYTHON" && -f "$stamp" && "$(cat "$stamp")" == "$wanted" ]]; then
+    expected="$version $root $(cat requirements.txt pyproject.toml | cksum)"
+    if [[ -x "$VENV_PYTHON" && -f "$stamp" && "$(cat "$stamp")" == "$expected" ]]; then
         return 0
     fi
 
@@ -44,20 +44,20 @@ prepare_environment() {
             "package mirror set up for pip); check it and run this again." >&2
         return 1
     fi
-    printf '%s' "$wanted" >"$stamp"
+    printf '%s' "$expected" >"$stamp"
 }
 
-# XLA's programs for CPUs ask the C library for their temporary memory at every call. glibc gives it back to the kernel
-# each time, which maps and clears it anew: half the time of a training step. jemalloc keeps it. (So does glibc with
-# MALLOC_ARENA_MAX=1 and no mmap, but its one pool falls to pieces within minutes and is slow to search.)
+# On CPUs, XLA allocates temporary memory from the C library at every call. glibc returns it to the kernel each time,
+# which maps and clears it again: half the time of a training step. jemalloc keeps it. So does glibc with
+# MALLOC_ARENA_MAX=1 and no mmap, but its single pool becomes fragmented within minutes and slow to search.
 keep_freed_memory() {
-    local found
+    local library
     if [[ -n "${LD_PRELOAD:-}" || "$(uname -s)" != Linux ]]; then
         return 0
     fi
-    found="$(PATH="$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null | awk '/libjemalloc\.so\.2 / { print $NF; exit }')" || true
-    if [[ -n "$found" ]]; then
-        export LD_PRELOAD="$found" MALLOC_CONF="${MALLOC_CONF:-dirty_decay_ms:-1,muzzy_decay_ms:-1}"
+    library="$(PATH="$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null | awk '/libjemalloc\.so\.2 / { print $NF; exit }')" || true
+    if [[ -n "$library" ]]; then
+        export LD_PRELOAD="$library" MALLOC_CONF="${MALLOC_CONF:-dirty_decay_ms:-1,muzzy_decay_ms:-1}"
     else
         echo "On CPU cores this is about 1.8 times as fast with jemalloc (apt-get install libjemalloc2)."
     fi

@@ -4,10 +4,10 @@
 #   bash launch/gpu_node.sh configs/cifar10.py [--config.a.b=value ...]                  this machine, all its GPUs
 #   HOSTS="node1 node2" bash launch/gpu_node.sh configs/imagenet_small.py ...            several, by ssh
 #   NODES=2 bash launch/gpu_node.sh configs/imagenet_small.py ...                        several, by SLURM (srun)
-#   bash launch/gpu_node.sh --dry-run ...                                                prints what would run, runs nothing
+#   bash launch/gpu_node.sh --dry-run ...                                                prints the commands, runs nothing
 #
-# With several machines the repository and the workdir must lie in a folder that all of them see under the same path.
-#   WORKDIR  (default runs/<config>)      PORT  where the first process listens (default 29500)
+# With several machines, the repository and the workdir must be in a shared folder with the same path on all of them.
+#   WORKDIR  (default runs/<config>)      PORT  port of the first process (default 29500)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -50,16 +50,16 @@ if [[ -n "${NODES:-}" ]]; then
 elif ((${#hosts[@]} > 1)); then
     processes=()
     for index in "${!hosts[@]}"; do
-        far="cd $(printf '%q' "$PWD") && $python -m prance_jax $(printf '%q ' "${words[@]}")"
-        far+="--distributed ${hosts[0]}:${PORT:-29500},${#hosts[@]},$index"
+        remote="cd $(printf '%q' "$PWD") && $python -m prance_jax $(printf '%q ' "${words[@]}")"
+        remote+="--distributed ${hosts[0]}:${PORT:-29500},${#hosts[@]},$index"
         if [[ $dry == 1 ]]; then
-            run ssh "${hosts[$index]}" "$far"
+            run ssh "${hosts[$index]}" "$remote"
         else
-            ssh -tt "${hosts[$index]}" "$far" &
+            ssh -tt "${hosts[$index]}" "$remote" &
             processes+=($!)
         fi
     done
-    # One that fails would leave the others waiting for it.
+    # If a process fails, the others would wait for it forever, so they are stopped.
     for _ in "${processes[@]}"; do
         wait -n || {
             kill "${processes[@]}" 2>/dev/null || true

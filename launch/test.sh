@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the test suite in the environment of launch/environment.sh; arguments go to pytest. Two workers: most of the
-# time is compilation, which uses one core.
+# Runs the test suite in the environment of launch/environment.sh; arguments go to pytest. It has two workers:
+# most of the time is compilation, which uses one core.
 #   bash launch/test.sh
 #   bash launch/test.sh tests/training -x
 #   WORKERS=0 bash launch/test.sh tests/selector --pdb

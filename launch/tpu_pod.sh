@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Trains on a slice of TPUs: creates it or uses the one that is there, installs on every worker, runs, brings the logs
-# back; when a worker is preempted it makes the slice anew and the run continues from its last checkpoint.
+# Trains on a TPU slice: creates the slice or uses an existing one, installs on every worker, runs, and copies the
+# workdir back. If a worker is preempted, it creates the slice again and the run continues from its last checkpoint.
 #
 #   NAME=prance ZONE=us-west4-a TYPE=v5litepod-32 BUCKET=my-bucket DATA=/mnt/run/imagenet \
 #       bash launch/tpu_pod.sh configs/imagenet_small.py [--config.a.b=value ...]
-#   bash launch/tpu_pod.sh --dry-run configs/imagenet_small.py     prints what would run, runs nothing
+#   bash launch/tpu_pod.sh --dry-run configs/imagenet_small.py     prints the commands, runs nothing
 #
-# BUCKET holds the workdir, and the data if you like: it is mounted on every worker as /mnt/run (Cloud Storage FUSE). Give it a
-# hierarchical namespace, so that folders are renamed in one piece and a half-written checkpoint is never seen.
-#   NAME     the slice (default prance)          ZONE     where (default us-west4-a)
-#   TYPE     accelerator type (v5litepod-32)     RUNTIME  image of the machines (default: by TYPE)
+# BUCKET holds the workdir, and optionally the data. It is mounted on every worker as /mnt/run (Cloud Storage FUSE). Give
+# it a hierarchical namespace: folders are then renamed atomically, so no half-written checkpoint is ever visible.
+#   NAME     name of the slice (default prance)   ZONE     zone (default us-west4-a)
+#   TYPE     accelerator type (v5litepod-32)      RUNTIME  image of the machines (default: by TYPE)
 #   RETRIES  slices that may be lost (default 20) KEEP=1   do not delete the slice at the end
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -83,7 +83,7 @@ words=(train --distributed auto --config "$config" --workdir "$workdir" "--confi
 command="cd ~/prance && ~/venv/bin/python -m prance_jax $(printf '%q ' "${words[@]}")"
 
 for ((attempt = 0; attempt <= retries; attempt++)); do
-    # Any of the three may fail because a worker is gone; what tells is the state of the slice afterwards.
+    # Any of the three may fail because a worker is lost; the state of the slice afterwards shows it.
     if create && install && on_workers "$command"; then
         run gcloud compute tpus tpu-vm scp --recurse "$name:$workdir" runs/ --zone "$zone" --worker 0
         [[ "${KEEP:-0}" == 1 ]] || run gcloud compute tpus tpu-vm delete "$name" --zone "$zone" --quiet
@@ -91,10 +91,10 @@ for ((attempt = 0; attempt <= retries; attempt++)); do
         exit 0
     fi
     if [[ "$(state)" == READY ]]; then
-        echo "The command failed on a slice that is well: see the messages above. The slice is kept; the same command continues." >&2
+        echo "The command failed, and the slice is in order: see the messages above. The slice is kept; the same command continues." >&2
         exit 1
     fi
-    echo "The slice was lost (preempted?); making it anew, attempt $((attempt + 1)) of $retries" >&2
+    echo "The slice was lost (preempted?); creating it again, attempt $((attempt + 1)) of $retries" >&2
 done
 echo "The slice was lost $((retries + 1)) times; the same command continues from the last checkpoint" >&2
 exit 1

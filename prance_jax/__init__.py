@@ -1,48 +1,64 @@
-"""PRANCE in JAX: Vision Transformers that spend compute per image."""
+"""PRANCE in JAX: Vision Transformers that spend compute per image.
+
+The names below are loaded when they are first used, so that `import prance_jax` stays fast.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from prance_jax.core import old_names
 
 if TYPE_CHECKING:
     from prance_jax.models.vit import ViT
-    from prance_jax.serving.exported import ExportedModel
-    from prance_jax.serving.model import AdaptiveModel
+    from prance_jax.serving.exported import load_exported
+    from prance_jax.serving.load import load
+    from prance_jax.spec.macs import macs
+    from prance_jax.spec.model_spec import ModelSpec
+    from prance_jax.spec.search_space import SPACES, SearchSpace
+    from prance_jax.tokens.methods.registry import METHODS
+    from prance_jax.zoo.registry import create_model, list_models, register_model
 
 __version__ = "0.1.0"
+__all__ = [
+    "METHODS",
+    "SPACES",
+    "ModelSpec",
+    "SearchSpace",
+    "ViT",
+    "create_model",
+    "list_models",
+    "load",
+    "load_exported",
+    "macs",
+    "register_model",
+]
+
+_MODULES = {
+    "METHODS": "tokens.methods.registry",
+    "SPACES": "spec.search_space",
+    "ModelSpec": "spec.model_spec",
+    "SearchSpace": "spec.search_space",
+    "ViT": "models.vit",
+    "create_model": "zoo.registry",
+    "list_models": "zoo.registry",
+    "load": "serving.load",
+    "load_exported": "serving.exported",
+    "macs": "spec.macs",
+    "register_model": "zoo.registry",
+}
+
+old_names.install()
 
 
-def load(workdir, *, seed: int | None = None, token_mode: str | None = None) -> AdaptiveModel:
-    """A trained workdir as a function of images, see `prance_jax.serving.load.load`."""
-    # Not at the top: `import prance_jax` stays light, and its lower rooms do not import the higher ones.
-    from prance_jax.serving.load import load
-
-    return load(workdir, seed=seed, token_mode=token_mode)
-
-
-def create_model(name: str, *, weights=None, **changes) -> ViT | tuple[ViT, dict]:
-    """A model by name, see `prance_jax.zoo.registry.create_model`."""
-    from prance_jax.zoo.registry import create_model
-
-    return create_model(name, weights=weights, **changes)
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Names for `create_model`; pattern: say 'prance*'."""
-    from prance_jax.zoo.registry import list_models
-
-    return list_models(pattern)
-
-
-def register_model(name: str, spec) -> None:
-    """Adds a model under a name, see `prance_jax.zoo.registry.register_model`."""
-    from prance_jax.zoo.registry import register_model
-
-    register_model(name, spec)
-
-
-def load_exported(path) -> ExportedModel:
-    """A file of the export command as a function of images, see `prance_jax.serving.exported.load_exported`."""
-    from prance_jax.serving.exported import load_exported
-
-    return load_exported(path)
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""python -m prance_jax."""
+"""Runs the command line: python -m prance_jax."""
 
 import sys
 

@@ -1,21 +1,44 @@
-"""One door: python -m prance_jax COMMAND --config configs/NAME.py --workdir DIR [--config.a.b=value]."""
+"""The command line: python -m prance_jax COMMAND [options] [--config.a.b=value]."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
 import sys
+import textwrap
 from typing import Callable, Sequence
 
 from prance_jax.commands import benchmark, compare, convert, export, profile, tpu_compile, train
 from prance_jax.core.errors import UserError
 
+# Modules of the commands, by the headings of --help.
+GROUPS = {
+    "train and look": (train,),
+    "use": (convert, export),
+    "compare and measure": (compare, benchmark, profile, tpu_compile),
+}
+_WIDTH = 79
+_EPILOG = """\
+COMMAND --help describes a command and has an example.
+
+Any value of a config can be set: --config.meta.steps=500, --config.seeds=0,1,2. For an unknown name, the
+error names the nearest right one. A workdir belongs to one configuration."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit status. What a user can mend is told in one line, with status 2."""
+    """Runs a command.
+
+    A mistake that the user can correct is printed as one line on standard error.
+
+    Args:
+      arguments: the words after `python -m prance_jax`; those of the process by default.
+
+    Returns:
+      Exit status: 0, 2 for such a mistake, 130 after Ctrl-C.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     overrides = [word for word in arguments if word.startswith("--config.")]
-    options = _parser().parse_args([word for word in arguments if not word.startswith("--config.")])
+    options = make_parser().parse_args([word for word in arguments if not word.startswith("--config.")])
     options.overrides = overrides
     options.line = "python -m prance_jax " + shlex.join(arguments)
     try:
@@ -28,29 +51,61 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Builds the parser of all commands; overrides (--config.a.b=value) are taken out before it."""
     parser = argparse.ArgumentParser(
         prog="python -m prance_jax",
-        description="Vision Transformers that spend compute per image.",
-        epilog="Any value of the config can be set by --config.a.b=value, for example --config.meta.steps=500.",
+        usage="%(prog)s COMMAND [options]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(
+        required=True, metavar="COMMAND", dest="command", prog=parser.prog, help=argparse.SUPPRESS
+    )
+    lines = ["Vision Transformers that spend compute per image."]
+    for heading, modules in GROUPS.items():
+        lines += ["", f"{heading}:"]
 
-    def command(
-        name: str, run: Callable, text: str, *, config: bool = True, workdir: bool = True
-    ) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
-        sub.set_defaults(run=run)
-        if config:
-            required = name == "train"
-            sub.add_argument(
-                "--config", required=required, help="a file with get_config(), such as configs/digits.py"
+        def add_command(
+            name: str,
+            run: Callable[[argparse.Namespace], int],
+            summary: str,
+            description: str,
+            example: str,
+            *,
+            config: bool = True,
+            workdir: bool = True,
+        ) -> argparse.ArgumentParser:
+            lines.append(f"  {name:10} {summary}")
+            command = subparsers.add_parser(
+                name,
+                description=_fill(description),
+                epilog=f"example:\n  {parser.prog} {name} {example}",
+                formatter_class=argparse.RawDescriptionHelpFormatter,
             )
-            sub.add_argument("--quiet", action="store_true", help="no progress, only the table")
-        if workdir:
-            sub.add_argument("--workdir", required=True, help="folder of checkpoints, metrics and results")
-        return sub
+            command.set_defaults(run=run)
+            if config:
+                command.add_argument(
+                    "--config",
+                    required=name == "train",
+                    help="a file with get_config(), such as configs/digits.py; --config.a.b=value sets a "
+                    "value of it",
+                )
+                command.add_argument(
+                    "--quiet", action="store_true", help="print no progress, only the result"
+                )
+            if workdir:
+                command.add_argument(
+                    "--workdir", required=True, help="the folder of checkpoints, metrics and results"
+                )
+            return command
 
-    for own in (train, convert, export, compare, profile, tpu_compile, benchmark):
-        own.arguments(command)
+        for module in modules:
+            module.add_commands(add_command)
+    parser.description = "\n".join(lines)
+    parser.epilog = _fill(_EPILOG)
     return parser
+
+
+def _fill(text: str) -> str:
+    """Wraps each paragraph; paragraphs are separated by blank lines."""
+    return "\n\n".join(textwrap.fill(" ".join(part.split()), _WIDTH) for part in text.split("\n\n"))

@@ -12,13 +12,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted([*ROOT.glob("launch/*.sh"), ROOT / ".ci/run"])
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 
 
 def names(requirements):
     """Distribution names, normalised as package indexes do."""
-    found = (re.match(r"[A-Za-z0-9._-]+", line.strip()) for line in requirements)
-    return {re.sub(r"[-_.]+", "-", match.group()).lower() for match in found if match}
+    matches = (re.match(r"[A-Za-z0-9._-]+", line.strip()) for line in requirements)
+    return {re.sub(r"[-_.]+", "-", match.group()).lower() for match in matches if match}
 
 
 def shell(*command, **environment):
@@ -52,36 +53,49 @@ def test_requirements_cover_the_package_and_its_tests():
     assert names(PROJECT["dependencies"]) | names(extras["test"]) | names(extras["tfds"]) == required
 
 
+def test_files_without_code_are_package_data():
+    """An installed wheel has the templates of the report."""
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]
+    declared = {
+        path
+        for package, names in patterns.items()
+        for name in names
+        for path in (ROOT / package.replace(".", "/")).glob(name)
+    }
+    files = {path for path in (ROOT / "prance_jax").rglob("*") if path.is_file()}
+    assert {path for path in files if path.suffix not in (".py", ".pyc")} == declared != set()
+
+
 def test_no_package_index_is_named():
     for path in [*SCRIPTS, ROOT / "requirements.txt", ROOT / "pyproject.toml"]:
         assert not re.search(r"index-|http", path.read_text()), path
 
 
 @pytest.mark.parametrize(
-    "listed, preload, wanted",
+    "listed, preload, expected",
     [
         ("libjemalloc.so.2 (libc6,x86-64) => /lib/libjemalloc.so.2", "", "/lib/libjemalloc.so.2"),
         ("libz.so.1 (libc6,x86-64) => /lib/libz.so.1", "", "none; faster with jemalloc"),
         ("libjemalloc.so.2 (libc6,x86-64) => /lib/libjemalloc.so.2", "mine.so", "mine.so"),
     ],
 )
-def test_freed_memory_is_kept_where_jemalloc_is(listed, preload, wanted, tmp_path):
-    """A user's own choice stands; where there is nothing, one line says what to install."""
-    for name, says in (("ldconfig", f"\t{listed}"), ("uname", "Linux")):
-        (tmp_path / name).write_text(f"#!/bin/sh\necho '{says}'\n")
+def test_freed_memory_is_kept_where_jemalloc_is(listed, preload, expected, tmp_path):
+    """A user's own choice stays; without jemalloc, one line names the package to install."""
+    for name, output in (("ldconfig", f"\t{listed}"), ("uname", "Linux")):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho '{output}'\n")
         (tmp_path / name).chmod(0o755)
     script = (
         f"unset LD_PRELOAD; source launch/environment.sh; PATH={tmp_path}:$PATH; {f'LD_PRELOAD={preload};' if preload else ''} "
-        'said="$(keep_freed_memory)"; keep_freed_memory > /dev/null; found="$LD_PRELOAD"; unset LD_PRELOAD; '
-        'echo "${found:-none}$(echo "$said" | sed "s/.*apt-get.*/; faster with jemalloc/")"'
+        'text="$(keep_freed_memory)"; keep_freed_memory > /dev/null; chosen="$LD_PRELOAD"; unset LD_PRELOAD; '
+        'echo "${chosen:-none}$(echo "$text" | sed "s/.*apt-get.*/; faster with jemalloc/")"'
     )
-    told = shell("bash", "-c", script)
-    assert told.stdout.strip() == wanted, told
+    done = shell("bash", "-c", script)
+    assert done.stdout.strip() == expected, done
 
 
 @pytest.fixture
 def old_python(tmp_path):
-    """An interpreter that says it is 3.9."""
+    """An interpreter that reports version 3.9."""
     fake = tmp_path / "python3.9"
     fake.write_text('#!/bin/sh\ncase "$2" in *exit*) exit 1;; *) echo 3.9;; esac\n')
     fake.chmod(0o755)
@@ -99,7 +113,7 @@ def test_an_old_or_missing_python_is_one_clear_line(script, old_python):
 
 
 def test_a_dry_run_of_a_pod_shows_every_step_and_runs_none(tmp_path):
-    """With a `gcloud` that would tell on being called."""
+    """With a `gcloud` that records a call."""
     fake = tmp_path / "gcloud"
     fake.write_text(f"#!/bin/sh\ntouch {tmp_path}/called\n")
     fake.chmod(0o755)
@@ -120,7 +134,7 @@ def test_a_dry_run_of_a_pod_shows_every_step_and_runs_none(tmp_path):
     assert refused.returncode == 2 and "BUCKET is empty" in refused.stderr
 
 
-def test_a_pod_that_is_lost_is_made_anew_and_the_run_continues(tmp_path):
+def test_a_lost_pod_is_created_again_and_the_run_continues(tmp_path):
     """A `gcloud` whose first slice is preempted while it trains."""
     fake = tmp_path / "gcloud"
     fake.write_text(

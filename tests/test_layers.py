@@ -1,6 +1,7 @@
 """Imports go one way, files and folders stay small, and only folders that define networks import Flax."""
 
 import ast
+import collections
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,27 @@ def test_only_networks_import_flax():
 def test_an_exported_program_needs_no_model_code():
     """`serving/exported.py` runs where only JAX and NumPy are installed."""
     assert {folder(path) for path in IMPORTS[ROOT / "serving/exported.py"]} <= {"core"}
+
+
+def without_docstrings(path: Path) -> str:
+    """The source without its docstrings."""
+    lines = path.read_text().splitlines(keepends=True)
+    for node in ast.walk(ast.parse("".join(lines))):
+        if (
+            isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+            and ast.get_docstring(node) is not None
+        ):
+            text = node.body[0]
+            lines[text.lineno - 1 : text.end_lineno] = [""] * (text.end_lineno - text.lineno + 1)
+    return "".join(lines)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_files_are_small(path):
+    assert path.stat().st_size <= 12 * 1024
+    assert len(without_docstrings(path).encode()) <= 10 * 1024
+
+
+def test_folders_are_small():
+    counts = collections.Counter(folder(path) for path in FILES if path.name != "__init__.py")
+    assert max(counts.values()) <= 9, counts.most_common(3)

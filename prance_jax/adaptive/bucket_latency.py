@@ -1,10 +1,11 @@
-"""Latency of plans on a device: a measured table that can take the place of multiply-accumulates."""
+"""Latency of buckets on one device: a table that can replace MACs as the cost of a structure."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Callable
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +20,16 @@ from prance_jax.spec.structure import GroupChoice, Structure
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Milliseconds of one image, measured in batches on one device.
+    """Milliseconds per image, measured in batches on one device.
 
-    first: embedding and group 0. groups[g - 1][plan][source]: group g under `plan` for an image that comes from plan
-    `source` of the group before (one source for g = 1); the last group includes the classifier. dense: the whole
-    network. device: where this was measured.
+    Attributes:
+      buckets: the buckets that were measured.
+      first: embedding and group 0, ms.
+      groups: `groups[g - 1][bucket][source]` is group g in `bucket` for an image that ran in bucket
+        `source` of the group before (one source for g = 1), ms. The last group includes the
+        classifier.
+      dense: the whole dense network, ms.
+      device: name of the device.
     """
 
     buckets: Buckets
@@ -33,14 +39,14 @@ class LatencyTable:
     device: str = ""
 
     def __post_init__(self):
-        before = 1
+        sources = 1
         for buckets, times in zip(self.buckets.groups, self.groups, strict=True):
-            if len(times) != len(buckets) or any(len(row) != before for row in times):
-                raise UserError("latency table: needs one time per plan and plan of the group before")
-            before = len(buckets)
+            if len(times) != len(buckets) or any(len(row) != sources for row in times):
+                raise UserError("latency table: needs one time per bucket and bucket of the group before")
+            sources = len(buckets)
 
     def milliseconds(self, structure: Structure) -> jax.Array:
-        """float32 [B] of per-image structures, each rounded up to its plans."""
+        """Looks up the time of per-image structures, rounded up to buckets; float32 [B], ms."""
         spec = self.buckets.spec
         counts = token_counts(spec, structure).attention
         shape = jnp.broadcast_shapes((1,), *map(jnp.shape, jax.tree.leaves(structure)))
@@ -53,11 +59,16 @@ class LatencyTable:
         return total
 
     def share(self, structure: Structure) -> jax.Array:
-        """float32 [B]: time of the structures over that of the dense network."""
+        """Returns the time of per-image structures over that of the dense network; float32 [B]."""
         return self.milliseconds(structure) / self.dense
 
-    def save(self, path: str | Path, write) -> None:
-        """Writes JSON by `write(path, text)`."""
+    def save(self, path: str | Path, write: Callable[[Path, str], None]) -> None:
+        """Writes the table as JSON.
+
+        Args:
+          path: file to write.
+          write: (path, text) -> None, writes the file.
+        """
         record = {
             "device": self.device,
             "dense_ms": self.dense,
@@ -71,9 +82,14 @@ class LatencyTable:
 
 
 def load_latency_table(path: str | Path, spec: ModelSpec) -> LatencyTable:
-    """A table that the profile command wrote, for a network of the same search space.
+    """Reads a table that the profile command wrote.
 
-    Raises UserError where there is none, it is broken, or it belongs to another network.
+    Args:
+      path: JSON file.
+      spec: network that the table is for; must have the search space that was measured.
+
+    Raises:
+      UserError: the file does not exist, is broken, or belongs to another network.
     """
     try:
         record = json.loads(Path(path).read_text())
@@ -91,10 +107,9 @@ def load_latency_table(path: str | Path, spec: ModelSpec) -> LatencyTable:
             f"{path} is not a latency table ({error}); write it with the profile command"
         ) from error
     for group in range(1, spec.space.groups):
-        choice = spec.largest.groups[group]
-        wanted = (spec.space.layers[group], spec.rates)
-        found = (len(buckets.groups[group - 1][-1].widths), len(buckets.groups[group - 1][-1].tokens))
-        top = np.array(buckets.groups[group - 1][-1].widths) if found == wanted else None
-        if top is None or (top < np.array(choice.widths)).any():
+        largest, largest_bucket = spec.largest.groups[group], buckets.groups[group - 1][-1]
+        expected = (spec.space.layers[group], spec.rates)
+        fits = (len(largest_bucket.widths), len(largest_bucket.tokens)) == expected
+        if not fits or (np.array(largest_bucket.widths) < np.array(largest.widths)).any():
             raise UserError(f"latency table {path} was measured on another network than {spec.space.name}")
     return table

@@ -8,21 +8,27 @@ import jax.numpy as jnp
 
 
 class DepthwisePool(nn.Module):
-    """[B, H, W, C] -> [B, (H + 1) // 2, (W + 1) // 2, wide]; each channel makes wide / C new ones, in order.
+    """Halves a grid: [B, H, W, C] -> [B, (H + 1) // 2, (W + 1) // 2, width_out].
 
-    Parameters and results are those of `nn.Conv(wide, (3, 3), (2, 2), padding=1, feature_group_count=C)`. Written as nine
-    shifted products: the gradient of a grouped convolution takes XLA on CPUs about a hundred times as long.
+    Each channel makes width_out / C new ones, in order. Parameters and results are those of
+    `nn.Conv(width_out, (3, 3), (2, 2), padding=1, feature_group_count=C)`. It is written as nine
+    shifted products, since XLA on CPUs takes about a hundred times as long for the gradient of a
+    grouped convolution.
+
+    Attributes:
+      width_out: channels after pooling, a multiple of those before.
     """
 
-    wide: int
+    width_out: int
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (3, 3, 1, self.wide))
-        bias = self.param("bias", nn.initializers.zeros, (self.wide,))
+        """Pools a grid of patches [B, H, W, C]."""
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (3, 3, 1, self.width_out))
+        bias = self.param("bias", nn.initializers.zeros, (self.width_out,))
         height, width = (x.shape[1] + 1) // 2, (x.shape[2] + 1) // 2
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        x = jnp.repeat(x, self.wide // x.shape[-1], axis=-1)
+        x = jnp.repeat(x, self.width_out // x.shape[-1], axis=-1)
         return bias + sum(
             x[:, row : row + 2 * height - 1 : 2, column : column + 2 * width - 1 : 2] * kernel[row, column, 0]
             for row in range(3)

@@ -14,8 +14,16 @@ from prance_jax.tokens.methods.registry import METHODS
 
 @dataclass(frozen=True, kw_only=True)
 class PiTSizes:
-    """Sizes of a PiT, those of `pit_s` by default. patch_size, stride: of the first convolution, pixels. heads, depths: of each
-    stage; dims: its channels."""
+    """Sizes of a PiT, by default those of PiT-S.
+
+    Attributes:
+      patch_size: side of a patch, in pixels.
+      stride: distance of neighbouring patches, in pixels.
+      dims: channels of each stage.
+      heads: attention heads of each stage.
+      depths: blocks of each stage.
+      mlp_ratio: hidden units of an MLP per channel.
+    """
 
     patch_size: int = 16
     stride: int = 8
@@ -27,10 +35,19 @@ class PiTSizes:
 
 @dataclass(frozen=True)
 class PiTSpec(PiTSizes):
-    """A PiT of given sizes for images [image_size, image_size, channels].
+    """A PiT with or without token predictors.
 
-    sites: for each stage the block, from 0, before which its selector stands; empty: a plain PiT. kept: share of the stage's
-    patches that stay, per stage.
+    Attributes:
+      image_size: side of the square image, in pixels.
+      num_classes: classes of an image.
+      channels: of the image.
+      norm_epsilon: of LayerNorm.
+      predictor_blocks: for each stage the block, from 0, before which its token predictor stands;
+        empty: a plain PiT.
+      keep_rates: share of the stage's patches that each predictor keeps, in (0, 1].
+
+    Raises:
+      UserError: fields of stages differ in length, or a value is out of its range.
     """
 
     image_size: int
@@ -41,30 +58,32 @@ class PiTSpec(PiTSizes):
     keep_rates: tuple[float, ...] = ()
 
     def __post_init__(self):
+        blocks = self.predictor_blocks
         if not len(self.dims) == len(self.heads) == len(self.depths):
             raise UserError(
-                f"PiT: dims={self.dims}, heads={self.heads}, depths={self.depths} must be as many"
+                f"PiT: dims={self.dims}, heads={self.heads} and depths={self.depths} need one entry for "
+                "each stage"
             )
-        if any(wide % dim for dim, wide in zip(self.dims, self.dims[1:])):
+        if any(dim_out % dim for dim, dim_out in zip(self.dims, self.dims[1:])):
             raise UserError(
                 f"PiT: each of dims={self.dims} must be a multiple of the one before (depthwise pooling)"
             )
-        if self.predictor_blocks and not len(self.predictor_blocks) == len(self.keep_rates) == len(
-            self.depths
-        ):
+        if blocks and not len(blocks) == len(self.keep_rates) == len(self.depths):
             raise UserError(
-                f"PiT: predictor_blocks={self.predictor_blocks} and keep_rates={self.keep_rates} need one entry for each stage"
+                f"PiT: predictor_blocks={blocks} and keep_rates={self.keep_rates} need one entry for "
+                "each stage"
             )
-        if any(not 0 <= site < depth for site, depth in zip(self.predictor_blocks, self.depths)):
+        if any(not 0 <= block < depth for block, depth in zip(blocks, self.depths)):
             raise UserError(
-                f"PiT: predictor_blocks={self.predictor_blocks} must be blocks of stages with {self.depths} blocks"
+                f"PiT: predictor_blocks={blocks} must be block indices of their stages, from 0 and below "
+                f"depths={self.depths}"
             )
         if any(not 0 < share <= 1 for share in self.keep_rates):
             raise UserError(f"PiT: keep_rates={self.keep_rates} must be shares above 0 and up to 1")
 
     @property
     def plain(self) -> PiTSpec:
-        """The same network without selectors."""
+        """The same network without token predictors."""
         return dataclasses.replace(self, predictor_blocks=(), keep_rates=())
 
     @property
@@ -76,7 +95,7 @@ class PiTSpec(PiTSizes):
         return tuple(sides)
 
     def stage(self, index: int) -> ModelSpec:
-        """What the blocks of a stage are made for."""
+        """Returns the plain ViT whose blocks a stage has."""
         dim, heads, depth = self.dims[index], self.heads[index], self.depths[index]
         space = SearchSpace(
             f"pit stage {index}",
@@ -92,32 +111,35 @@ class PiTSpec(PiTSizes):
         return ModelSpec(space, side, 1, self.num_classes, 1, norm_epsilon=self.norm_epsilon)
 
     def patches_after(self, index: int) -> int:
-        """Patches that a stage's selector leaves. One patch alone in a new package would save nothing: it stays."""
+        """Returns the patches that remain in a stage after its predictor.
+
+        A single patch in a new package would save nothing, so it stays a token.
+        """
         patches = self.grids[index] ** 2
         if not self.predictor_blocks:
             return patches
-        wanted = max(1, round(self.keep_rates[index] * patches))
-        packed = any(self.patches_after(earlier) < self.grids[earlier] ** 2 for earlier in range(index))
-        return patches if wanted == patches - 1 and not packed else wanted
+        num_keep = max(1, round(self.keep_rates[index] * patches))
+        has_package = any(self.patches_after(stage) < self.grids[stage] ** 2 for stage in range(index))
+        return patches if num_keep == patches - 1 and not has_package else num_keep
 
 
 def pit_macs(spec: PiTSpec) -> int:
-    """Multiply-accumulates of one image: convolutions, blocks, selectors, gathering into the package, classifier."""
+    """Counts the multiply-accumulates of one image, token predictors and package included."""
     first = spec.grids[0] ** 2 * spec.patch_size**2 * spec.channels * spec.dims[0]
-    total, packed = first + spec.dims[-1] * spec.num_classes, 0
+    total, num_packages = first + spec.dims[-1] * spec.num_classes, 0
     for stage, (side, dim, depth) in enumerate(zip(spec.grids, spec.dims, spec.depths)):
-        count, mlp_dim = 1 + side**2 + packed, int(dim * spec.mlp_ratio)
+        count, mlp_dim = 1 + side**2 + num_packages, int(dim * spec.mlp_ratio)
         for block in range(depth):
             if spec.predictor_blocks and block == spec.predictor_blocks[stage]:
                 total += predictor_macs(count - 1, dim, spec.heads[stage])
                 if spec.patches_after(stage) < side**2:
-                    patches_after = 1 + spec.patches_after(stage) + 1
-                    total += METHODS["package"].macs(count, (patches_after,), dim, 0)
-                    count, packed = patches_after, 1
+                    tokens_after = 1 + spec.patches_after(stage) + 1
+                    total += METHODS["package"].macs(count, (tokens_after,), dim, 0)
+                    count, num_packages = tokens_after, 1
             total += 4 * count * dim**2 + 2 * count**2 * dim + 2 * count * dim * mlp_dim
         if stage + 1 < len(spec.dims):
-            wide = spec.dims[stage + 1]
-            total += spec.grids[stage + 1] ** 2 * 9 * wide + (1 + packed) * dim * wide
+            dim_out = spec.dims[stage + 1]
+            total += spec.grids[stage + 1] ** 2 * 9 * dim_out + (1 + num_packages) * dim * dim_out
     return total
 
 
@@ -127,27 +149,36 @@ def pit_at_share(
     predictor_blocks: tuple[int, ...] | None = None,
     powers: tuple[float, ...] | None = None,
 ) -> PiTSpec:
-    """Selectors that keep rho ** powers[stage] of each stage's patches, with the rho (in steps of 0.01) whose
-    multiply-accumulates come nearest to `share` of the plain network's.
+    """Adds the predictors whose MACs come nearest to a share of the plain network's.
 
-    sites: by default in the middle of each stage, as published for PiT-S. powers: by default 1, 2, 3, ...: later stages keep
-    less. `kept` is rounded to whole patches: what training aims at is what evaluation leaves.
+    They keep rho ** powers[stage] of each stage's patches, with rho in steps of 0.01.
+
+    Args:
+      spec: the network; its predictors are replaced.
+      share: of the plain network's MACs.
+      predictor_blocks: see `PiTSpec`; by default the middle of each stage, as published for PiT-S.
+      powers: one for each stage; by default 1, 2, 3, ..., so that later stages keep less.
+
+    Returns:
+      The network with predictors. Its `keep_rates` are rounded to whole patches, so that training
+      aims at what evaluation keeps.
+
+    Raises:
+      UserError: `powers` does not have one entry for each stage.
     """
-    predictor_blocks = (
-        tuple(depth // 2 for depth in spec.depths) if predictor_blocks is None else predictor_blocks
-    )
+    if predictor_blocks is None:
+        predictor_blocks = tuple(depth // 2 for depth in spec.depths)
     powers = tuple(range(1, len(spec.depths) + 1)) if powers is None else powers
     if len(powers) != len(spec.depths):
         raise UserError(f"PiT: powers={powers} need one entry for each of {len(spec.depths)} stages")
     target = share * pit_macs(spec.plain)
 
-    def choice(rho: float) -> PiTSpec:
-        asked = dataclasses.replace(
+    def at_rate(rho: float) -> PiTSpec:
+        exact = dataclasses.replace(
             spec, predictor_blocks=predictor_blocks, keep_rates=tuple(rho**power for power in powers)
         )
-        keep_rates = tuple(asked.patches_after(stage) / side**2 for stage, side in enumerate(spec.grids))
-        return dataclasses.replace(asked, keep_rates=keep_rates)
+        rounded = tuple(exact.patches_after(stage) / side**2 for stage, side in enumerate(spec.grids))
+        return dataclasses.replace(exact, keep_rates=rounded)
 
-    return min(
-        (choice(percent / 100) for percent in range(1, 101)), key=lambda own: abs(pit_macs(own) - target)
-    )
+    candidates = (at_rate(percent / 100) for percent in range(1, 101))
+    return min(candidates, key=lambda candidate: abs(pit_macs(candidate) - target))

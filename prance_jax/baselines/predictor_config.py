@@ -1,4 +1,4 @@
-"""Where token predictors stand in a network, how many tokens each keeps, and what that costs."""
+"""Where the token predictors of a network stand, how many tokens they keep, and their cost."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from prance_jax.baselines.token_predictor import predictor_macs
 from prance_jax.core.errors import UserError
 from prance_jax.core.sizes import Size
-from prance_jax.spec.block_latency import BlockLatency, OutOfReach, first_within
+from prance_jax.spec.block_latency import BlockLatency, LatencyTargetError, first_fast_enough
 from prance_jax.spec.macs import Macs, TokenCounts, macs
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.tokens.method import TokenMethod
@@ -16,12 +16,20 @@ from prance_jax.tokens.methods.registry import METHODS
 
 @dataclass(frozen=True)
 class PredictorConfig:
-    """What is selected where. Hashable: it selects a compiled program.
+    """Token predictors of a network. Hashable: it selects a compiled program.
 
-    package: what is dropped goes into a package token (SPViT); else it is gone (DynamicViT). sites: layers, from 0,
-    before which a selector stands. kept: share of the original patches that stays at each, never rising. heads: of the
-    selectors; 1 is DynamicViT's, which has no branch of head importance. by_threshold: evaluation keeps the tokens that
-    are more likely to be kept than not, so every image has a number of its own; else the best `kept` of each.
+    Attributes:
+      package: whether dropped tokens are pooled into a package token (SPViT); else they are lost
+        (DynamicViT).
+      layers: from 0, ascending; a predictor stands before each of them.
+      keep_rates: share of the original patches that each predictor keeps, in (0, 1], never rising.
+      heads: of the predictors; 1 as in DynamicViT, without a branch of head importance.
+      by_threshold: whether evaluation keeps the tokens that are more likely kept than dropped, so
+        that every image has its own number; else each image keeps the most likely tokens at
+        `keep_rates`.
+
+    Raises:
+      UserError: `layers` or `keep_rates` are out of order, out of range or differ in length.
     """
 
     package: bool
@@ -33,7 +41,8 @@ class PredictorConfig:
     def __post_init__(self):
         if len(self.layers) != len(self.keep_rates) or list(self.layers) != sorted(set(self.layers)):
             raise UserError(
-                f"predictor: layers={self.layers} must rise, with a share of keep_rates={self.keep_rates} for each"
+                f"predictor: layers={self.layers} must ascend, with one share of "
+                f"keep_rates={self.keep_rates} for each"
             )
         if list(self.keep_rates) != sorted(self.keep_rates, reverse=True) or not all(
             0 < share <= 1 for share in self.keep_rates
@@ -44,50 +53,80 @@ class PredictorConfig:
 
     @property
     def method(self) -> TokenMethod:
-        """What removes the tokens."""
+        """The token method that removes what predictors drop."""
         return METHODS["package" if self.package else "prune"]
 
     @property
     def name(self) -> str:
-        """By which tables of latencies know a selector: 'spvit_H' with H heads, or 'dynamicvit_1'."""
+        """Name in tables of block latencies: 'spvit_H' with H heads, or 'dynamicvit_1'."""
         return f"{'spvit' if self.package else 'dynamicvit'}_{self.heads}"
 
     def tokens_after(self, spec: ModelSpec) -> tuple[int, ...]:
-        """Tokens (CLS and the package counted) in each layer at the shares of `kept`."""
-        count, counts, dropped = spec.tokens, [], False
+        """Returns the tokens in each layer at `keep_rates`, CLS and the package counted."""
+        count, counts, has_package = spec.tokens, [], False
         for layer in range(spec.space.depth):
             if layer in self.layers:
-                wanted = max(1, round(self.keep_rates[self.layers.index(layer)] * spec.patches))
-                dropped |= wanted < spec.patches
-                count = min(count, 1 + wanted + (self.package and dropped))
+                num_patches = max(1, round(self.keep_rates[self.layers.index(layer)] * spec.patches))
+                has_package |= self.package and num_patches < spec.patches
+                count = min(count, 1 + num_patches + has_package)
             counts.append(count)
         return tuple(counts)
 
     def macs(self, spec: ModelSpec, tokens_after: tuple[Size, ...] | None = None) -> Macs:
-        """Multiply-accumulates of one image, selectors included, with CLS alone in the last MLP. left: tokens in each
-        layer, ints or int32 [B]; by default those at the shares of `kept`."""
+        """Counts the multiply-accumulates of one image, predictors included.
+
+        Only CLS enters the last MLP.
+
+        Args:
+          spec: the network.
+          tokens_after: tokens in each layer, ints or int32 [B]; by default those at `keep_rates`.
+        """
         tokens_after = tokens_after or self.tokens_after(spec)
-        counts = TokenCounts(tokens_after, (*tokens_after[:-1], 1))
-        before = (spec.tokens, *tokens_after)
-        width = spec.space.max_width
-        selectors = sum(predictor_macs(before[site] - 1, width, self.heads) for site in self.layers)
-        return macs(spec, spec.largest, counts=counts)._replace(selector=selectors)
+        tokens_before, width = self._tokens_before(spec, tokens_after), spec.space.max_width
+        predictors = sum(predictor_macs(count - 1, width, self.heads) for count in tokens_before)
+        return macs(spec, spec.largest, counts=_token_counts(tokens_after))._replace(selector=predictors)
 
     def milliseconds(self, spec: ModelSpec, table: BlockLatency) -> float:
-        """Of one image at the shares of `kept`, by a measured table, selectors included."""
+        """Looks up the time of one image at `keep_rates`, predictors included.
+
+        Args:
+          spec: the network.
+          table: measured times of its layers and predictors.
+        """
         tokens_after = self.tokens_after(spec)
+        return table.milliseconds(
+            _token_counts(tokens_after), self.name, self._tokens_before(spec, tokens_after)
+        )
+
+    def _tokens_before(self, spec: ModelSpec, tokens_after: tuple[Size, ...]) -> tuple[Size, ...]:
+        """Tokens that arrive at each predictor."""
         before = (spec.tokens, *tokens_after)
-        counts = TokenCounts(tokens_after, (*tokens_after[:-1], 1))
-        return table.milliseconds(counts, self.name, tuple(before[site] for site in self.layers))
+        return tuple(before[layer] for layer in self.layers)
+
+
+def _token_counts(tokens_after: tuple[Size, ...]) -> TokenCounts:
+    """Tokens in attention and MLP of each layer; only CLS, which is classified, in the last MLP."""
+    return TokenCounts(tokens_after, (*tokens_after[:-1], 1))
 
 
 def predictor_at_share(
     spec: ModelSpec, package: bool, share: float, heads: int = 1, by_threshold: bool = False
 ) -> PredictorConfig:
-    """Of `selections` the one whose multiply-accumulates come nearest to `share` of the full network's."""
+    """Finds the predictors whose MACs come nearest to a share of the dense network's.
+
+    Args:
+      spec: the network.
+      package: see `PredictorConfig`.
+      share: of the dense network's MACs.
+      heads: of the predictors.
+      by_threshold: see `PredictorConfig`.
+
+    Returns:
+      One of `candidate_predictors`.
+    """
     target = share * macs(spec, spec.largest).total
-    own = candidate_predictors(spec, package, heads, by_threshold)
-    return min(reversed(own), key=lambda choice: abs(choice.macs(spec).total - target))
+    candidates = candidate_predictors(spec, package, heads, by_threshold)
+    return min(reversed(candidates), key=lambda predictor: abs(predictor.macs(spec).total - target))
 
 
 def predictor_at_latency(
@@ -98,26 +137,50 @@ def predictor_at_latency(
     heads: int = 1,
     by_threshold: bool = False,
 ) -> PredictorConfig:
-    """Of `selections` the one that keeps the most of those whose time by a measured table is at most `target`
-    milliseconds an image: SPViT's way from a budget of latency to kept shares. Raises OutOfReach, a UserError, where none
-    is so fast."""
-    own = candidate_predictors(spec, package, heads, by_threshold)
+    """Finds the predictors that keep the most tokens within a target latency, as SPViT does.
+
+    Args:
+      spec: the network.
+      package: see `PredictorConfig`.
+      target: milliseconds of one image at most.
+      table: measured times of the network's layers and predictors.
+      heads: of the predictors.
+      by_threshold: see `PredictorConfig`.
+
+    Returns:
+      One of `candidate_predictors`.
+
+    Raises:
+      OutOfReach: no candidate is so fast. It is a UserError.
+    """
+    candidates = candidate_predictors(spec, package, heads, by_threshold)
     try:
-        return first_within(target, own, lambda choice: choice.milliseconds(spec, table), table)
-    except OutOfReach as error:
-        raise OutOfReach(f"{own[0].name}: {error}") from None
+        return first_fast_enough(
+            target, candidates, lambda predictor: predictor.milliseconds(spec, table), table
+        )
+    except LatencyTargetError as error:
+        raise LatencyTargetError(f"{candidates[0].name}: {error}") from None
 
 
 def candidate_predictors(
     spec: ModelSpec, package: bool, heads: int = 1, by_threshold: bool = False
 ) -> list[PredictorConfig]:
-    """Selectors after a quarter, half and three quarters of the layers that keep rho, rho^2 and rho^3 of the patches, for
-    rho from 1 down in steps of 0.01."""
+    """Lists the usual predictors, from those that keep everything to those that keep the least.
+
+    They stand at a quarter, half and three quarters of the depth and keep rho, rho^2 and rho^3 of
+    the patches, for rho from 1 down in steps of 0.01.
+
+    Args:
+      spec: the network.
+      package: see `PredictorConfig`.
+      heads: of the predictors.
+      by_threshold: see `PredictorConfig`.
+    """
     depth = spec.space.depth
     layers = tuple(sorted({depth // 4, depth // 2, 3 * depth // 4}))
 
-    def choice(rho: float) -> PredictorConfig:
+    def at_rate(rho: float) -> PredictorConfig:
         keep_rates = tuple(rho ** (i + 1) for i in range(len(layers)))
         return PredictorConfig(package, layers, keep_rates, heads, by_threshold)
 
-    return [choice(percent / 100) for percent in range(100, 0, -1)]
+    return [at_rate(percent / 100) for percent in range(100, 0, -1)]

@@ -1,9 +1,9 @@
 """ViT with learned token predictors: SPViT (arXiv 2112.13890) and DynamicViT (arXiv 2106.02034).
 
-A token predictor before some layers predicts which tokens to keep. Training keeps all tokens and masks
-(`PredictorViT.train`), so that decisions have a gradient. Evaluation removes tokens (`PredictorViT.__call__`): the same
-tokens by the same scores, without sampling. Dropped tokens are pooled into one package token (SPViT) or lost
-(DynamicViT).
+A token predictor before some layers predicts which tokens to keep. Training keeps all tokens and
+masks (`PredictorViT.train`), so that decisions have a gradient. Evaluation removes tokens
+(`PredictorViT.__call__`): the same tokens by the same scores, without sampling. Dropped tokens are
+pooled into one package token (SPViT) or lost (DynamicViT).
 
 References: Kong et al. 2022, SPViT; Rao et al. 2021, DynamicViT.
 """
@@ -17,15 +17,22 @@ import jax
 import jax.numpy as jnp
 
 from prance_jax.baselines.predictor_config import PredictorConfig
-from prance_jax.baselines.token_predictor import TokenPredictor, gumbel_keep_mask
+from prance_jax.baselines.token_predictor import (
+    MaskedOutput,
+    TokenPredictor,
+    has_package,
+    keep_signals,
+    pack_dropped,
+    sample_decisions,
+)
 from prance_jax.core.errors import UserError
 from prance_jax.core.sizes import Size
 from prance_jax.models.block import Block, norm
-from prance_jax.models.token_steps import LayerSizes, TokenStep, layer_sizes
+from prance_jax.models.token_steps import LayerSizes, TokenStep, forward_layers, layer_sizes
 from prance_jax.models.vit import ViT
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.tokens.counts import removes_nothing
-from prance_jax.tokens.token_set import AttentionSignals, TokenSet, initial_tokens
+from prance_jax.tokens.token_set import TokenSet, initial_tokens
 
 
 class PredictedKeep(NamedTuple):
@@ -56,24 +63,8 @@ class PredictorOutput(NamedTuple):
     tokens_after: tuple[Size, ...]
 
 
-class MaskedOutput(NamedTuple):
-    """Output of training, in which tokens are masked.
-
-    Attributes:
-      logits: float32 [B, num_classes].
-      kept: [B, predictors], share of the patches that each predictor keeps, with a gradient.
-      features: [B, P, C], patches of the last layer after the final norm.
-      is_kept: float32 [B, P], which patches remain.
-    """
-
-    logits: jax.Array
-    kept: jax.Array
-    features: jax.Array
-    is_kept: jax.Array
-
-
 class _Masks(NamedTuple):
-    """What training carries from layer to layer: kept patches [B, P], weight of the package [B], shares so far."""
+    """Carry of training: kept patches [B, P], weight of the package [B], shares so far."""
 
     is_kept: jax.Array
     package: jax.Array
@@ -94,6 +85,11 @@ class PredictorViT(nn.Module):
     predictor: PredictorConfig
 
     def setup(self):
+        """Makes the ViT and the token predictors.
+
+        Raises:
+          UserError: the network is distilled or predicts pixels.
+        """
         if self.spec.distilled:
             raise UserError("token predictors support one class token; a distilled network has two")
         if self.spec.pixels:
@@ -101,13 +97,13 @@ class PredictorViT(nn.Module):
                 "token predictors keep what the class token needs; with pixels=True use a token method"
             )
         self.vit = ViT(self.spec)
-        self.selectors = [
+        self.token_predictors = [
             TokenPredictor(self.spec.space.max_width, self.predictor.heads, name=f"selector_{layer}")
             for layer in self.predictor.layers
         ]
 
     def __call__(self, images: jax.Array) -> PredictorOutput:
-        """Classifies images, removing tokens; where each image has a count of its own, they are masked."""
+        """Classifies images with fewer tokens; with one count per image, tokens are masked."""
         tokens = self.forward_first_group(images)
         tokens_after = [tokens.count] * self._ends[0]
         for index, (first, end) in enumerate(zip(self._ends, self._ends[1:])):
@@ -129,14 +125,16 @@ class PredictorViT(nn.Module):
         """
         predictor, spec = self.predictor, self.spec
         is_valid = jnp.ones(tokens.features.shape[:2]) if tokens.valid is None else tokens.valid
-        _, keep = self.selectors[index](tokens.features[:, 1:], is_valid[:, 1:].astype(jnp.float32))
+        _, keep = self.token_predictors[index](tokens.features[:, 1:], is_valid[:, 1:].astype(jnp.float32))
         if not predictor.by_threshold:
             return PredictedKeep(keep, predictor.tokens_after(spec)[predictor.layers[index]], None)
         num_keep, drops = self._count_likely(tokens, keep)
-        return PredictedKeep(keep, predictor.method.possible(tokens.count, num_keep, spec.patches), drops)
+        return PredictedKeep(
+            keep, predictor.method.feasible_count(tokens.count, num_keep, spec.patches), drops
+        )
 
     def forward_group(self, tokens: TokenSet, predicted: PredictedKeep, index: int) -> TokenSet:
-        """Removes tokens and runs the layers up to the next predictor, or up to the MLP of the last layer.
+        """Removes tokens and runs the layers up to the next predictor or the last MLP.
 
         Args:
           tokens: tokens that arrived at the predictor.
@@ -160,7 +158,7 @@ class PredictorViT(nn.Module):
 
         Args:
           images: float [B, S, S, channels].
-          key: of the decisions.
+          key: random key of the decisions.
         """
         spec, sizes, layers = self.spec, self._sizes, range(self.spec.space.depth)
         width = sizes[-1].width
@@ -168,17 +166,17 @@ class PredictorViT(nn.Module):
         x = jnp.pad(x, ((0, 0), (0, 1), (0, 0)))  # the slot of the package
         masks = _Masks(jnp.ones((len(x), spec.patches)), jnp.zeros(len(x)), ())
         steps = dict.fromkeys(layers, self._masked_step(key))
-        tokens, _, masks = self.vit.forward_layers(initial_tokens(x), layers, sizes, steps, masks)
+        tokens, _, masks = forward_layers(self.vit.blocks, initial_tokens(x), layers, sizes, steps, masks)
         x = self.vit.apply_last_mlp(tokens, sizes[-1]).features
         logits = self.vit.classify(x[:, :1], width)[:, 0]
         features = norm(spec, self.vit.norm, x[:, 1:-1], width, width)
         return MaskedOutput(logits, jnp.stack(masks.shares, axis=1), features, masks.is_kept)
 
     def features(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns logits and final-norm patches [B, P, C] without predictors: the targets of a teacher."""
+        """Returns logits and final-norm patches [B, P, C] without predictors, as a teacher."""
         width = self._sizes[-1].width
         tokens = self.vit.initial_tokens(images, self._sizes[0].width_in)
-        tokens, _, _ = self.vit.forward_layers(tokens, range(self.spec.space.depth), self._sizes)
+        tokens, _, _ = forward_layers(self.vit.blocks, tokens, range(self.spec.space.depth), self._sizes)
         tokens = self.vit.apply_last_mlp(tokens, self._sizes[-1])
         patches = norm(self.spec, self.vit.norm, tokens.features[:, 1:], width, width)
         return self.vit.classify(tokens.features[:, :1], width)[:, 0], patches
@@ -189,37 +187,37 @@ class PredictorViT(nn.Module):
 
     @property
     def _ends(self) -> tuple[int, ...]:
-        """The layers at which each part of the network ends: every predictor's, and behind the last layer."""
+        """Ends of the parts of the network: the layer of each predictor, and the depth."""
         return (*self.predictor.layers, self.spec.space.depth)
 
     def _forward_layers(self, tokens: TokenSet, layers: range) -> TokenSet:
         """Whole layers; of the last layer of the network only the attention."""
-        tokens, _, _ = self.vit.forward_layers(tokens, layers, self._sizes)
+        tokens, _, _ = forward_layers(self.vit.blocks, tokens, layers, self._sizes)
         if layers and layers.stop < self.spec.space.depth:
             size, width_out = self._sizes[layers[-1]], self._sizes[layers.stop].width_in
             tokens = self.vit.blocks[layers[-1]].apply_mlp(tokens, size.width, size.mlp_dim, width_out)
         return tokens
 
     def _count_likely(self, tokens: TokenSet, keep: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Tokens, int32 [B], if those stay that are more likely kept than not; and whether any is dropped."""
+        """Tokens, int32 [B], at threshold 1/2 of the probability; and whether any is dropped."""
         count = jnp.broadcast_to(tokens.count, keep.shape[:1])
         index = jnp.arange(1, keep.shape[1] + 1)
         is_patch = index < count[:, None]
-        has_package = jnp.zeros(keep.shape[:1], bool) if tokens.package is None else tokens.package > 0
-        is_patch &= ~(has_package[:, None] & (index == count[:, None] - 1))
+        has_packed = jnp.zeros(keep.shape[:1], bool) if tokens.package is None else tokens.package > 0
+        is_patch &= ~(has_packed[:, None] & (index == count[:, None] - 1))
         num_kept = jnp.sum(is_patch & (keep > 0.5), axis=1, dtype=jnp.int32)
         drops = num_kept < is_patch.sum(axis=1)
-        return 1 + num_kept + (drops | has_package) * self.predictor.package, drops
+        return 1 + num_kept + (drops | has_packed) * self.predictor.package, drops
 
     def _masked_step(self, key: jax.Array) -> TokenStep:
-        """The token step of training: a predictor where one stands, then attention that ignores dropped tokens."""
+        """The token step of training: the predictor, if any, then attention to kept tokens."""
 
         def step(layer: int, block: Block, tokens: TokenSet, size: LayerSizes, masks: _Masks) -> Any:
             x = tokens.features
             if layer in self.predictor.layers:
                 x, masks = self._mask_tokens(self.predictor.layers.index(layer), x, masks, key)
             cls = jnp.ones((len(x), 1))
-            policy = jnp.concatenate([cls, masks.is_kept, _has_package(masks.package)], axis=1)
+            policy = jnp.concatenate([cls, masks.is_kept, has_package(masks.package)], axis=1)
             tokens, signals = block.apply_attention(
                 initial_tokens(x), size.width_in, size.width, policy=policy
             )
@@ -231,22 +229,13 @@ class PredictorViT(nn.Module):
         self, index: int, x: jax.Array, masks: _Masks, key: jax.Array
     ) -> tuple[jax.Array, _Masks]:
         """Samples which patches stay and moves the others into the package, the last slot."""
-        is_valid = jnp.concatenate([masks.is_kept, _has_package(masks.package)], axis=1)
-        log_probs, keep = self.selectors[index](x[:, 1:], is_valid)
-        is_kept = gumbel_keep_mask(log_probs[:, :-1], jax.random.fold_in(key, index)) * masks.is_kept
-        total = masks.package
+        sampled, keep = sample_decisions(
+            self.token_predictors[index], x, masks.is_kept, masks.package, key, index
+        )
+        is_kept, weight = sampled * masks.is_kept, masks.package
         if self.predictor.package:
-            weights = keep[:, :-1] * (masks.is_kept - is_kept)
-            total = masks.package + weights.sum(axis=1)
-            package = masks.package[:, None] * x[:, -1] + jnp.einsum("bn,bnc->bc", weights, x[:, 1:-1])
-            package = package / jnp.where(total > 0, total, 1.0)[:, None]
-            x = jnp.concatenate([x[:, :-1], package[:, None].astype(x.dtype)], 1)
-        return x, _Masks(is_kept, total, (*masks.shares, is_kept.mean(axis=1)))
-
-
-def _has_package(weight: jax.Array) -> jax.Array:
-    """Whether a package holds anything, float32 [B, 1]."""
-    return jax.lax.stop_gradient((weight > 0).astype(jnp.float32))[:, None]
+            x, weight = pack_dropped(x, weight, keep, masks.is_kept, is_kept)
+        return x, _Masks(is_kept, weight, (*masks.shares, is_kept.mean(axis=1)))
 
 
 def keep_most_likely(
@@ -261,6 +250,4 @@ def keep_most_likely(
       num_keep: tokens that are kept, CLS and the package counted; an int or int32 [B].
       *drops: bool [B], which images drop a token; see `tokens.methods.spvit_package`.
     """
-    # Reductions rank tokens by these scores in place of the attention from CLS; CLS comes first anyway.
-    scores = AttentionSignals(*[jnp.pad(keep, ((0, 0), (1, 0)), constant_values=1.0)] * 3)
-    return predictor.method.reduce(tokens, scores, num_keep, *drops)
+    return predictor.method.reduce(tokens, keep_signals(keep), num_keep, *drops)

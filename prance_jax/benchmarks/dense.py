@@ -1,8 +1,9 @@
-"""Is the dense baseline a good one? Ours against PyTorch's timm in the same run, on the same cores."""
+"""The speed of the dense network against PyTorch's timm, in the same run, on the same cores."""
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +19,20 @@ NAMES = ("deit_tiny", "deit_small", "deit_base")
 
 
 def measure_dense(spec: ModelSpec, batches: tuple[int, ...], repeats: int = 7) -> list[dict[str, Any]]:
-    """Images per second of the dense network by JAX and by timm (eager, inference mode, float32), for each batch.
+    """Measures the dense network in JAX and in timm, on random weights and images.
 
-    spec: a network of one of the search spaces deit_tiny, deit_small, deit_base at 224 pixels. Random weights and images;
-    interleaved repeats, medians. Raises UserError where it is another network, or timm is not installed.
+    timm runs eagerly, in inference mode, in float32.
+
+    Args:
+      spec: a network of one of the search spaces deit_tiny, deit_small, deit_base at 224 pixels.
+      batches: batch sizes.
+      repeats: interleaved repeats, of which medians are taken.
+
+    Returns:
+      For each batch size images per second of both, their ratio, and quartiles of the time in ms.
+
+    Raises:
+      UserError: timm has no such network, or is not installed.
     """
     if spec.space.name not in NAMES or (spec.image_size, spec.patch_size) != (224, 16):
         raise UserError(
@@ -34,20 +45,21 @@ def measure_dense(spec: ModelSpec, batches: tuple[int, ...], repeats: int = 7) -
     rows = []
     for batch in batches:
         images = np.random.default_rng(0).normal(size=(batch, 224, 224, 3)).astype(np.float32)
-        ours = jnp.asarray(images)
+        device_images = jnp.asarray(images)
         programs = {
-            "jax": lambda: run(params, ours),
+            "jax": lambda: run(params, device_images),
             "timm": _timm(f"{spec.space.name}_patch16_224", images),
         }
-        taken = time_interleaved(programs, repeats)
+        seconds = time_interleaved(programs, repeats)
+        medians = {name: float(np.median(times)) for name, times in seconds.items()}
         rows.append(
             {
                 "batch": batch,
-                **{f"{name}_images_per_s": batch / float(np.median(times)) for name, times in taken.items()},
-                "jax_over_timm": float(np.median(taken["timm"]) / np.median(taken["jax"])),
+                **{f"{name}_images_per_s": batch / median for name, median in medians.items()},
+                "jax_over_timm": medians["timm"] / medians["jax"],
                 "spread_ms": {
                     name: [1e3 * float(q) for q in np.quantile(times, (0.25, 0.75))]
-                    for name, times in taken.items()
+                    for name, times in seconds.items()
                 },
             }
         )

@@ -1,4 +1,4 @@
-"""Is the accuracy contract kept? Many random calibrations of one trained model, against what is true of all images."""
+"""Checks the guarantee of certified budgets by many random calibrations of one model."""
 
 from __future__ import annotations
 
@@ -25,29 +25,49 @@ def check_guarantee(
     calibration: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Draws `calibration` of the images `splits` times, asks for the contract each time, and counts how often the chosen
-    budget disagrees with the full network on more than `eps` of all images.
+    """Counts how often a certified budget exceeds its error limit.
 
-    The share `broken` must not exceed delta. Raises UserError for a model of one budget, or too few images.
+    Random calibration images are drawn `splits` times. Each time a budget is certified on them. The
+    limit is exceeded where the network at that budget disagrees with the full network on more than
+    `eps` of all images. This may happen in at most a share `delta` of the trials.
+
+    Args:
+      model: trained for every budget.
+      split: all images.
+      eps: largest share of disagreements.
+      delta: how often the limit may be exceeded, a share.
+      splits: number of trials.
+      calibration: calibration images per trial.
+      seed: of the draws.
+
+    Returns:
+      The settings; `broken` and `refused`, the shares of trials in which the limit was exceeded and
+      in which no budget could be certified; `mean_budget`, of the others; `cheapest_true_budget`,
+      that all images would allow.
+
+    Raises:
+      UserError: the model has one budget, or there are too few images.
     """
     if model.budget_table is None:
-        raise UserError("the contract needs a selector of every budget: train with selector.cost_weights")
+        raise UserError("the guarantee needs a selector of every budget: train with selector.cost_weights")
     total = len(split.labels)
     if calibration >= total:
-        raise UserError(f"contract: {calibration} calibration images of {total} leave nothing to check")
+        raise UserError(
+            f"guarantee: {calibration} calibration images of {total} leave no others to check; use fewer"
+        )
     wrong = disagreements(model, split)
-    truth, rng = wrong.mean(axis=1), np.random.default_rng(seed)
+    error_rates, rng = wrong.mean(axis=1), np.random.default_rng(seed)
     broken, refused, budgets = 0, 0, []
     for _ in range(splits):
-        drawn = rng.choice(total, calibration, replace=False)
-        found = tuple(int(count) for count in wrong[:, drawn].sum(axis=1))
-        budget_table = dataclasses.replace(model.budget_table, disagreements=found, images=calibration)
+        indices = rng.choice(total, calibration, replace=False)
+        counts = tuple(int(count) for count in wrong[:, indices].sum(axis=1))
+        budget_table = dataclasses.replace(model.budget_table, disagreements=counts, images=calibration)
         try:
             budgets.append(budget_table.certified_budget(eps, delta))
         except UserError:
             refused += 1
             continue
-        broken += bool(truth[budget_table.macs_kept.index(budgets[-1])] > eps)
+        broken += bool(error_rates[budget_table.macs_kept.index(budgets[-1])] > eps)
     return {
         "eps": eps,
         "delta": delta,
@@ -58,27 +78,34 @@ def check_guarantee(
         "refused": refused / splits,
         "mean_budget": float(np.mean(budgets)) if budgets else None,
         "cheapest_true_budget": next(
-            (share for share, rate in zip(model.budget_table.macs_kept, truth) if rate <= eps), None
+            (share for share, rate in zip(model.budget_table.macs_kept, error_rates) if rate <= eps), None
         ),
     }
 
 
 def disagreements(model: AdaptiveModel, split: Split) -> np.ndarray:
-    """bool [rungs, N]: whether an image is classified otherwise than by the full network."""
+    """Finds the images that each calibration point classifies otherwise than the full network does.
+
+    Args:
+      model: with a budget table.
+      split: N images.
+
+    Returns:
+      bool [calibration points, N].
+    """
     full = evaluate(
         model.spec, StaticPolicy(model.spec.largest), model.params, (), split, batch=250
     ).predicted
     rows = []
     for cost_weight in model.budget_table.cost_weights:
-        conditioned_params = PolicyWithCost(model.policy_params, jnp.float32(cost_weight))
-        found = evaluate(
+        evaluation = evaluate(
             model.spec,
             model.policy,
             model.params,
-            conditioned_params,
+            PolicyWithCost(model.policy_params, jnp.float32(cost_weight)),
             split,
             batch=250,
             decision_cost=model.decision_cost,
         )
-        rows.append(found.predicted != full)
+        rows.append(evaluation.predicted != full)
     return np.stack(rows)

@@ -1,4 +1,4 @@
-"""How fast images arrive: the stream of a config against the decoding library alone, and a draw from memory."""
+"""The speed of reading images: a config's stream, the decoding library alone, and memory."""
 
 from __future__ import annotations
 
@@ -20,11 +20,19 @@ from prance_jax.data.load import load_source
 
 
 def measure_input(config: Config, batch: int, batches: int = 60, repeats: int = 7) -> dict[str, Any]:
-    """Images per second, medians over interleaved repeats, of the training pictures of a config.
+    """Measures images per second of the training images of a config, in three ways.
 
-    stream: `Stream.batches`, as training reads them (order, crops, batches). library: Pillow opening, decoding and resizing the
-    same number of files of the same set, on one thread a core. memory: batches drawn from memory and augmented on the
-    device, where the config keeps its images there.
+    Args:
+      config: with images on disk.
+      batch: images per batch.
+      batches: batches per measurement.
+      repeats: interleaved repeats, of which medians are taken.
+
+    Returns:
+      `images_per_s` of 'stream' (as training reads them: order, crops, batches), 'library' (Pillow
+      opens, decodes and resizes as many files, on one thread per core) and 'memory' (drawn from
+      memory and augmented on the device, if the config keeps images there); the ratio of the first
+      two; the batch size.
     """
     data = config.data
     streamed = dataclasses.replace(data, images=dataclasses.replace(data.images, in_memory=False))
@@ -34,21 +42,23 @@ def measure_input(config: Config, batch: int, batches: int = 60, repeats: int = 
     steps = itertools.count(0, batches)
 
     def stream():
-        # One of its own for every call: what is read ahead must not be read in somebody else's time.
+        # A new stream for every call: images read ahead must not be read while another program is timed.
         running = source.batches(batch, next(steps))
-        found = [own.labels.sum() for own in itertools.islice(running, batches)]
+        sums = [tables.labels.sum() for tables in itertools.islice(running, batches)]
         running.close()
-        return found
+        return sums
 
     starts = itertools.count(0, count)
 
     def library():
         start = next(starts)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return list(pool.map(one, (number % len(source.train) for number in range(start, start + count))))
+            return list(
+                pool.map(read_pixel, (index % len(source.train) for index in range(start, start + count)))
+            )
 
-    def one(number: int) -> int:
-        image = decode_image(source.train.get(number)[0])
+    def read_pixel(index: int) -> int:
+        image = decode_image(source.train.get(index)[0])
         box = crops.evaluation(image.height, image.width, data.images.crop)
         return crop_image(image, data.images.size, box)[0, 0, 0]
 
@@ -60,8 +70,8 @@ def measure_input(config: Config, batch: int, batches: int = 60, repeats: int = 
         programs["memory"] = lambda: [
             draw(memory.tables, jax.random.key(next(keys)), batch) for _ in range(batches)
         ]
-    taken = time_interleaved(programs, repeats)
-    speeds = {name: count / float(np.median(times)) for name, times in taken.items()}
+    seconds = time_interleaved(programs, repeats)
+    speeds = {name: count / float(np.median(times)) for name, times in seconds.items()}
     return {
         "images_per_s": speeds,
         "stream_over_library": speeds["stream"] / speeds["library"],

@@ -1,4 +1,4 @@
-"""How fast stage two plays: the jitted rollout against a plain loop that runs the network anew for each decision."""
+"""The speed of stage two's rollout against a plain loop over images and decisions."""
 
 from __future__ import annotations
 
@@ -17,40 +17,50 @@ from prance_jax.training.stages.selector import Selector
 def measure_rollout(
     selector: Selector, env_params: EnvParams, key: jax.Array, repeats: int = 5
 ) -> dict[str, Any]:
-    """Image-decisions per second of both, interleaved, medians over `repeats`.
+    """Measures decisions per second of the jitted rollout and of a plain loop.
 
-    The plain loop is how an environment of one image is usually written: for every image and every decision the
-    network runs from the image on, group by group, under the decisions so far, and then to its end. Its functions are
-    compiled (an uncompiled loop would be a straw man); only the prefix is not kept and images are not batched.
+    The plain loop is how an environment of one image is usually written: for every image and every
+    decision the network runs from the image on, group by group, under the decisions so far, and
+    then to its end. Its functions are compiled. Only the groups before a decision are not kept, and
+    images are not batched.
+
+    Args:
+      selector: of stage two.
+      env_params: network and images of the environment.
+      key: random key of the policy.
+      repeats: interleaved repeats, of which medians are taken.
+
+    Returns:
+      Decisions per second of both, their ratio, the batch of the rollout, lowest and highest rates.
     """
     ppo, env = selector.ppo, selector.env
     state = ppo.init(key)
     rollout = jax.jit(lambda state, env_params, key: ppo.rollout(state, env, env_params, key)[0])
     decisions = env.horizon * env.batch
-    few = 4
+    loop_images = 4
     loop = _Loop(selector, env_params)
-    taken: dict[str, list[float]] = {"rollout": [], "loop": []}
+    rates: dict[str, list[float]] = {"rollout": [], "loop": []}
     jax.block_until_ready(rollout(state, env_params, key))
     loop.play(state, range(1), key)
     for _ in range(repeats):
         start = time.perf_counter()
         jax.block_until_ready(rollout(state, env_params, key))
-        taken["rollout"].append(decisions / (time.perf_counter() - start))
+        rates["rollout"].append(decisions / (time.perf_counter() - start))
         start = time.perf_counter()
-        loop.play(state, range(few), key)
-        taken["loop"].append(env.horizon * few / (time.perf_counter() - start))
-    medians = {name: float(np.median(rates)) for name, rates in taken.items()}
+        loop.play(state, range(loop_images), key)
+        rates["loop"].append(env.horizon * loop_images / (time.perf_counter() - start))
+    medians = {name: float(np.median(values)) for name, values in rates.items()}
     return {
         "rollout_decisions_per_s": medians["rollout"],
         "loop_decisions_per_s": medians["loop"],
         "ratio": medians["rollout"] / medians["loop"],
         "batch": env.batch,
-        "spread": {name: [min(rates), max(rates)] for name, rates in taken.items()},
+        "spread": {name: [min(values), max(values)] for name, values in rates.items()},
     }
 
 
 class _Loop:
-    """The plain loop: one image at a time, everything anew for each decision."""
+    """The plain loop: one image at a time, the whole network anew for each decision."""
 
     def __init__(self, selector: Selector, env_params: EnvParams):
         self.selector, self.env_params = selector, env_params
@@ -66,8 +76,8 @@ class _Loop:
         ]
         self.forward_rest = [
             jax.jit(
-                lambda params, state, rest=spec.largest.groups[group:], group=group: forward_rest(
-                    model, params, state, rest, group
+                lambda params, state, later=spec.largest.groups[group:], group=group: forward_rest(
+                    model, params, state, later, group
                 )
             )
             for group in range(2, spec.space.groups + 1)
@@ -90,13 +100,13 @@ class _Loop:
     def play(self, ppo_state, images, key) -> None:
         for image in images:
             pixels = self.env_params.images[image : image + 1]
-            chosen = []
+            choices = []
             for decision in range(self.selector.env.horizon):
                 state = self.forward_first_group(self.env_params.params, pixels)
-                for group, choice in enumerate(chosen):
+                for group, choice in enumerate(choices):
                     state = self.forward_group[group](self.env_params.params, state, choice)
-                chosen.append(
+                choices.append(
                     self.decide[decision](ppo_state.policy, state, jax.random.fold_in(key, decision))
                 )
-                state = self.forward_group[decision](self.env_params.params, state, chosen[-1])
+                state = self.forward_group[decision](self.env_params.params, state, choices[-1])
                 jax.block_until_ready(self.forward_rest[decision](self.env_params.params, state))

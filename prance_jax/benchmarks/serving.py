@@ -1,4 +1,4 @@
-"""How fast what is served really is: dense, masked, adaptive, ToMe and EViT at equal MACs, measured in one run."""
+"""The speed of serving: dense, masked and adaptive execution, ToMe and EViT at equal MACs."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from prance_jax.adaptive.executor import serve_adaptive
 from prance_jax.core.files import write_atomic
 from prance_jax.core.timing import time_interleaved
 from prance_jax.models.forward import forward_adaptive
-from prance_jax.models.reduction import at_macs, forward_reduced, scheduled_macs
+from prance_jax.models.reduction import forward_reduced, reduction_at_macs, scheduled_macs
 from prance_jax.models.vit import ViT
 from prance_jax.results.rows import Speed
 from prance_jax.selector.policies import DecisionPolicy, GivenPolicy, PolicyWithCost
 from prance_jax.serving.model import AdaptiveModel
 from prance_jax.spec.macs import macs
+from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.structure import GroupChoice, Structure
 from prance_jax.tokens.token_set import keep_rate_for
 
@@ -33,20 +34,26 @@ Tree = Any
 
 
 def even_spread(buckets: Buckets, batch: int, seed: int = 0) -> Structure:
-    """A structure per image: equally many images on each plan, every group in an order of its own.
+    """Returns a structure per image: in each group equally many images in each bucket.
 
-    Images take the same level in all groups half of the time (what is easy stays easy) and any level otherwise.
+    Half of the images have the same bucket in all groups (an easy image stays easy), the others a
+    random one in each.
+
+    Args:
+      buckets: of the network.
+      batch: number of images.
+      seed: of the assignment.
     """
     rng, spec = np.random.default_rng(seed), buckets.spec
-    token_buckets = rng.permutation(np.arange(batch))
-    stay = rng.random(batch) < 0.5
+    order = rng.permutation(np.arange(batch))
+    stays = rng.random(batch) < 0.5
     count, groups = np.full(batch, spec.tokens), [buckets.first_choice]
     for group in buckets.groups:
-        own = np.where(stay, token_buckets, rng.permutation(token_buckets)) % len(group)
-        chosen = [group[level] for level in own]
-        wanted = np.minimum([bucket.tokens for bucket in chosen], count[:, None])
+        indices = np.where(stays, order, rng.permutation(order)) % len(group)
+        chosen = [group[index] for index in indices]
+        num_keep = np.minimum([bucket.tokens for bucket in chosen], count[:, None])
         rates = []
-        for tokens_after in wanted.T:
+        for tokens_after in num_keep.T:
             rates.append(keep_rate_for(tokens_after, count))
             count = np.asarray(spec.tokens_after(count, rates[-1:])[0])
         sizes = [
@@ -62,7 +69,14 @@ def even_spread(buckets: Buckets, batch: int, seed: int = 0) -> Structure:
 
 
 class Work(NamedTuple):
-    """What is served: images [B, S, S, C] and what decides about them; macs_kept: mean share of dense MACs."""
+    """What is served.
+
+    Attributes:
+      images: float [B, S, S, channels].
+      policy: takes the decisions.
+      policy_params: what the policy decides by.
+      macs_kept: mean MACs as a share of the dense MACs.
+    """
 
     images: jax.Array
     policy: DecisionPolicy
@@ -71,7 +85,12 @@ class Work(NamedTuple):
 
 
 def even_work(buckets: Buckets, batch: int) -> Work:
-    """Random images with `even_spread`."""
+    """Returns random images with the structures of `even_spread`.
+
+    Args:
+      buckets: of the network.
+      batch: number of images.
+    """
     structure = even_spread(buckets, batch)
     return Work(
         _noise(buckets, batch), GivenPolicy(buckets.first_choice), structure, _kept(buckets, structure)
@@ -79,10 +98,17 @@ def even_work(buckets: Buckets, batch: int) -> Work:
 
 
 def trained_work(model: AdaptiveModel, images: np.ndarray, batch: int, budget: float | None = None) -> Work:
-    """Images of a data set, again and again where the batch is larger, under the decisions of a trained selector."""
+    """Returns images of a data set under the decisions of a trained selector.
+
+    Args:
+      model: the trained network and selector.
+      images: [N, S, S, channels]; repeated for a larger batch.
+      batch: number of images.
+      budget: share of the dense MACs; None for a selector of one budget.
+    """
     images = jnp.asarray(images[np.arange(batch) % len(images)])
-    found = macs(model.spec, model.serve(images, budget).structure, model.decision_cost).total
-    kept = float(np.mean(found)) / macs(model.spec, model.spec.largest).total
+    total = macs(model.spec, model.serve(images, budget).structure, model.decision_cost).total
+    kept = float(np.mean(total)) / macs(model.spec, model.spec.largest).total
     policy_params = (
         model.policy_params
         if budget is None
@@ -100,13 +126,20 @@ def measure_serving(
     chunk: Callable[[int], int] = lambda batch: max(1, batch // 16),
     repeats: int = 9,
 ) -> list[Speed]:
-    """Measures dense, masked and adaptive execution, and ToMe and EViT on the dense network at schedules that come nearest
-    to the adaptive one's mean MACs; at batch 1 also the worst case, an image that is given the largest plans throughout.
+    """Measures dense, masked and adaptive execution, and ToMe and EViT on the dense network.
 
-    plans: of the network to measure, its `spec.dtype` included; params: its weights, of any value. work: what is served,
-    by batch. chunk: images that share a plan, by batch.
+    Their schedules come nearest to the mean MACs of the adaptive execution. At batch 1 there is
+    also the worst case `largest`: an image in the largest bucket of every group.
+
+    Args:
+      buckets: of the network to measure, its `spec.dtype` included.
+      params: of the network; their values do not matter.
+      work: batch size -> what is served.
+      batches: batch sizes.
+      chunk: batch size -> images that share a bucket.
+      repeats: interleaved repeats, of which medians are taken.
     """
-    spec, found = buckets.spec, []
+    spec, rows = buckets.spec, []
     model, full = ViT(spec), float(macs(spec, spec.largest).total)
     given = GivenPolicy(buckets.first_choice)
     for batch in batches:
@@ -128,7 +161,7 @@ def measure_serving(
         runs = {"dense": dense, "masked": masked, "adaptive": adaptive}
         shares = {"dense": 1.0, "masked": kept, "adaptive": kept}
         for method in ("tome", "evit"):
-            reduction = at_macs(spec, spec.largest, method, kept * full)
+            reduction = reduction_at_macs(spec, spec.largest, method, kept * full)
             shares[method] = scheduled_macs(spec, spec.largest, reduction).total / full
             runs[method] = lambda params, policy_params, images, reduction=reduction: (
                 forward_reduced(model, params, images, spec.largest, reduction).logits
@@ -140,26 +173,26 @@ def measure_serving(
             run = jax.jit(functools.partial(adaptive, policy=given)).lower(params, largest, images).compile()
             programs["largest"], shares["largest"] = run, _kept(buckets, largest)
             calls["largest"] = lambda run=run: run(params, largest, images)
-        taken = time_interleaved(calls, repeats)
-        usual = float(np.median(taken["dense"]))
-        for name, times in taken.items():
-            middle = float(np.median(times))
+        seconds = time_interleaved(calls, repeats)
+        dense_median = float(np.median(seconds["dense"]))
+        for name, times in seconds.items():
+            median = float(np.median(times))
             share = shares[name]
-            found.append(
+            rows.append(
                 Speed(
                     method=name,
                     batch=batch,
                     dtype=spec.dtype,
-                    images_per_s=batch / middle,
-                    latency_ms=1e3 * middle,
+                    images_per_s=batch / median,
+                    latency_ms=1e3 * median,
                     macs_kept=share,
-                    speedup=usual / middle,
-                    realised_share=usual / middle * share,
+                    speedup=dense_median / median,
+                    realised_share=dense_median / median * share,
                     spread=tuple(float(1e3 * q) for q in np.quantile(times, (0.25, 0.75))),
                     peak_mb=_peak(programs[name]),
                 )
             )
-    return found
+    return rows
 
 
 def _noise(buckets: Buckets, batch: int) -> jax.Array:
@@ -168,13 +201,14 @@ def _noise(buckets: Buckets, batch: int) -> jax.Array:
 
 
 def _kept(buckets: Buckets, structure: Structure) -> float:
+    """Mean MACs of a structure as a share of the dense MACs."""
     return (
         float(np.mean(macs(buckets.spec, structure).total)) / macs(buckets.spec, buckets.spec.largest).total
     )
 
 
 def _largest(buckets: Buckets) -> Structure:
-    """One image on the largest plan of every group, nothing removed that the plan has room for."""
+    """One image in the largest bucket of every group, with as many tokens as the bucket holds."""
     count, groups = buckets.spec.tokens, [buckets.first_choice]
     for group in buckets.groups:
         bucket, rates = group[-1], []
@@ -183,26 +217,49 @@ def _largest(buckets: Buckets) -> Structure:
             rates.append(jnp.asarray([keep_rate_for(tokens_after, count)], jnp.float32))
             count = tokens_after
         sizes = [
-            tuple(jnp.asarray([size], jnp.int32) for size in own) for own in (bucket.widths, bucket.mlp_dims)
+            tuple(jnp.asarray([size], jnp.int32) for size in sizes)
+            for sizes in (bucket.widths, bucket.mlp_dims)
         ]
         groups.append(GroupChoice(*sizes, tuple(rates)))
     return Structure(tuple(groups))
 
 
 def random_weights_buckets(
-    spec, first_choice: GroupChoice, number: int = 4, smallest_keep: float = 0.2
+    spec: ModelSpec, first_choice: GroupChoice, number: int = 4, smallest_keep: float = 0.2
 ) -> Buckets:
-    """The stated spread of plans for a network without a trained selector, see `even_plans`."""
+    """Returns evenly spread buckets for a network without a trained selector, see `even_buckets`.
+
+    Args:
+      spec: the network.
+      first_choice: choice of group 0.
+      number: buckets per group, at most.
+      smallest_keep: share of the tokens in the smallest bucket of the last group.
+    """
     return even_buckets(spec, first_choice, number, smallest_keep)
 
 
 def with_dtype(buckets: Buckets, dtype: str) -> Buckets:
-    """The same plans for a network that computes in another type."""
+    """Returns the same buckets for a network that computes in another type.
+
+    Args:
+      buckets: of the network.
+      dtype: for example 'bfloat16'.
+    """
     return dataclasses.replace(buckets, spec=dataclasses.replace(buckets.spec, dtype=dtype))
 
 
 def save_speeds(rows: list[Speed], header: dict[str, Any], folder: str | Path, buckets: Buckets) -> None:
-    """Writes benchmark.json, and benchmark.csv with timm's column names."""
+    """Writes benchmark.json, and benchmark.csv with timm's column names.
+
+    Args:
+      rows: measurements.
+      header: hardware, command and weights, stored in the JSON file.
+      folder: created if needed.
+      buckets: of the network that was measured.
+
+    Raises:
+      UserError: the disk is full.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     record = {**header, "rows": [dataclasses.asdict(row) for row in rows]}
@@ -232,7 +289,8 @@ def save_speeds(rows: list[Speed], header: dict[str, Any], folder: str | Path, b
     write_atomic(folder / "benchmark.csv", text.getvalue())
 
 
-def _peak(program) -> float | None:
+def _peak(program: jax.stages.Compiled) -> float | None:
+    """Memory of a program by the compiler's own analysis, MiB."""
     try:
         memory = program.memory_analysis()
         return (

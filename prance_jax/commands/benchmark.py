@@ -1,61 +1,91 @@
-"""The command `benchmark`: speeds, and what else is measured on a trained workdir."""
+"""The command `benchmark`: speeds on this machine, and measurements on a trained workdir."""
 
 from __future__ import annotations
 
 import argparse
 import json
 
-from prance_jax.commands.benchmark_serving import _numbers, _serving_speed, _trained_speed
-from prance_jax.commands.common import Command
+from prance_jax.commands.benchmark_serving import parse_sizes, random_weights_speed, trained_speed
+from prance_jax.commands.common import AddCommand, open_config, open_experiment, open_workdir, renamed_choice
 from prance_jax.core.errors import UserError
 
+_DESCRIPTION = """\
+Measures one of the following, which --measure names.
 
-def arguments(command: Command) -> None:
+serving (the default): images per second of the dense network, of masked and adaptive execution, and of
+ToMe and EViT, in one run. With --config it uses random weights and evenly spread buckets. With --workdir
+it uses trained weights, and adds accuracy and a picture. It writes benchmark.json and benchmark.csv; the
+achieved share is the measured speed-up over the one that the MACs promise.
+
+dense: the dense network against timm in PyTorch; both must be installed. rollout: the selector's rollout
+against a plain loop. input: reading images from disk against the decoding library alone. These need
+--config.
+
+guarantee: how often the certified budget of a workdir exceeds its error limit, in 200 draws of 1,000
+calibration images; the selector must serve all budgets. meta: top-1 of stage one's largest structure,
+its smallest one and random ones (--config.meta.smallest_keep of the tokens are kept at every decision of
+the smallest). These need --workdir."""
+
+
+def add_commands(add_command: AddCommand) -> None:
     """Adds `benchmark`."""
-    sub = command("benchmark", benchmark, "measures speed on this machine", workdir=False)
-    sub.add_argument(
+    command = add_command(
+        "benchmark",
+        benchmark,
+        "measure speed, the budget guarantee, or stage one",
+        _DESCRIPTION,
+        "--config configs/imagenet_tiny.py --batches 1,64 --dtypes float32",
+        workdir=False,
+    )
+    command.add_argument(
         "--measure",
-        choices=("serving", "dense", "rollout", "contract", "input", "meta"),
+        type=renamed_choice("--measure", {"contract": "guarantee"}),
+        choices=("serving", "dense", "rollout", "guarantee", "input", "meta"),
         default="serving",
-        help="serving: dense, masked and adaptive execution, ToMe and EViT, on random weights; dense: the dense network "
-        "against PyTorch's timm; rollout: stage two against a plain loop; contract: how often a trained workdir's is broken; "
-        "input: reading pictures against the decoding library alone; meta: accuracy of stage one's largest, smallest and random "
-        "structures in a workdir",
+        metavar="NAME",
+        help="serving, dense, rollout, guarantee, input or meta; serving by default",
     )
-    sub.add_argument("--batches", default="1,8,64,256", help="batch sizes")
-    sub.add_argument("--dtypes", default="float32,bfloat16", help="types of serving's computation")
-    sub.add_argument("--out", default="runs/benchmark", help="folder of serving's benchmark.json and .csv")
-    sub.add_argument("--repeats", type=int, default=7)
-    sub.add_argument(
-        "--workdir",
-        help="a trained workdir: of serving, to measure it instead of random weights; of contract, one with selector.cost_weights",
+    command.add_argument("--workdir", help="a trained workdir, for serving, guarantee and meta")
+    command.add_argument(
+        "--batches", default="1,8,64,256", help="batch sizes, for serving and dense; 1,8,64,256 by default"
     )
-    sub.add_argument("--budget", type=float, help="of serving with a workdir of every budget: which one")
-    sub.add_argument("--eps", type=float, default=0.01, help="of contract: largest share of disagreements")
-    sub.add_argument("--delta", type=float, default=0.1, help="of contract: how often it may be broken")
+    command.add_argument(
+        "--dtypes",
+        default="float32,bfloat16",
+        help="types of the computation, for serving; float32,bfloat16 by default",
+    )
+    command.add_argument(
+        "--out", default="runs/benchmark", help="folder of serving's files; runs/benchmark by default"
+    )
+    command.add_argument("--repeats", type=int, default=7, help="measurements of each time; 7 by default")
+    command.add_argument(
+        "--budget",
+        type=float,
+        help="share of the dense MACs, for serving with the selector of all budgets; the middle by default",
+    )
+    command.add_argument(
+        "--eps", type=float, default=0.01, help="error limit of guarantee: share of changed predictions; 0.01"
+    )
+    command.add_argument(
+        "--delta", type=float, default=0.1, help="how often guarantee may exceed it, as a share; 0.1"
+    )
 
 
 def benchmark(options: argparse.Namespace) -> int:
     """Runs the measurement that `options.measure` names and prints it."""
     import jax
 
-    from prance_jax.config import io
-    from prance_jax.config.experiment import Config
     from prance_jax.data.load import load_source, placeholder_source
     from prance_jax.models import forward
     from prance_jax.models.vit import ViT
 
-    if options.measure == "contract":
+    if options.measure == "guarantee":
         return _guarantee(options)
     if options.measure == "meta":
         return _stage_one(options)
     if options.measure == "serving" and options.workdir is not None:
-        return _trained_speed(options)
-    if options.config is None:
-        raise UserError(
-            f"benchmark --measure {options.measure} needs a --config, such as configs/imagenet_tiny.py"
-        )
-    config = io.load_config(options.config, Config, options.overrides)
+        return trained_speed(options)
+    config = open_config(options)
     if options.measure == "input":
         return _input_speed(options, config)
     source = load_source(config.data) if options.measure == "rollout" else placeholder_source(config.data)
@@ -65,7 +95,7 @@ def benchmark(options: argparse.Namespace) -> int:
     params = forward.init_params(ViT(spec), jax.random.key(1))
     if options.measure == "rollout":
         return _rollout_speed(options, config, source, spec, params)
-    return _serving_speed(options, config, spec, params)
+    return random_weights_speed(options, config, spec, params)
 
 
 def _input_speed(options: argparse.Namespace, config) -> int:
@@ -74,11 +104,11 @@ def _input_speed(options: argparse.Namespace, config) -> int:
 
     if config.data.name not in ("folder", "tfds"):
         raise UserError(
-            f"benchmark --measure input is for pictures on disk; this config's data is {config.data.name!r}"
+            "benchmark --measure input is for images on disk (data.name folder or tfds); this config has "
+            f"{config.data.name!r}"
         )
-    found = measure_input(config, config.meta.batch, repeats=options.repeats)
-    print(json.dumps({**found, "hardware": hardware(), "command": options.line}, indent=1))
-    return 0
+    figures = measure_input(config, config.meta.batch, repeats=options.repeats)
+    return _print(options, {**figures, "hardware": hardware()})
 
 
 def _rollout_speed(options: argparse.Namespace, config, source, spec, params) -> int:
@@ -94,9 +124,7 @@ def _rollout_speed(options: argparse.Namespace, config, source, spec, params) ->
     images, labels = source.sample_plain(source.tables, jax.random.key(0), config.selector.batch)
     env_params = EnvParams(params, images, labels, jnp.zeros((len(labels), spec.num_classes)), jnp.float32(0))
     figures = measure_rollout(selector, env_params, jax.random.key(2), options.repeats)
-    header = {"hardware": hardware(), "weights": "random", "command": options.line}
-    print(json.dumps({**figures, **header}, indent=1))
-    return 0
+    return _print(options, {**figures, "hardware": hardware(), "weights": "random"})
 
 
 def _guarantee(options: argparse.Namespace) -> int:
@@ -106,40 +134,34 @@ def _guarantee(options: argparse.Namespace) -> int:
     from prance_jax.data.load import load_source
     from prance_jax.data.source import Split
     from prance_jax.serving.load import load
-    from prance_jax.training.workdir import Workdir
 
-    if options.workdir is None:
-        raise UserError("benchmark --measure contract needs a --workdir trained with selector.cost_weights")
-    source = load_source(Workdir(options.workdir).config().data)
+    config, workdir = open_workdir(options)
+    source = load_source(config.data)
     parts = [source.split(name) for name in ("validation", "test")]
     images, labels = (
         np.concatenate([getattr(part, name)[:] for part in parts]) for name in ("images", "labels")
     )
-    found = check_guarantee(load(options.workdir), Split(images, labels, {}), options.eps, options.delta)
-    print(json.dumps({**found, "command": options.line}, indent=1))
-    return 0
+    figures = check_guarantee(load(workdir.path), Split(images, labels, {}), options.eps, options.delta)
+    return _print(options, figures)
 
 
 def _stage_one(options: argparse.Namespace) -> int:
     from prance_jax.benchmarks.accuracy import meta_accuracies
-    from prance_jax.experiments.experiment import Experiment
-    from prance_jax.training.metrics import Progress
-    from prance_jax.training.workdir import Workdir
 
-    if options.workdir is None:
-        raise UserError("benchmark --measure meta needs a --workdir in which stage one is trained")
-    workdir = Workdir(options.workdir)
-    config = workdir.config()
-    experiment = Experiment(config, workdir, Progress(quiet=True), train=False)
-    found = {f"seed{seed}": meta_accuracies(experiment, seed) for seed in config.seeds}
-    print(json.dumps({"top1": found, "steps": config.meta.steps, "command": options.line}, indent=1))
-    return 0
+    experiment = open_experiment(options)
+    config = experiment.config
+    top1 = {f"seed{seed}": meta_accuracies(experiment, seed) for seed in config.seeds}
+    return _print(options, {"top1": top1, "steps": config.meta.steps})
 
 
 def _dense_speed(options: argparse.Namespace, spec) -> int:
     from prance_jax.benchmarks.dense import measure_dense
     from prance_jax.results.table import hardware
 
-    rows = measure_dense(spec, _numbers(options.batches, "--batches"), options.repeats)
-    print(json.dumps({"rows": rows, "hardware": hardware(), "command": options.line}, indent=1))
+    rows = measure_dense(spec, parse_sizes(options.batches, "--batches"), options.repeats)
+    return _print(options, {"rows": rows, "hardware": hardware()})
+
+
+def _print(options: argparse.Namespace, figures: dict) -> int:
+    print(json.dumps({**figures, "command": options.line}, indent=1))
     return 0

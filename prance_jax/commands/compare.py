@@ -1,4 +1,4 @@
-"""The commands beside a run of its own: `compare`, `segment` and `pit`."""
+"""The commands `compare`, `segment` and `pit`: other methods and tasks beside PRANCE."""
 
 from __future__ import annotations
 
@@ -6,23 +6,54 @@ import argparse
 import json
 from typing import Callable
 
-from prance_jax.commands.common import Command, add_distributed, open_config, open_experiment, run_clock
+from prance_jax.commands.common import AddCommand, add_distributed, open_experiment, run_clock
+
+_COMPARE = """\
+Compares the methods of compare.methods with PRANCE at equal MACs, or at equal measured time with
+compare.latency_table. It uses the networks that are trained in the workdir, trains what is missing, and
+writes comparison.json, comparison.md and comparison.png.
+
+Rows: NAME_50 is the dense network as it is, reduced to 50 % of its MACs; NAME_tuned_50 is fine-tuned;
+NAME_free_50 keeps an own token count per image and runs in buckets; with a latency table names end in
+_time and the number is a share of the time. spvit_inserted in compare.methods inserts predictors
+progressively, which needs many short trainings."""
+_SEGMENT = """\
+Trains and measures semantic segmentation on reduced tokens, on the embedded digits: the dense network,
+the methods of segment.methods, and PRANCE. It writes segmentation.json and segmentation.md, after every
+seed."""
+_PIT = """\
+Trains and measures a pooling-based ViT (PiT), dense and with SPViT's token predictors in each of its
+stages. It writes pit.json and pit.md, after every seed."""
 
 
-def arguments(command: Command) -> None:
+def add_commands(add_command: AddCommand) -> None:
     """Adds `compare`, `segment` and `pit`."""
-    sub = command(
+    command = add_command(
         "compare",
         compare_methods,
-        "every method of the field beside PRANCE, as it is and tuned, at the same MACs or measured time",
+        "compare other methods with PRANCE at equal MACs or time",
+        _COMPARE,
+        "--config configs/digits_compare.py --workdir runs/digits_compare",
     )
-    add_distributed(sub)
-    command("segment", segment, "dense prediction on reduced tokens: the embedded segmentation task")
-    command("pit", pit, "a pooling-based ViT (PiT), dense and with SPViT's selectors in each stage")
+    add_distributed(command)
+    add_command(
+        "segment",
+        segment,
+        "segmentation with reduced tokens",
+        _SEGMENT,
+        "--config configs/digits.py --workdir runs/digits",
+    )
+    add_command(
+        "pit",
+        pit,
+        "a pooling-based ViT (PiT) with SPViT's predictors",
+        _PIT,
+        "--config configs/digits.py --workdir runs/digits",
+    )
 
 
 def compare_methods(options: argparse.Namespace) -> int:
-    """Every method beside PRANCE: comparison.json, .md and .png."""
+    """Compares all methods with PRANCE: comparison.json, .md and .png."""
     from prance_jax.core.sharding import init_distributed, is_main_process
     from prance_jax.experiments.comparison import comparison_rows
     from prance_jax.results.comparison_plot import plot_comparison
@@ -30,24 +61,21 @@ def compare_methods(options: argparse.Namespace) -> int:
     from prance_jax.results.table import format_table, save_results
 
     init_distributed(options.distributed)
-    config, workdir = open_config(options)
-    experiment = open_experiment(options, config, workdir, train=True)
-    for results in evaluate_rows(experiment, options.line, run_clock(workdir), comparison_rows):
-        save_results(results, workdir.path, "comparison")
+    experiment = open_experiment(options, train=True)
+    folder = experiment.workdir.path
+    for results in evaluate_rows(experiment, options.line, run_clock(experiment.workdir), comparison_rows):
+        save_results(results, folder, "comparison")
     if is_main_process():
-        plot_comparison(results, workdir.path / "comparison.png")
+        plot_comparison(results, folder / "comparison.png")
         print(format_table(results))
-        print(f"results: {workdir.path}/comparison.json, comparison.md and comparison.png")
+        print(f"results: {folder}/comparison.json, comparison.md and comparison.png")
     return 0
 
 
 def segment(options: argparse.Namespace) -> int:
-    """Token reduction in dense prediction: segmentation.json and .md."""
-    from prance_jax.experiments.segmentation import (
-        segmentation_experiment,
-        segmentation_rows,
-        segmentation_table,
-    )
+    """Measures token reduction in segmentation: segmentation.json and .md."""
+    from prance_jax.experiments.segmentation import segmentation_experiment, segmentation_rows
+    from prance_jax.results.task_tables import segmentation_table
 
     return _rows(
         options,
@@ -58,25 +86,26 @@ def segment(options: argparse.Namespace) -> int:
 
 
 def pit(options: argparse.Namespace) -> int:
-    """A PiT with SPViT's selectors: pit.json and .md."""
-    from prance_jax.experiments.pit import pit_rows, pit_table
+    """Measures a PiT with SPViT's token predictors: pit.json and .md."""
+    from prance_jax.experiments.pit import pit_rows
+    from prance_jax.results.task_tables import pit_table
 
     return _rows(options, "pit", pit_rows, pit_table)
 
 
 def _rows(options: argparse.Namespace, name: str, rows_of: Callable, table: Callable) -> int:
-    """An experiment that makes a table of its own: NAME.json and NAME.md, written after every seed."""
+    """Runs an experiment with a table of its own: NAME.json and NAME.md, written after every seed."""
     import dataclasses
 
     from prance_jax.core.files import write_atomic
 
-    config, workdir = open_config(options)
-    experiment, rows = open_experiment(options, config, workdir, train=True), []
-    for seed in config.seeds:
+    experiment, rows = open_experiment(options, train=True), []
+    folder = experiment.workdir.path
+    for seed in experiment.config.seeds:
         rows += rows_of(experiment, seed)
         record = {"command": options.line, "rows": [dataclasses.asdict(row) for row in rows]}
-        write_atomic(workdir.path / f"{name}.json", json.dumps(record, indent=1) + "\n")
-        write_atomic(workdir.path / f"{name}.md", table(rows) + "\n")
+        write_atomic(folder / f"{name}.json", json.dumps(record, indent=1) + "\n")
+        write_atomic(folder / f"{name}.md", table(rows) + "\n")
     print(table(rows))
-    print(f"results: {workdir.path}/{name}.json and {name}.md")
+    print(f"results: {folder}/{name}.json and {name}.md")
     return 0

@@ -5,43 +5,54 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from prance_jax.commands.common import Command
-from prance_jax.commands.convert import names_and_structure, save_network
+from prance_jax.commands.common import AddCommand, open_experiment, open_workdir
+from prance_jax.commands.convert import add_names_and_structure, save_network
 from prance_jax.core.errors import UserError
 
+_DESCRIPTION = """\
+Writes a trained workdir as one file. It needs no --config.
 
-def arguments(command: Command) -> None:
+A .prance file is a program (StableHLO) with its weights: any batch size, on CPU, CUDA and TPU.
+prance_jax.load_exported reads it, without the code of the model. A .safetensors file holds weights and a
+card; --structure extracts one structure from them, --names timm writes timm's names. State the licence
+of the weights with --licence."""
+
+
+def add_commands(add_command: AddCommand) -> None:
     """Adds `export`."""
-    sub = command("export", export_run, "writes a trained workdir as one file: a program, or its weights")
-    sub.add_argument(
-        "--out",
-        required=True,
-        help="model.prance runs by JAX alone; model.safetensors holds weights and a card",
+    command = add_command(
+        "export",
+        export_run,
+        "write a trained workdir as one file, program or weights",
+        _DESCRIPTION,
+        "--workdir runs/digits --out digits.prance",
     )
-    sub.add_argument(
+    command.add_argument(
+        "--out", required=True, help="NAME.prance for a program, NAME.safetensors for weights and a card"
+    )
+    command.add_argument(
         "--weights",
         choices=("prance", "meta", "dense"),
         default="prance",
-        help="of .safetensors: the fine-tuned network, that of stage one, the dense one",
+        help="for .safetensors: the fine-tuned network, that of stage one, or the dense network",
     )
-    sub.add_argument("--licence", help="of .safetensors: for its card, say apache-2.0")
-    names_and_structure(sub)
-    sub.add_argument("--seed", type=int, help="of the run; the first one by default")
-    sub.add_argument("--token-mode", help="of the run; the first one by default")
+    command.add_argument("--licence", help="for .safetensors: licence in the card, such as apache-2.0")
+    add_names_and_structure(command)
+    command.add_argument("--seed", type=int, help="seed of the run; the first by default")
+    command.add_argument("--token-mode", help="token mode of the run; the first by default")
 
 
 def export_run(options: argparse.Namespace) -> int:
-    """Writes options.out: .safetensors are weights, anything else is a program."""
+    """Writes `options.out`: weights for .safetensors, a program for any other name."""
     from prance_jax.serving.export import export
     from prance_jax.serving.load import load
-    from prance_jax.training.workdir import Workdir
 
-    config = Workdir(options.workdir).config()
+    config, _ = open_workdir(options)
     seed = config.seeds[0] if options.seed is None else options.seed
     if Path(options.out).suffix == ".safetensors":
         return _export_weights(options, config, seed)
     if options.structure is not None or options.names != "prance_jax":
-        raise UserError("export: --structure and --names are for weights; say --out NAME.safetensors")
+        raise UserError("export: --structure and --names are for weights; give --out NAME.safetensors")
     model = load(options.workdir, seed=options.seed, token_mode=options.token_mode)
     facts = _facts(options.workdir, config, seed, f"prance_{model.spec.token_optimization}")
     card = export(model, options.out, facts)
@@ -51,14 +62,10 @@ def export_run(options: argparse.Namespace) -> int:
 
 
 def _export_weights(options: argparse.Namespace, config, seed: int) -> int:
-    from prance_jax.experiments.experiment import Experiment
-    from prance_jax.training.metrics import Progress
-    from prance_jax.training.workdir import Workdir
-
     mode = options.token_mode or config.token_modes[0]
     if seed not in config.seeds or mode not in config.token_modes:
         raise UserError(f"export: the workdir has seeds {config.seeds} and token modes {config.token_modes}")
-    experiment = Experiment(config, Workdir(options.workdir), Progress(quiet=True), train=False)
+    experiment = open_experiment(options)
     method = {"prance": f"prance_{mode}", "meta": "meta_largest", "dense": "dense"}[options.weights]
     if options.weights == "prance":
         params = experiment.prance(seed, mode).params
@@ -71,7 +78,7 @@ def _export_weights(options: argparse.Namespace, config, seed: int) -> int:
 
 
 def _facts(workdir: str, config, seed: int, method: str) -> dict:
-    """What a card tells of a trained network: what goes in, labels, and what was measured."""
+    """Facts for the card of a trained network: preprocessing, labels and measured figures."""
     from prance_jax.data.load import load_source
     from prance_jax.results.rows import load_results
 
@@ -84,7 +91,7 @@ def _facts(workdir: str, config, seed: int, method: str) -> dict:
         "measured": None,
     }
     if (Path(workdir) / "results.json").exists():
-        found = load_results(workdir)
-        rows = [vars(row) for row in found.rows if (row.method, row.seed) == (method, seed)]
-        facts["measured"] = {"hardware": found.hardware, "images": found.images, "rows": rows}
+        results = load_results(workdir)
+        rows = [vars(row) for row in results.rows if (row.method, row.seed) == (method, seed)]
+        facts["measured"] = {"hardware": results.hardware, "images": results.images, "rows": rows}
     return facts

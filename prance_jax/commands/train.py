@@ -1,100 +1,130 @@
-"""The commands of a run: `train`, `evaluate` and `show`."""
+"""The commands `train`, `evaluate` and `show`."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 
-from prance_jax.commands.common import Command, add_distributed, claim_workdir, open_experiment, run_clock
-from prance_jax.core.errors import UserError
+from prance_jax.commands.common import AddCommand, add_distributed, open_experiment, run_clock
+
+_TRAIN = """\
+Trains all stages, evaluates on the test images and prints the table. The stages are: dense (the dense
+network), meta (stage one, the meta-network), selector (stage two), finetune (stage three).
+
+Stop it in any way and start the same command again: it continues from the last checkpoint, and the
+result is bit-identical to a run without the stop. Ctrl-C and SIGTERM save a checkpoint first. The same
+command with --config.seeds=0,1,2 adds the seeds that are missing.
+
+It writes results.json and results.md, accuracy.png, and report.html with its pictures in show/. A
+picture that cannot be drawn does not stop the run; the last line gives the reason. Metrics are JSON
+lines in metrics.jsonl, and in tensorboard/ if tensorboardX is installed.
+
+Images from a folder: with --config.data.images.in_memory=false they are read ahead from disk,
+--config.data.images.on_bad_image=skip leaves out unreadable ones and counts them in one warning, and
+--config.data.folder.limit=N uses N of them, to measure speed."""
+_EVALUATE = """\
+Evaluates a trained workdir on the test images again, writes results.json, results.md and accuracy.png,
+and prints the table. It trains nothing, and needs no --config: the workdir has its own."""
+_SHOW = """\
+Draws what a trained workdir decides and how it learned: pictures in show/ and report.html, one page for
+a browser. By default it shows all token modes of the first seed, and for a selector of all budgets the
+middle budget. Run evaluate first for the table in the page. It needs no --config."""
 
 
-def arguments(command: Command) -> None:
+def add_commands(add_command: AddCommand) -> None:
     """Adds `train`, `evaluate` and `show`."""
-    sub = command(
-        "train", train, "trains all stages, evaluates, prints the table; continues where it was stopped"
+    command = add_command(
+        "train",
+        train,
+        "train all stages, evaluate, print the table",
+        _TRAIN,
+        "--config configs/digits.py --workdir runs/digits --config.seeds=0,1",
     )
-    sub.add_argument("--stage", choices=("all", "dense", "meta", "selector", "finetune"), default="all")
-    add_distributed(sub)
-    sub = command("evaluate", evaluate, "evaluates a trained workdir again and prints the table")
-    add_distributed(sub)
-    sub = command(
-        "show", show, "draws what a trained workdir decides, and how it learned: pictures and report.html"
+    command.add_argument(
+        "--stage",
+        choices=("all", "dense", "meta", "selector", "finetune"),
+        default="all",
+        help="train one stage only, without evaluation; stages before it that are missing are trained first",
     )
-    sub.add_argument(
-        "--images", nargs="+", default=(), metavar="PATH", help="pictures of your own, or folders of them"
+    add_distributed(command)
+    command = add_command(
+        "evaluate",
+        evaluate,
+        "evaluate a trained workdir again",
+        _EVALUATE,
+        "--workdir runs/digits",
     )
-    sub.add_argument(
+    add_distributed(command)
+    command = add_command(
+        "show",
+        show,
+        "draw what it decides and how it learned",
+        _SHOW,
+        "--workdir runs/digits --images my.jpg my_folder",
+    )
+    command.add_argument(
+        "--images", nargs="+", default=(), metavar="PATH", help="images of yours to show, files or folders"
+    )
+    command.add_argument(
         "--mode", "--token-mode", dest="token_mode", help="token mode of the run; all by default"
     )
-    sub.add_argument("--seed", type=int, help="of the run; the first one by default")
-    sub.add_argument("--budget", type=float, help="of a selector of every budget: share of the dense MACs")
+    command.add_argument("--seed", type=int, help="seed of the run; the first by default")
+    command.add_argument(
+        "--budget", type=float, help="share of the dense MACs, for a selector of all budgets, such as 0.5"
+    )
 
 
 def train(options: argparse.Namespace) -> int:
-    """Trains one stage, or all and then evaluates; continues what is there."""
-    from prance_jax.config import io
-    from prance_jax.config.experiment import Config
+    """Trains one stage, or all stages and evaluates; continues what is there."""
     from prance_jax.core.sharding import init_distributed
     from prance_jax.experiments.experiment import STAGES
-    from prance_jax.training.workdir import Workdir
 
     init_distributed(options.distributed)
-    config = io.load_config(options.config, Config, options.overrides)
-    workdir = Workdir(options.workdir)
-    if claim_workdir(workdir, config, options.line):
-        print(f"continuing in {workdir.path}", file=sys.stderr)
+    experiment = open_experiment(options, train=True)
     if options.stage == "all":
-        return _report(options, config, workdir, train=True)
-    experiment = open_experiment(options, config, workdir, train=True)
+        return _report(options, experiment, train=True)
     experiment.run(options.stage)
     following = STAGES[STAGES.index(options.stage) + 1 :]
     print(
-        f"stage {options.stage} is done in {workdir.path}; "
+        f"stage {options.stage} is done in {experiment.workdir.path}; "
         + (f"next: --stage {following[0]}" if following else "next: evaluate")
     )
     return 0
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Evaluates what is trained again. Raises UserError for another configuration than the workdir's."""
-    from prance_jax.config import io
-    from prance_jax.config.experiment import Config
+    """Evaluates a trained workdir again.
+
+    Raises:
+      UserError: the workdir belongs to another configuration, or a stage is missing.
+    """
     from prance_jax.core.sharding import init_distributed
-    from prance_jax.training.workdir import Workdir
 
     init_distributed(options.distributed)
-    workdir = Workdir(options.workdir)
-    if options.config:
-        config = io.load_config(options.config, Config, options.overrides)
-        lines = io.differences(config, workdir.config())
-        if lines:
-            raise UserError(
-                f"workdir {workdir.path} belongs to another configuration ({'; '.join(lines)}); leave --config out"
-            )
-    else:
-        config = workdir.config()
-    return _report(options, config, workdir, train=False)
+    return _report(options, open_experiment(options), train=False)
 
 
-def _report(options: argparse.Namespace, config, workdir, train: bool) -> int:
+def _report(options: argparse.Namespace, experiment, train: bool) -> int:
     from prance_jax.core.sharding import is_main_process
     from prance_jax.results.evaluate_rows import evaluate_rows
     from prance_jax.results.table import format_table, save_results
 
-    experiment = open_experiment(options, config, workdir, train)
+    workdir = experiment.workdir
     for results in evaluate_rows(experiment, options.line, run_clock(workdir)):
         save_results(results, workdir.path)
     if not is_main_process():
         return 0
     print(format_table(results))
-    print(_where(workdir, write_pictures(experiment, train)))
+    print(_last_line(workdir, write_pictures(experiment, train)))
     return 0
 
 
 def write_pictures(experiment, everything: bool) -> str:
-    """Draws the pictures, or accuracy.png alone, and says where they are. They must never cost a run: whatever goes wrong is
-    told in words."""
+    """Draws the pictures of a run and returns where they are; a failure is returned as text.
+
+    Args:
+      experiment: a trained workdir with results.json.
+      everything: whether to write the report with all pictures, else accuracy.png alone.
+    """
     from prance_jax.results.plots import plot_results
     from prance_jax.results.rows import load_results
     from prance_jax.visualize.report import write_report
@@ -103,12 +133,12 @@ def write_pictures(experiment, everything: bool) -> str:
         if everything:
             return f"{write_report(experiment)}, pictures in {experiment.workdir.path / 'show'}"
         plot_results(load_results(experiment.workdir.path), experiment.workdir.path / "accuracy.png")
-        return "the show command draws it anew"
-    except Exception as error:
+        return "the show command draws it again"
+    except Exception as error:  # whatever goes wrong, the trained run must not fail
         return f"not drawn ({type(error).__name__}: {error})"
 
 
-def _where(workdir, report: str) -> str:
+def _last_line(workdir, report: str) -> str:
     """The last line of a run: where everything is."""
     events = f"; TensorBoard: {workdir.events}" if workdir.events.exists() else ""
     return (
@@ -119,18 +149,14 @@ def _where(workdir, report: str) -> str:
 
 def show(options: argparse.Namespace) -> int:
     """Draws the pictures and the report of a trained workdir."""
-    from prance_jax.training.workdir import Workdir
     from prance_jax.visualize.report import write_report
 
-    workdir = Workdir(options.workdir)
-    config = workdir.config()
-    experiment = open_experiment(options, config, workdir, train=False)
     path = write_report(
-        experiment,
+        open_experiment(options),
         seed=options.seed,
         mode=options.token_mode,
         budget=options.budget,
-        pictures=options.images,
+        user_images=options.images,
     )
-    print(f"{path}: open it in a browser; its pictures as PNG: {path.parent / 'show'}")
+    print(f"{path}: open it in a browser; its pictures as PNG files: {path.parent / 'show'}")
     return 0

@@ -1,1 +1,1 @@
-"""Configuration: dataclasses, and how they are read from files and command lines."""
+"""Configuration: dataclasses, and their reading from files and command lines."""

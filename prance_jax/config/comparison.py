@@ -9,18 +9,20 @@ from prance_jax.core.errors import UserError
 from prance_jax.models.reduction import METHODS
 from prance_jax.tokens.methods.registry import get_method
 
-CONSISTENT = "mctf_consistent"
-COUNTED = "diffrate_learned"
-LEARNED = ("spvit", "dynamicvit", "cdcp", "cait_cdcp", CONSISTENT, COUNTED)
-INSERTED = "spvit_inserted"
+MCTF_CONSISTENT = "mctf_consistent"
+DIFFRATE_LEARNED = "diffrate_learned"
+LEARNED = ("spvit", "dynamicvit", "cdcp", "cait_cdcp", MCTF_CONSISTENT, DIFFRATE_LEARNED)
+SPVIT_INSERTED = "spvit_inserted"
 
 
 @dataclass(frozen=True)
 class PredictorLossConfig:
-    """Losses of learned selectors (SPViT, DynamicViT) beside cross-entropy and the divergence from the teacher.
+    """Losses of token predictors (SPViT, DynamicViT), added to cross-entropy and distillation.
 
-    ratio: weight of the squared distance of kept shares from their targets; tokens: of the squared distance of the last
-    patches from the teacher's. heads: of SPViT's selectors; by default those of the network.
+    Attributes:
+      ratio: weight of the squared distance between kept shares and their targets.
+      tokens: weight of the squared distance between the last patch tokens and the teacher's.
+      heads: heads of SPViT's predictors; None for those of the network.
     """
 
     ratio: float = 2.0
@@ -30,9 +32,14 @@ class PredictorLossConfig:
 
 @dataclass(frozen=True)
 class ConsistencyConfig:
-    """MCTF's training, see `training.consistency`. weight: of the distance of class tokens. most: of what a schedule removes,
-    the largest share that the milder one removes. confidence: the class tokens of images count whose label is given more
-    than this probability. The published setting: weight 3, up to 8 of 16 tokens a layer, 0.4.
+    """MCTF's token reduction consistency, see `training.stages.consistency`.
+
+    The published setting: weight 3, up to 8 of 16 tokens a layer, confidence 0.4.
+
+    Attributes:
+      weight: weight of the distance between class tokens.
+      most: largest share of the schedule's removed tokens that the milder schedule removes.
+      confidence: only images whose label has more than this probability count.
     """
 
     weight: float = 3.0
@@ -48,11 +55,19 @@ class ConsistencyConfig:
 
 
 @dataclass(frozen=True)
-class CountsConfig:
-    """DiffRate's learning of its counts, see `training.learn_counts`. granularity: tokens between the numbers to choose from
-    (the paper's: 4 of 197). first: the first layer, from 0, that reduces tokens (the paper's: the second). weight: of the
-    squared distance of the MACs from their share of the dense network's (the paper's 5, of GMACs, is 106 on DeiT-S). steps,
-    batch, optimizer: of the counts alone; the network is frozen.
+class DiffRateConfig:
+    """DiffRate's training of its token counts, see `training.stages.diffrate_counts`.
+
+    The network is frozen; only the counts are trained.
+
+    Attributes:
+      granularity: distance between the token counts to choose from (4 of 197 tokens in the paper).
+      first: first layer, from 0, that reduces tokens (1 in the paper).
+      weight: weight of the squared distance between the share of the dense MACs and its target. The
+        paper's weight 5, for GMACs, is 106 on DeiT-S.
+      steps: training steps.
+      batch: images per step.
+      optimizer: its optimizer.
     """
 
     granularity: int = 1
@@ -67,15 +82,20 @@ class CountsConfig:
     def __post_init__(self):
         if self.granularity < 1 or self.first < 0 or self.weight <= 0 or self.steps < 0:
             raise UserError(
-                f"compare.counts: granularity={self.granularity} must be 1 or more, weight={self.weight} above 0, "
-                f"first={self.first} and steps={self.steps} 0 or more"
+                f"compare.counts: granularity={self.granularity} must be 1 or more, weight={self.weight} "
+                f"above 0, first={self.first} and steps={self.steps} 0 or more"
             )
 
 
 @dataclass(frozen=True)
-class PruneConfig:
-    """Channel pruning (CDCP): gates are chosen anew every `every` steps until `freeze` of the steps; memory: of the moving
-    average of their importance; multiple: to which the channels of a head and the hidden units of a layer are rounded.
+class ChannelPruningConfig:
+    """Channel pruning (CDCP), see `training.stages.channel_pruning`.
+
+    Attributes:
+      every: steps between two choices of the open gates.
+      freeze: share of the steps after which the gates stay as they are.
+      memory: decay of the moving average of the gates' importance.
+      multiple: multiples to which the channels of a head and the hidden units of a layer are rounded.
     """
 
     every: int = 20
@@ -86,11 +106,14 @@ class PruneConfig:
 
 @dataclass(frozen=True)
 class InsertionConfig:
-    """Progressive insertion of SPViT's selectors, see `training.insertion`.
+    """Progressive insertion of SPViT's predictors, see `experiments.insertion`.
 
-    steps: of the tuning after every change, otherwise like `compare.finetune`. drop: by how much the accuracy on the
-    validation images may lie below the dense network's, 0.005 being half a point. shares: of the patches, falling, which a
-    selector is lowered through. phase: neighbouring selectors whose shares differ by less than this become one.
+    Attributes:
+      steps: fine-tuning steps after each change; all else as in `compare.finetune`.
+      drop: accuracy on the validation images that may be lost against the dense network; 0.005 is
+        half a point.
+      shares: shares of the patches that a predictor keeps, tried one after the other, descending.
+      phase: neighbouring predictors whose shares differ by less than this are merged.
     """
 
     steps: int = 100
@@ -99,8 +122,8 @@ class InsertionConfig:
     phase: float = 0.085
 
     def __post_init__(self):
-        falling = sorted(set(self.shares), reverse=True)
-        if not self.shares or list(self.shares) != falling or not all(0 < s < 1 for s in self.shares):
+        descending = sorted(set(self.shares), reverse=True)
+        if not self.shares or list(self.shares) != descending or not all(0 < s < 1 for s in self.shares):
             raise UserError(f"compare.insertion.shares={self.shares} must fall, between 1 and 0")
         if self.steps < 1 or self.drop < 0 or self.phase < 0:
             raise UserError("compare.insertion: steps must be 1 or more, drop and phase 0 or more")
@@ -108,16 +131,30 @@ class InsertionConfig:
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """The compare command: every method at the same shares of dense MACs, on the dense network of the run.
+    """The command `compare`: methods at the same shares of the dense MACs, on the run's dense network.
 
-    methods: of `models.reduced`, and the learned 'spvit', 'dynamicvit', 'cdcp' (channels) and 'cait_cdcp' (channels, and
-    tokens by 'cait'), 'mctf_consistent', MCTF tuned as published (`consistency`; two networks a step), and 'diffrate_learned',
-    DiffRate with learned counts (`counts`). Not among the
-    defaults, since it is many trainings in a row: 'spvit_inserted', SPViT with its selectors where progressive insertion puts
-    them. shares: of dense MACs. latency_table: file of `profile --what blocks`; then `shares` are of the dense network's
-    measured time in place of its MACs, and methods that prune channels, of which the table knows nothing, have no row.
-    finetune: what every method is tuned with, the dense network too; steps 0 leaves it out, then learned ones have no row.
-    token_modes: of PRANCE; by default those of the run, () for none.
+    Methods: every name of `models.reduction.METHODS`; and those with training of their own:
+
+    - 'spvit', 'dynamicvit': token predictors (`predictor`);
+    - 'cdcp': channel pruning (`prune`); 'cait_cdcp': the same with tokens reduced by 'cait';
+    - 'mctf_consistent': MCTF fine-tuned as published (`consistency`), with two networks per step;
+    - 'diffrate_learned': DiffRate with learned token counts (`counts`);
+    - 'spvit_inserted': SPViT with its predictors placed by progressive insertion (`insertion`). It
+      needs many trainings, so it is not a default.
+
+    Attributes:
+      methods: names of the methods.
+      shares: shares of the dense MACs, above 0 and up to 1; one row per method and share.
+      token_modes: token modes of PRANCE; None for those of the run, () for no row of PRANCE.
+      latency_table: file of `profile --what blocks`. With it, `shares` are of the dense network's
+        measured time, and methods that prune channels have no row, since the table lacks them.
+      finetune: fine-tuning of every method and of the dense network. With 0 steps nothing is
+        fine-tuned, and methods with training of their own have no row.
+      insertion: settings of 'spvit_inserted'.
+      predictor: settings of 'spvit', 'dynamicvit' and 'spvit_inserted'.
+      prune: settings of 'cdcp' and 'cait_cdcp'.
+      consistency: settings of 'mctf_consistent'.
+      counts: settings of 'diffrate_learned'.
     """
 
     methods: tuple[str, ...] = tuple(METHODS) + LEARNED
@@ -127,14 +164,14 @@ class CompareConfig:
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     insertion: InsertionConfig = field(default_factory=InsertionConfig)
     predictor: PredictorLossConfig = field(default_factory=PredictorLossConfig)
-    prune: PruneConfig = field(default_factory=PruneConfig)
+    prune: ChannelPruningConfig = field(default_factory=ChannelPruningConfig)
     consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
-    counts: CountsConfig = field(default_factory=CountsConfig)
+    counts: DiffRateConfig = field(default_factory=DiffRateConfig)
 
     def __post_init__(self):
         for name in self.methods:
-            if name not in METHODS and name not in (*LEARNED, INSERTED):
-                known = ", ".join((*METHODS, *LEARNED, INSERTED))
+            if name not in METHODS and name not in (*LEARNED, SPVIT_INSERTED):
+                known = ", ".join((*METHODS, *LEARNED, SPVIT_INSERTED))
                 raise UserError(f"compare.methods: {name!r} is not known; choose from {known}")
         for mode in self.token_modes or ():
             get_method(mode)

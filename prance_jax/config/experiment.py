@@ -1,6 +1,7 @@
-"""What an experiment is made of, as frozen dataclasses; config files fill them (see `config_io`).
+"""The configuration of an experiment as frozen dataclasses, filled by config files (see `config.io`).
 
-Sections that train are in `config_stages`, those of the other methods of the field in `config_field`.
+Sections that train are in `config.stages`, those of single commands in `config.comparison` and
+`config.other_tasks`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,18 @@ from prance_jax.tokens.methods.registry import get_method
 
 @dataclass(frozen=True)
 class SpaceConfig:
-    """A search space: a preset by name, any field given here taking the place of the preset's."""
+    """A search space: a preset, with the fields given here in place of the preset's.
+
+    Attributes:
+      preset: name of a preset, one of `spec.search_space.SPACES`.
+      super_width: stored embedding width, channels; this and all fields below: None for the preset's.
+      super_ratio: stored MLP ratio.
+      heads: attention heads.
+      head_dim: channels of a head.
+      widths: embedding widths to choose from, ascending.
+      ratios: MLP ratios to choose from, ascending.
+      layers: layers of each group.
+    """
 
     preset: str = "nano"
     super_width: int | None = None
@@ -33,7 +45,7 @@ class SpaceConfig:
     layers: tuple[int, ...] | None = None
 
     def build(self) -> SearchSpace:
-        """Raises UserError for an unknown preset or choices that do not fit."""
+        """Returns the search space; raises UserError for an unknown preset or wrong choices."""
         if self.preset not in SPACES:
             raise UserError(
                 f"search space preset {self.preset!r} is not known; choose from {', '.join(SPACES)}"
@@ -54,8 +66,17 @@ class SpaceConfig:
 class ModelConfig:
     """The network; image size, channels and classes come from the data.
 
-    distilled, residual_maps: see `ModelSpec`.
-    first_group: the fixed structure of group 0 under a selector: 'min', 'max' or WIDTHxRATIO, say '48x2'.
+    Attributes:
+      space: its search space.
+      patch_size: side of a patch, pixels.
+      weighted_merge: whether tokens merge by the mean weighted by their sizes, not the plain mean.
+      norm_epsilon: epsilon of the layer norms.
+      dtype: type of the computation, 'float32' or 'bfloat16'.
+      remat: whether the backward pass computes activations again to save memory.
+      distilled: whether the network has a distillation token with a classifier of its own.
+      residual_maps: whether a learned linear map replaces the plain residual at the end of a group.
+      first_group: fixed structure of group 0 under a selector: 'min', 'max' or WIDTHxRATIO, for example
+        '48x2'.
     """
 
     space: SpaceConfig = field(default_factory=SpaceConfig)
@@ -71,12 +92,16 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class BaselineConfig:
-    """What PRANCE is compared with.
+    """The baselines in the table of the command `train`.
 
-    candidates: static structures looked at in the search. finetune: baselines get a stage three of their own, with as
-      many steps as PRANCE's; else they run on stage one's weights.
-    reductions: of `models.reduced`, run on the dense network as they are, at PRANCE's MACs.
-    single_budget: beside a selector of every budget, one trained for each of `budgets` alone.
+    Attributes:
+      candidates: static structures that the search for the best one evaluates.
+      images: validation images of that search.
+      finetune: whether best static structure and random policy are fine-tuned, for as many steps as
+        PRANCE; else they run on the weights of stage one.
+      single_budget: whether a selector for all budgets is compared with one selector per budget.
+      reductions: names of `models.reduction.METHODS`, run on the dense network without training, at the
+        MACs of PRANCE.
     """
 
     candidates: int = 200
@@ -95,9 +120,15 @@ class BaselineConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """batch: images per compiled call. speed_seconds: time given to the speed measurement of all methods together.
+    """Evaluation, and the adaptive execution whose speed is measured.
 
-    plans, token_multiple, chunk, calibration_images: of the adaptive executor, see `inference`.
+    Attributes:
+      batch: images per compiled call.
+      speed_seconds: seconds that measuring the speed of all methods may take together.
+      buckets: buckets per group, at most, beside the one that covers every decision.
+      token_multiple: multiple to which the token counts of buckets are rounded up.
+      chunk: images that run together in one bucket, at most.
+      calibration_images: validation images from which the buckets are chosen.
     """
 
     batch: int = 250
@@ -110,9 +141,27 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """One experiment. token_modes: a selector and a fine-tuned network for each; seeds: everything once per seed.
+    """One experiment.
 
-    budgets: shares of dense MACs at which a selector of every budget (`selector.cost_weights`) is evaluated, a row each.
+    Attributes:
+      name: name of the experiment.
+      seeds: seeds; everything is trained once per seed.
+      token_modes: token modes; each has a selector and a fine-tuned network.
+      budgets: shares of the dense MACs at which a selector for all budgets (`selector.cost_weights`) is
+        evaluated, one row each.
+      data: the images.
+      model: the network.
+      dense: training of the dense network.
+      meta: stage one.
+      selector: stage two.
+      finetune: stage three.
+      baselines: baselines in the table.
+      evaluation: evaluation and adaptive execution.
+      compare: the command `compare`.
+      segment: the command `segment`.
+      pit: the command `pit`.
+      checkpoint_seconds: seconds between checkpoints.
+      mesh: layout of the devices.
     """
 
     name: str = "experiment"
@@ -144,7 +193,12 @@ class Config:
             raise UserError(f"budgets={self.budgets} must be shares of dense MACs, above 0 and up to 1")
 
     def spec(self, source, mode: str) -> ModelSpec:
-        """The network for a data source under one token mode."""
+        """Returns the specification of the network.
+
+        Args:
+          source: data source; gives image size, channels and classes.
+          mode: token mode.
+        """
         model = self.model
         return ModelSpec(
             space=model.space.build(),

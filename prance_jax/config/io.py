@@ -1,35 +1,26 @@
-"""The door for configurations: a Python file and command-line overrides in, frozen typed dataclasses out.
+"""Reads configurations: a Python file and command-line overrides become frozen, typed dataclasses.
 
-A config file defines ``get_config() -> ml_collections.ConfigDict``. Nothing behind this door ever sees a
-ConfigDict: the values are checked against a schema of nested frozen dataclasses whose fields are int, float,
-bool, str, Literal, ``X | None``, tuples, or further dataclasses. Every mistake becomes one ``UserError``
-that names the full key.
+A config file defines ``get_config() -> ml_collections.ConfigDict``. All other code sees only
+dataclasses: the values are checked against a schema of nested frozen dataclasses whose fields are
+int, float, bool, str, Literal, ``X | None``, tuples, or further dataclasses. Every mistake is one
+``UserError`` that names the full key.
 """
 
 import dataclasses
 import difflib
 import runpy
 import traceback
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from prance_jax.config import values as config_values
+from prance_jax.config.renames import rename_key, rename_keys
 from prance_jax.core.errors import UserError
 
 Schema = TypeVar("Schema")
 _ROOT = "config"
-# Old names of fields by the dataclass that holds them: config files and stored runs of the release before.
-_RENAMED = {
-    "SelectorConfig": {"prices": "cost_weights"},
-    "RewardConfig": {"price": "cost_weight", "price_rate": "cost_weight_rate"},
-    "FinetuneConfig": {"on_plans": "round_to_buckets"},
-    "EvaluationConfig": {"plans": "buckets"},
-    "CompareConfig": {"selective": "predictor"},
-    "PiTConfig": {"selective": "predictor", "sites": "predictor_blocks"},
-}
 
 
 def load_config(path: str | Path, schema: type[Schema], overrides: Sequence[str] = ()) -> Schema:
@@ -40,8 +31,12 @@ def load_config(path: str | Path, schema: type[Schema], overrides: Sequence[str]
       schema: a frozen dataclass; fields missing in the file keep their defaults.
       overrides: ``--config.model.depth=8``, ``--config.seeds=0,1,2``; the last one of a key wins.
 
+    Returns:
+      An instance of the schema. Old names of keys are read with a `FutureWarning`.
+
     Raises:
-      UserError: missing or failing file, unknown key (with the nearest right name), wrong type or value.
+      UserError: missing or failing file, unknown key (with the nearest right name), wrong type or
+        value.
     """
     # The file is checked by itself first: overrides start from complete sections and hide no mistake.
     config = from_dict(schema, _run_file(Path(path)), warn=True)
@@ -54,7 +49,7 @@ def load_config(path: str | Path, schema: type[Schema], overrides: Sequence[str]
 
 
 def to_dict(instance: Any) -> Any:
-    """The JSON-able mirror of a config: dataclasses as dicts, tuples as lists."""
+    """Returns the JSON-able mirror of a config: dataclasses as dicts, tuples as lists."""
     if dataclasses.is_dataclass(instance):
         return {f.name: to_dict(getattr(instance, f.name)) for f in dataclasses.fields(instance)}
     if isinstance(instance, Mapping):
@@ -65,53 +60,41 @@ def to_dict(instance: Any) -> Any:
 
 
 def from_dict(schema: type[Schema], mapping: Mapping[str, Any], *, warn: bool = False) -> Schema:
-    """Builds the schema from nested mappings, the inverse of `to_dict` (lists: tuples, ints: floats).
+    """Builds a config from nested mappings: the inverse of `to_dict`.
 
     Args:
-      warn: warns of each key that has a new name; a stored config is read silently.
+      schema: a frozen dataclass.
+      mapping: values by key; lists become tuples, and ints floats, where the schema has them.
+      warn: whether an old name of a key gives a `FutureWarning`; stored configs are read without.
+
+    Returns:
+      An instance of the schema.
 
     Raises:
-      UserError: unknown or missing key, wrong type, or a value that the schema itself refuses.
+      UserError: unknown or missing key, a key given by its old and its current name, wrong type, or
+        a value that the schema itself refuses.
     """
-    return _section(schema, _current_names(schema, mapping, _ROOT, warn), _ROOT, schema)
-
-
-def _current_names(section: type, mapping: Any, path: str, warn: bool) -> Any:
-    """Replaces old names of keys by the current ones, in all sections below."""
-    if not isinstance(mapping, Mapping):
-        return mapping
-    hints, renamed = get_type_hints(section), {}
-    for key, value in mapping.items():
-        name = _current_name(section, key, path, warn)
-        if name in renamed or (name != key and name in mapping):
-            raise UserError(f"{path}: {key} is the old name of {name}; give only {name}")
-        kinds = config_values.kinds(hints[name]) if name in hints else ()
-        below = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
-        renamed[name] = value if below is None else _current_names(below, value, f"{path}.{name}", warn)
-    return renamed
-
-
-def _current_name(section: type, key: str, path: str, warn: bool) -> str:
-    name = _RENAMED.get(section.__name__, {}).get(key, key)
-    if warn and name != key:
-        warnings.warn(f"{path}.{key} is now called {path}.{name}", FutureWarning, stacklevel=2)
-    return name
+    return _section(schema, rename_keys(schema, mapping, _ROOT, warn), _ROOT, schema)
 
 
 def differences(here: Any, there: Any, where: str = "the workdir") -> list[str]:
-    """Lines like ``selector.updates: 100 here, 200 in the workdir``, in the order of the keys.
+    """Lists the keys whose values differ between two configs.
 
     Args:
-      here, there: configs, or what `to_dict` made of them.
-      where: what the second one is called in the lines.
+      here: a config, or what `to_dict` made of it.
+      there: the config to compare with, or what `to_dict` made of it.
+      where: what the second config is called in the lines.
+
+    Returns:
+      Lines like ``selector.updates: 100 here, 200 in the workdir``, in the order of the keys.
     """
-    ours, theirs = dict(_leaves(to_dict(here))), dict(_leaves(to_dict(there)))
+    values_here, values_there = dict(_leaves(to_dict(here))), dict(_leaves(to_dict(there)))
     lines = []
-    for key in [*ours, *(key for key in theirs if key not in ours)]:
-        mine = repr(ours[key]) if key in ours else "absent"
-        other = repr(theirs[key]) if key in theirs else "absent"
-        if mine != other:
-            lines.append(f"{key}: {mine} here, {other} in {where}")
+    for key in [*values_here, *(key for key in values_there if key not in values_here)]:
+        value_here = repr(values_here[key]) if key in values_here else "absent"
+        value_there = repr(values_there[key]) if key in values_there else "absent"
+        if value_here != value_there:
+            lines.append(f"{key}: {value_here} here, {value_there} in {where}")
     return lines
 
 
@@ -142,12 +125,12 @@ def _run_file(path: Path) -> dict[str, Any]:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(path)]
         line = getattr(error, "lineno", None) or (lines[-1] if lines else None)
-        place = f", line {line}" if line else ""
-        raise UserError(f"config file {path}{place}: {type(error).__name__}: {error}") from error
+        position = f", line {line}" if line else ""
+        raise UserError(f"config file {path}{position}: {type(error).__name__}: {error}") from error
     if isinstance(config, Mapping):
         return {key: value for key, value in config.items()}
-    found = type(config).__name__
-    raise UserError(f"config file {path}: get_config() should return a ConfigDict, not {found}")
+    kind = type(config).__name__
+    raise UserError(f"config file {path}: get_config() should return a ConfigDict, not {kind}")
 
 
 def _apply(override: str, schema: type, raw: dict[str, Any]) -> None:
@@ -159,7 +142,7 @@ def _apply(override: str, schema: type, raw: dict[str, Any]) -> None:
     node, section, path = raw, schema, _ROOT
     for depth, part in enumerate(parts):
         hints = get_type_hints(section)
-        part = _current_name(section, part, path, warn=True)
+        part = rename_key(section, part, path)
         path = f"{path}.{part}"
         if part not in hints:
             raise _unknown(path, section, schema)
@@ -175,13 +158,21 @@ def _apply(override: str, schema: type, raw: dict[str, Any]) -> None:
         node = node[part]
 
 
-def complete_config(schema: type, found: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A config that was written by an earlier version, with the defaults of fields that have come since; as it is where it does
-    not fit the schema."""
+def complete_config(schema: type, stored: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Brings a config that an earlier version stored up to date.
+
+    Args:
+      schema: the dataclass of today.
+      stored: the config as nested mappings.
+
+    Returns:
+      The config with current names of keys and with the defaults of fields that were added since;
+      `stored` itself if it does not fit the schema.
+    """
     try:
-        return to_dict(from_dict(schema, found))
+        return to_dict(from_dict(schema, stored))
     except UserError:
-        return found
+        return stored
 
 
 def _section(section: type[Schema], mapping: Any, path: str, schema: type) -> Schema:
@@ -210,9 +201,9 @@ def _section(section: type[Schema], mapping: Any, path: str, schema: type) -> Sc
         raise UserError(f"{path}: {error}") from error
 
 
-def _value(wanted: Any, value: Any, path: str, schema: type) -> Any:
-    """`value` as the wanted type, or a UserError; nothing is converted that could lose information."""
-    kinds = config_values.kinds(wanted)
+def _value(expected: Any, value: Any, path: str, schema: type) -> Any:
+    """Converts a value to the expected type where no information is lost; else raises UserError."""
+    kinds = config_values.kinds(expected)
     if value is None and type(None) in kinds:
         return None
     for kind in kinds:
@@ -235,24 +226,24 @@ def _value(wanted: Any, value: Any, path: str, schema: type) -> Any:
             return float(value)
         elif kind is str and isinstance(value, str):
             return value
-    raise config_values.wrong(path, value, wanted)
+    raise config_values.wrong(path, value, expected)
 
 
-def _tuple(wanted: Any, values: Sequence[Any], path: str, schema: type) -> tuple:
-    items = get_args(wanted)
+def _tuple(expected: Any, values: Sequence[Any], path: str, schema: type) -> tuple:
+    items = get_args(expected)
     if len(items) == 2 and items[1] is Ellipsis:
         items = items[:1] * len(values)
     if len(items) != len(values):
-        raise config_values.wrong(path, values, wanted)
+        raise config_values.wrong(path, values, expected)
     pairs = enumerate(zip(items, values))
     return tuple(_value(item, value, f"{path}[{i}]", schema) for i, (item, value) in pairs)
 
 
 def _keys(section: type, prefix: str = _ROOT) -> Iterator[str]:
     """Every full key of a schema, sections included."""
-    for name, wanted in get_type_hints(section).items():
+    for name, expected in get_type_hints(section).items():
         yield f"{prefix}.{name}"
-        for kind in config_values.kinds(wanted):
+        for kind in config_values.kinds(expected):
             if dataclasses.is_dataclass(kind):
                 yield from _keys(kind, f"{prefix}.{name}")
 

@@ -1,4 +1,4 @@
-"""Configuration of the commands `segment` and `pit`."""
+"""Sections of a configuration for the commands `segment` and `pit`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,22 @@ from prance_jax.tokens.methods.registry import get_method
 
 @dataclass(frozen=True)
 class SegmentConfig:
-    """The segment command: a segmenter on the embedded task, token methods on it, and PRANCE.
+    """The command `segment`: a segmenter on the embedded task, token methods on it, and PRANCE.
 
-    train: of the dense one. tune: of each method from it, with it as the teacher; steps 0 leaves it out. methods: of
-    `models.reduced`. share: of the dense segmenter's MACs that all of them run at.
-    token_modes: of PRANCE, a row each; by default those of the run, () for none. meta, selector, finetune: its three stages, as
-    for classification; `share` takes the place of `reward.target_macs`. Quality is a mean over pixels, most of
-    which are background, so prices are smaller than in classification.
+    Quality is a mean over pixels, most of which are background, so cost weights are smaller than in
+    classification.
+
+    Attributes:
+      train: training of the dense segmenter.
+      tune: fine-tuning of the dense segmenter under each method, with itself as the teacher; 0 steps
+        for none.
+      methods: names of `models.reduction.METHODS`.
+      share: share of the dense segmenter's MACs at which all methods run, above 0 and up to 1. It
+        replaces `selector.reward.target_macs`.
+      token_modes: token modes of PRANCE, one row each; None for those of the run, () for none.
+      meta: stage one of PRANCE.
+      selector: stage two of PRANCE.
+      finetune: stage three of PRANCE.
     """
 
     train: FinetuneConfig = field(default_factory=lambda: FinetuneConfig(steps=2000, batch=32))
@@ -56,11 +65,18 @@ class SegmentConfig:
 
 @dataclass(frozen=True)
 class PiTConfig(PiTSizes):
-    """The pit command: a pooling-based ViT trained, then tuned with SPViT's selectors in each of its stages.
+    """The command `pit`: a pooling-based ViT, then fine-tuned with SPViT's predictors in its stages.
 
-    share: of the dense network's MACs; sites, powers: where selectors stand and how the stages share it, see
-    `models.pit.pit_at_share`. train: of the dense network. tune: from it, with it as the teacher, once with selectors and
-    once as it is; steps 0 leaves both out.
+    Attributes:
+      share: share of the dense network's MACs, above 0 and up to 1.
+      predictor_blocks: block of each stage, from 0, before which its predictor stands; None for the
+        middle of each stage.
+      powers: for each stage the power of the common keep rate, see `baselines.pit_spec.pit_at_share`;
+        None for 1, 2, 3 and so on.
+      train: training of the dense network.
+      tune: fine-tuning of the dense network with itself as the teacher, once with predictors and once
+        without; 0 steps for neither.
+      predictor: losses and heads of the predictors.
     """
 
     share: float = 0.6
@@ -75,6 +91,6 @@ class PiTConfig(PiTSizes):
             raise UserError(f"pit.share={self.share} must be a share of dense MACs, above 0 and up to 1")
 
     def spec(self, source) -> PiTSpec:
-        """The plain network for a data source."""
+        """Returns the specification of the network without predictors, for a data source."""
         sizes = {size.name: getattr(self, size.name) for size in dataclasses.fields(PiTSizes)}
         return PiTSpec(source.image_size, source.num_classes, channels=source.channels, **sizes)

@@ -1,4 +1,4 @@
-"""The sections of a configuration that train: the dense network and PRANCE's three stages."""
+"""Sections of a configuration that train: the dense network and PRANCE's three stages."""
 
 from __future__ import annotations
 
@@ -12,11 +12,20 @@ from prance_jax.selector.rl.types import PPOConfig
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """name: 'adamw' or 'muon'; linear warm-up (steps), cosine decay to zero. weight_decay: on matrices only.
+    """An optimizer with linear warm-up and cosine decay to zero.
 
-    adam_share: with Muon, the learning rate of what is no matrix, as a share of `learning_rate`. ema: decay of the
-    moving average of the parameters, which is what a stage hands on. accumulate: steps whose gradients are averaged into one
-    update; rates and warm-up are of updates, `ema` of steps.
+    Attributes:
+      name: 'adamw' or 'muon'.
+      learning_rate: peak learning rate; with Muon that of the matrices.
+      warmup: updates of linear warm-up.
+      weight_decay: decoupled weight decay, on matrices only.
+      beta2: decay of AdamW's second moment.
+      adam_share: with Muon, learning rate of all parameters that are no matrix, as a share of
+        `learning_rate`.
+      max_grad_norm: global norm to which gradients are clipped.
+      ema: decay of the moving average of the parameters, per step. A stage hands on the average.
+      accumulate: steps whose gradients are averaged into one update. Learning rates and warm-up count
+        updates.
     """
 
     name: str = "adamw"
@@ -33,12 +42,19 @@ class OptimizerConfig:
         if self.accumulate < 1:
             raise UserError(f"optimizer.accumulate is {self.accumulate}; it must be 1 or more")
         if self.name not in ("adamw", "muon"):
-            raise UserError(f"optimizer {self.name!r} is not known; say 'adamw' or 'muon'")
+            raise UserError(f"optimizer {self.name!r} is not known; choose 'adamw' or 'muon'")
 
 
 @dataclass(frozen=True)
 class DenseConfig:
-    """A plain ViT (the largest structure) trained alone: the baseline of every table."""
+    """The dense network, a plain ViT of the largest structure: the baseline of every table.
+
+    Attributes:
+      steps: training steps.
+      batch: images per step.
+      label_smoothing: smoothing of the labels, from 0 to 1.
+      optimizer: its optimizer.
+    """
 
     steps: int = 1000
     batch: int = 64
@@ -48,15 +64,26 @@ class DenseConfig:
 
 @dataclass(frozen=True)
 class MetaConfig:
-    """Stage one. Every step trains the largest structure on the labels and smaller ones on its predictions.
+    """Stage one: the meta-network, trained by sandwich sampling.
 
-    random_batch: images (of the same batch) that run under random structures, one per image; the smallest structure
-      runs on as many, at keep rate smallest_keep. largest_alone: share of the steps in which only the largest structure
-      learns, before it begins to teach (as once-for-all networks grow, Cai et al. 2020). reduce_from: share of the steps
-      after which random structures reduce tokens as well.
-    distillation: weight of the divergence from the largest structure's predictions; the rest is cross-entropy.
-    init_from: 'dense', the run's own dense network, or a weight file (a dense ViT, or a meta-network of the same space): where
-      the parameters start, see `models.from_dense`; fresh ones by default. Then `largest_alone` is best 0.
+    Every step trains the largest structure on the labels and smaller structures on its predictions.
+
+    Attributes:
+      steps: training steps.
+      batch: images per step.
+      random_batch: images of the batch that run under random structures, one structure per image. As
+        many run under the smallest structure.
+      smallest_keep: keep rate of the smallest structure.
+      largest_alone: share of the steps at the start in which only the largest structure is trained
+        (as once-for-all networks grow, Cai et al. 2020).
+      reduce_from: share of the steps after which random structures reduce tokens as well.
+      init_from: initial parameters: 'dense' for the run's own dense network, or a weight file of a
+        dense ViT or of a meta-network of the same space (see `zoo.from_dense`); None for random ones.
+        With a start, `largest_alone` is best 0.
+      distillation: weight of the KL divergence from the predictions of the largest structure; the
+        rest of the weight is on the cross-entropy.
+      label_smoothing: smoothing of the labels, from 0 to 1.
+      optimizer: its optimizer.
     """
 
     steps: int = 1500
@@ -73,15 +100,23 @@ class MetaConfig:
 
 @dataclass(frozen=True)
 class SelectorConfig:
-    """Stage two. One update plays `batch` images through all decisions.
+    """Stage two: the selector, trained by PPO.
 
-    policy: 'lattice' (categorical over a finite lattice, default) or 'gaussian' (the paper's).
-    state: 'rich', 'lean' or 'keys' (the paper's), see `selector.state`. keep_choices: the lattice of keep rates, for every rate.
-    pool: images that episodes are drawn from, drawn once from the training data.
-    prices: when given, (lowest, highest) price of compute, see `selector.price`: every episode draws its own and the
-      selector sees it, so that one selector serves every budget; `reward.price` and `reward.target_macs` are then not
-      used.
-    latency_table: file of the profile command, for `reward.cost` 'latency'.
+    Attributes:
+      updates: updates of PPO.
+      batch: images per update; each passes through all decision points.
+      pool: images that the batches are drawn from; drawn once from the training data.
+      policy: 'lattice' (categorical over finitely many choices) or 'gaussian' (the paper's).
+      state: observation of the selector, 'rich', 'lean' or 'keys' (the paper's), see
+        `selector.observation`.
+      keep_choices: keep rates to choose from, ascending; the same for each rate of a decision.
+      hidden: widths of the hidden layers of actor and critic.
+      cost_weights: (lowest, highest) cost weight, see `selector.cost_weight`. Every episode draws its
+        own and the selector observes it, so one selector serves all budgets; `reward.cost_weight` and
+        `reward.target_macs` are then not used. None: a selector for one budget.
+      latency_table: file of the command `profile`, for `reward.cost` 'latency'.
+      reward: the reward.
+      ppo: settings of PPO.
     """
 
     updates: int = 200
@@ -98,7 +133,7 @@ class SelectorConfig:
 
     def __post_init__(self):
         if self.policy not in ("lattice", "gaussian"):
-            raise UserError(f"selector policy {self.policy!r} is not known; say 'lattice' or 'gaussian'")
+            raise UserError(f"selector policy {self.policy!r} is not known; choose 'lattice' or 'gaussian'")
         check_keep_choices(self.keep_choices)
         if (self.reward.cost == "latency") != (self.latency_table is not None):
             raise UserError(
@@ -116,11 +151,20 @@ class SelectorConfig:
 class FinetuneConfig:
     """Stage three: the meta-network under the decisions of the frozen selector.
 
-    every_budget_steps: of a network that is to serve every budget, where they differ from `steps`.
-    distillation: weight of the divergence from the predictions of the teacher. teacher, of stage three: stage one's full
-      network ('meta'), the dense network ('dense'), or that one tuned by `compare.finetune` ('dense_tuned').
-    on_plans: decisions are rounded up to the plans that will serve them, in training and ever after (`adaptive.rounding`): an
-      image uses all the compute that it pays for.
+    Also the fine-tuning of other networks: `compare.finetune`, `segment.train` and so on.
+
+    Attributes:
+      steps: training steps.
+      batch: images per step.
+      distillation: weight of the KL divergence from the predictions of the teacher; the rest of the
+        weight is on the cross-entropy.
+      teacher: teacher of stage three: 'meta' (largest structure of stage one), 'dense' (the dense
+        network) or 'dense_tuned' (the dense network fine-tuned by `compare.finetune`).
+      label_smoothing: smoothing of the labels, from 0 to 1.
+      round_to_buckets: whether decisions are rounded up to the buckets that will serve them, in
+        training and afterwards (see `adaptive.rounding`). An image then uses all compute it pays for.
+      every_budget_steps: training steps of a network for all budgets; None for `steps`.
+      optimizer: its optimizer.
     """
 
     steps: int = 500
@@ -135,5 +179,5 @@ class FinetuneConfig:
     def __post_init__(self):
         if self.teacher not in ("meta", "dense", "dense_tuned"):
             raise UserError(
-                f"finetune.teacher {self.teacher!r} is not known; say 'meta', 'dense' or 'dense_tuned'"
+                f"finetune.teacher {self.teacher!r} is not known; choose 'meta', 'dense' or 'dense_tuned'"
             )

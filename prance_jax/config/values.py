@@ -1,4 +1,4 @@
-"""Configuration values as text: how a typed value is written on the command line and named in a message."""
+"""Configuration values as text: on the command line and in messages."""
 
 import dataclasses
 import types
@@ -7,9 +7,21 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from prance_jax.core.errors import UserError
 
 
-def parse(text: str, wanted: Any, path: str) -> Any:
-    """The text of an override as the wanted type; checked again when the config is built."""
-    members, text = kinds(wanted), text.strip()
+def parse(text: str, expected: Any, path: str) -> Any:
+    """Converts the text of an override to the type of its key.
+
+    Args:
+      text: the value as written on the command line, for example ``(1,0.5),(2,1)``.
+      expected: type of the key, from the annotation of the dataclass field.
+      path: full key, for messages.
+
+    Returns:
+      The value; tuples as lists. It is checked again when the config is built.
+
+    Raises:
+      UserError: the text cannot be read as that type, or the key is a section.
+    """
+    members, text = kinds(expected), text.strip()
     if type(None) in members and text.lower() in ("none", "null"):
         return None
     for kind in members:
@@ -40,35 +52,43 @@ def parse(text: str, wanted: Any, path: str) -> Any:
                 f"{path} is a section; set one of its fields: "
                 + ", ".join(f"{path}.{field.name}" for field in dataclasses.fields(kind))
             )
-    raise wrong(path, text, wanted)
+    raise wrong(path, text, expected)
 
 
-def kinds(wanted: Any) -> tuple[Any, ...]:
-    """The members of a union, or the type itself."""
-    return get_args(wanted) if get_origin(wanted) in (Union, types.UnionType) else (wanted,)
+def kinds(expected: Any) -> tuple[Any, ...]:
+    """Returns the members of a union, or the type itself."""
+    return get_args(expected) if get_origin(expected) in (Union, types.UnionType) else (expected,)
 
 
-def wrong(path: str, value: Any, wanted: Any) -> UserError:
-    """The error for a value of the wrong type: key, value, wanted type."""
-    return UserError(f"{path} = {value!r} has the wrong type; it should be {spell(wanted)}")
+def wrong(path: str, value: Any, expected: Any) -> UserError:
+    """Returns the error for a value of the wrong type.
+
+    Args:
+      path: full key.
+      value: the value that was given.
+      expected: type that the key should have.
+    """
+    return UserError(f"{path} = {value!r} has the wrong type; it should be {spell(expected)}")
 
 
-def spell(wanted: Any) -> str:
-    """A type as people write it."""
-    if get_origin(wanted) is Literal:
-        return "one of " + ", ".join(repr(choice) for choice in get_args(wanted))
-    if dataclasses.is_dataclass(wanted):
-        return f"a section with the fields {', '.join(get_type_hints(wanted))}"
-    members = kinds(wanted)
+def spell(expected: Any) -> str:
+    """Returns a type as people write it, for example ``int or None``."""
+    if get_origin(expected) is Literal:
+        return "one of " + ", ".join(repr(choice) for choice in get_args(expected))
+    if dataclasses.is_dataclass(expected):
+        return f"a section with the fields {', '.join(get_type_hints(expected))}"
+    members = kinds(expected)
     if len(members) > 1:
         return " or ".join(spell(kind) for kind in members)
-    if get_origin(wanted) is tuple:
-        return f"tuple[{', '.join('...' if item is Ellipsis else spell(item) for item in get_args(wanted))}]"
-    return "None" if wanted is type(None) else getattr(wanted, "__name__", str(wanted))
+    if get_origin(expected) is tuple:
+        return (
+            f"tuple[{', '.join('...' if item is Ellipsis else spell(item) for item in get_args(expected))}]"
+        )
+    return "None" if expected is type(None) else getattr(expected, "__name__", str(expected))
 
 
 def _split(text: str) -> list[str]:
-    """``(1,2),(3,)`` to ``["(1,2)", "(3,)"]``; brackets around the whole are optional, so is a last comma."""
+    """Splits ``(1,2),(3,)`` into ``["(1,2)", "(3,)"]``; outer brackets and a last comma are optional."""
     if text[:1] + text[-1:] in ("()", "[]") and _depths(text[1:-1]) is not None:
         text = text[1:-1]
     depths = _depths(text) or []
@@ -78,7 +98,7 @@ def _split(text: str) -> list[str]:
 
 
 def _depths(text: str) -> list[int] | None:
-    """How many brackets are open at each character; None where one closes that was never opened."""
+    """Counts the open brackets at each character; None if a bracket closes that was never opened."""
     depth, depths = 0, []
     for character in text:
         depth += (character in "([") - (character in ")]")

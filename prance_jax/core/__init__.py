@@ -1,1 +1,1 @@
-"""What every other folder uses and what knows nothing of Vision Transformers."""
+"""Basics that every other folder uses: errors, checks, sizes, losses, sharding, files, timing."""

@@ -1,4 +1,4 @@
-"""What a model takes: the checks at its door, the same in this process and for an exported file."""
+"""Checks of a model's inputs, the same for a model in this process and for an exported file."""
 
 from __future__ import annotations
 
@@ -10,33 +10,49 @@ from prance_jax.core.errors import UserError
 
 
 def check_images(images: jax.Array, shape: tuple[int, int, int]) -> None:
-    """Raises UserError unless images are floating point [B, *shape] with B of 1 or more and finite.
+    """Checks shape, type and values of a batch of images.
 
-    Inside jit, where values are not known, only shape and type are checked.
+    Inside `jit`, where values are not known, only shape and type are checked.
+
+    Args:
+      images: expected to be floating point [B, *shape], B of 1 or more, finite.
+      shape: (height, width, channels) that the model takes.
+
+    Raises:
+      UserError: shape or type is wrong, or a pixel is not finite.
     """
-    found, dtype = jnp.shape(images), jnp.result_type(images)
-    if len(found) != 4 or found[1:] != tuple(shape) or found[0] == 0:
-        raise UserError(f"images have shape {found}; this model takes [batch, {', '.join(map(str, shape))}]")
+    actual_shape, dtype = jnp.shape(images), jnp.result_type(images)
+    if len(actual_shape) != 4 or actual_shape[1:] != tuple(shape) or actual_shape[0] == 0:
+        expected = ", ".join(map(str, shape))
+        raise UserError(f"images have shape {actual_shape}; this model takes [batch, {expected}]")
     if not jnp.issubdtype(dtype, jnp.floating):
         raise UserError(f"images are {dtype}; convert and normalise them to floating point as in training")
     if isinstance(images, jax.core.Tracer):
         return
-    bad = ~np.isfinite(np.asarray(images, np.float32)).all(axis=(1, 2, 3))
-    if bad.any():
-        raise UserError(f"image {int(bad.argmax())} of the batch has pixels that are not finite")
+    is_bad = ~np.isfinite(np.asarray(images, np.float32)).all(axis=(1, 2, 3))
+    if is_bad.any():
+        raise UserError(f"image {int(is_bad.argmax())} of the batch has pixels that are not finite")
 
 
 def check_budget(budget: jax.Array | float, low: float, high: float) -> None:
-    """Raises UserError for a budget outside of what was calibrated; traced ones are not known and pass.
+    """Checks that budgets lie in the calibrated range; values inside `jit` are not known and pass.
 
-    Half a percent of slack, since the ends are themselves measured.
+    The range has a slack of 0.005 at both ends, because the ends are measurements.
+
+    Args:
+      budget: share of the dense network's MACs; one number or an array.
+      low: smallest calibrated budget.
+      high: largest calibrated budget.
+
+    Raises:
+      UserError: a budget is outside the range.
     """
     if isinstance(budget, jax.core.Tracer):
         return
     values = np.atleast_1d(np.asarray(budget, np.float64))
-    bad = values[~((values >= low - 0.005) & (values <= high + 0.005))]
-    if bad.size:
+    outside = values[~((values >= low - 0.005) & (values <= high + 0.005))]
+    if outside.size:
         raise UserError(
-            f"budget {bad[0]:g} is outside of what was calibrated; say a share of the full network's MACs from "
-            f"{low:.2f} to {high:.2f}"
+            f"budget {outside[0]:g} is outside the calibrated range; give a share of the dense network's "
+            f"MACs from {low:.2f} to {high:.2f}"
         )

@@ -1,8 +1,9 @@
-"""Errors that are for people."""
+"""Errors that a user can act on."""
 
 
 class UserError(ValueError):
-    """Something a user can mend: the message says what was wrong, where, and what would be right.
+    """Reports a mistake that the user can correct.
 
-    The command line prints it as one line and exits with a non-zero status; nothing on disk is lost.
+    The message states what was wrong, where, and what would be right. The command line prints it as
+    one line and exits with a non-zero status. Files on disk stay intact.
     """

@@ -1,8 +1,9 @@
-"""Where parameters and images lie on many devices: one mesh, two axes, rules by shape.
+"""Sharding of parameters and images over devices: one mesh with two axes.
 
-Images are divided over both axes. Parameters are whole on every device, or divided over `fsdp` (fully sharded data parallel):
-the compiler gathers each where it is used. Between two stages of training everything is whole on one device of each host
-(`local`), so that only training steps and evaluation know about meshes.
+Images are sharded over both axes. Parameters are replicated, or sharded over `fsdp` (fully sharded
+data parallel), in which case the compiler gathers each where it is used. Between two training
+stages everything is whole on one device of each host (`fetch_local`). So only training steps and
+evaluation handle meshes.
 """
 
 from __future__ import annotations
@@ -23,16 +24,20 @@ from prance_jax.core.errors import UserError
 Tree = Any
 
 ROWS = P(("data", "fsdp"))
-"""Of arrays whose first axis counts images."""
+"""Partition of arrays whose first axis counts images."""
 
 SMALLEST = 2**14
-"""Arrays with fewer numbers are not divided: moving them would cost more than it saves."""
+"""Arrays with fewer elements are replicated: moving them would cost more than it saves."""
 
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """data: devices over which only images are divided; by default all that there are, over `fsdp`. fsdp: over which
-    parameters and the optimizer's state are divided as well."""
+    """Number of devices on each axis of the mesh.
+
+    Attributes:
+      data: devices over which only images are sharded; by default all devices, divided by `fsdp`.
+      fsdp: devices over which parameters and optimizer state are sharded as well.
+    """
 
     data: int | None = None
     fsdp: int = 1
@@ -43,9 +48,17 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh | None:
-    """The mesh of a config, None where it is one device. Raises UserError when the devices are too few.
+    """Makes the mesh of a config.
 
-    devices: by default all of this run, those of other hosts included.
+    Args:
+      config: devices on each axis.
+      devices: devices to use; by default all of this run, those of other hosts included.
+
+    Returns:
+      The mesh, or None if it has one device only.
+
+    Raises:
+      UserError: there are too few devices, or several hosts and not all devices are used.
     """
     devices = jax.devices() if devices is None else list(devices)
     data = max(len(devices) // config.fsdp, 1) if config.data is None else config.data
@@ -53,7 +66,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     if count > len(devices) or (jax.process_count() > 1 and count != len(devices)):
         raise UserError(
             f"mesh: data {data} x fsdp {config.fsdp} is {count} devices; there are {len(devices)}"
-            + (", and with several hosts all are used" if jax.process_count() > 1 else "")
+            + (", and with several hosts all must be used" if jax.process_count() > 1 else "")
         )
     if count == 1:
         return None
@@ -63,7 +76,15 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
 
 def check_batch_sizes(mesh: Mesh | None, **batches: int) -> None:
-    """Raises UserError for a batch size that the devices cannot share evenly."""
+    """Checks that batch sizes are multiples of the number of devices.
+
+    Args:
+      mesh: mesh of the run; None for one device.
+      **batches: batch size by the name of its config key, for the message.
+
+    Raises:
+      UserError: a batch size cannot be divided evenly.
+    """
     for name, size in batches.items():
         if mesh is not None and size % mesh.size:
             raise UserError(
@@ -73,7 +94,15 @@ def check_batch_sizes(mesh: Mesh | None, **batches: int) -> None:
 
 
 def fsdp_sharding(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:
-    """Of a parameter or what an optimizer keeps for it: the largest axis that `fsdp` divides, else whole."""
+    """Returns the sharding of a parameter, or of the optimizer state that has its shape.
+
+    The largest axis that `fsdp` divides is sharded. Without one, or for small arrays, the array is
+    replicated.
+
+    Args:
+      mesh: mesh of the run.
+      shape: shape of the array.
+    """
     parts = mesh.shape["fsdp"]
     axes = [axis for axis, size in enumerate(shape) if size % parts == 0]
     if parts == 1 or not axes or int(np.prod(shape)) < SMALLEST:
@@ -83,112 +112,141 @@ def fsdp_sharding(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:
 
 
 def shard_state(mesh: Mesh | None, tree: Tree) -> Tree:
-    """Puts a state on the mesh, by `sharding`; every host gives the same values."""
-    return (
-        tree
-        if mesh is None
-        else jax.tree.map(lambda leaf: _put(leaf, fsdp_sharding(mesh, jnp.shape(leaf))), tree)
-    )
+    """Puts a training state on the mesh, each array by `fsdp_sharding`.
+
+    Args:
+      mesh: mesh of the run; None leaves the state as it is.
+      tree: arrays; every host passes the same values.
+    """
+    if mesh is None:
+        return tree
+    return jax.tree.map(lambda leaf: _put(leaf, fsdp_sharding(mesh, jnp.shape(leaf))), tree)
 
 
 def replicate(mesh: Mesh | None, tree: Tree) -> Tree:
-    """Puts arrays on the mesh, whole on every device."""
+    """Puts arrays on the mesh, whole on every device.
+
+    Args:
+      mesh: mesh of the run; None leaves the arrays as they are.
+      tree: arrays; every host passes the same values.
+    """
     return tree if mesh is None else jax.tree.map(lambda leaf: _put(leaf, NamedSharding(mesh, P())), tree)
 
 
 def shard_batch(
-    mesh: Mesh | None, shape: tuple[int, ...], part: Callable[[int, int], np.ndarray]
+    mesh: Mesh | None, shape: tuple[int, ...], read_rows: Callable[[int, int], np.ndarray]
 ) -> jax.Array | np.ndarray:
-    """An array on the mesh, divided by its first axis; each host asks for the rows of its own devices only.
+    """Builds an array on the mesh, sharded by its first axis; each host reads only its own rows.
 
-    part: (first, last) -> those rows.
+    Args:
+      mesh: mesh of the run; None returns the NumPy array.
+      shape: shape of the whole array.
+      read_rows: (first, last) -> rows first to last - 1.
     """
     if mesh is None:
-        return part(0, shape[0])
-    where = NamedSharding(mesh, ROWS)
-    return jax.make_array_from_callback(shape, where, lambda index: part(*index[0].indices(shape[0])[:2]))
+        return read_rows(0, shape[0])
+    sharding = NamedSharding(mesh, ROWS)
+    return jax.make_array_from_callback(
+        shape, sharding, lambda index: read_rows(*index[0].indices(shape[0])[:2])
+    )
 
 
 def fetch_local(tree: Tree) -> Tree:
-    """The whole arrays on one device of this host, from wherever they lie."""
-    far = [
+    """Gathers arrays, however they are sharded, whole on one device of this host."""
+    sharded = [
         leaf
         for leaf in jax.tree.leaves(tree)
         if isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1
     ]
-    if not far:
+    if not sharded:
         return tree
-    whole = NamedSharding(far[0].sharding.mesh, P())
+    replicated = NamedSharding(sharded[0].sharding.mesh, P())
     return jax.tree.map(
-        lambda leaf: leaf.addressable_data(0), jax.jit(lambda own: own, out_shardings=whole)(tree)
+        lambda leaf: leaf.addressable_data(0), jax.jit(lambda arrays: arrays, out_shardings=replicated)(tree)
     )
 
 
 def constrain_batch(mesh: Mesh | None, tree: Tree) -> Tree:
-    """Inside jit: arrays whose first axis counts images stay divided."""
+    """Keeps arrays whose first axis counts images sharded, inside `jit`.
+
+    Args:
+      mesh: mesh of the run; None changes nothing.
+      tree: arrays [B, ...].
+    """
     return tree if mesh is None else jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, ROWS))
 
 
 def replicate_in_jit(mesh: Mesh | None, tree: Tree) -> Tree:
-    """Inside jit: arrays are whole on every device."""
+    """Replicates arrays on every device, inside `jit`.
+
+    Args:
+      mesh: mesh of the run; None changes nothing.
+      tree: arrays.
+    """
     return tree if mesh is None else jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, P()))
 
 
 def jit_step(step: Callable[..., tuple[Tree, Tree]], mesh: Mesh | None) -> Callable[..., tuple[Tree, Tree]]:
-    """A compiled training step (state, ...) -> (state, metrics): the state is donated and stays where it lies."""
+    """Compiles a training step; the state is donated and keeps its sharding.
+
+    Args:
+      step: (state, ...) -> (state, metrics).
+      mesh: mesh of the run; None for one device.
+    """
     if mesh is None:
         return jax.jit(step, donate_argnums=0)
 
     @functools.wraps(step)
-    def placed(state, *rest):
-        state, metrics = step(state, *rest)
+    def sharded_step(state, *inputs):
+        state, metrics = step(state, *inputs)
         state = jax.tree.map(
             lambda leaf: jax.lax.with_sharding_constraint(leaf, fsdp_sharding(mesh, leaf.shape)), state
         )
         return state, replicate_in_jit(mesh, metrics)
 
-    return jax.jit(placed, donate_argnums=0)
+    return jax.jit(sharded_step, donate_argnums=0)
 
 
 def init_distributed(distributed: str | None) -> None:
-    """Joins the processes of one run, before anything else asks for devices.
+    """Joins the processes of one run; call it before anything uses a device.
 
-    distributed: None for one process alone, 'auto' where the cluster tells (TPU pods, SLURM, ...), or
-    'ADDRESS,PROCESSES,INDEX': where the first process listens, how many there are, and which one this is.
-    Raises UserError where that cannot be read or the others do not come.
+    Args:
+      distributed: None for a single process; 'auto' where the cluster gives the addresses (TPU
+        pods, SLURM, ...); or 'ADDRESS,PROCESSES,INDEX': address of the first process, number of
+        processes, and index of this one.
+
+    Raises:
+      UserError: the text cannot be read, or the other processes are not reached.
     """
     if distributed is None:
         return
     arguments: dict[str, Any] = {}
     if distributed != "auto":
-        words = distributed.split(",")
-        if (
-            len(words) != 3
-            or not (words[1].isdigit() and words[2].isdigit())
-            or int(words[2]) >= int(words[1])
-        ):
+        parts = distributed.split(",")
+        is_valid = len(parts) == 3 and parts[1].isdigit() and parts[2].isdigit()
+        if not is_valid or int(parts[2]) >= int(parts[1]):
             raise UserError(
                 f"--distributed {distributed!r}: say 'auto', or ADDRESS,PROCESSES,INDEX with INDEX from 0"
             )
-        arguments = dict(coordinator_address=words[0], num_processes=int(words[1]), process_id=int(words[2]))
+        arguments = dict(coordinator_address=parts[0], num_processes=int(parts[1]), process_id=int(parts[2]))
     try:
         jax.distributed.initialize(**arguments)
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"--distributed {distributed}: the processes did not find each other ({error})"
+            f"--distributed {distributed}: the processes did not reach each other ({error})"
         ) from error
 
 
 def is_main_process() -> bool:
-    """Whether this host writes what all hosts would write: the first one does."""
+    """Returns whether this process writes the files of the run: the first one does."""
     return jax.process_index() == 0
 
 
-def _put(leaf: Any, where: NamedSharding) -> jax.Array:
+def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
     if jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key):
-        data = _put(jax.random.key_data(leaf), where)
+        data = _put(jax.random.key_data(leaf), sharding)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-    if getattr(leaf, "sharding", None) == where:
+    if getattr(leaf, "sharding", None) == sharding:
         return leaf
     values = np.asarray(leaf)
-    return jax.make_array_from_callback(values.shape, where, lambda index: values[index])
+    return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])

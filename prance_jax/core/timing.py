@@ -1,4 +1,4 @@
-"""Speed, measured fairly: every program in turn, again and again, medians."""
+"""Fair measurement of speed: programs run in turn, many times, and the median counts."""
 
 from __future__ import annotations
 
@@ -12,24 +12,38 @@ Programs = Mapping[str, Callable[[], object]]
 
 
 def throughput(programs: Programs, images: int, seconds: float) -> dict[str, float]:
-    """Images per second of each program, the median over interleaved repeats.
+    """Measures images per second of each program: the median over interleaved repeats.
 
-    programs: calls that run `images` images each and return device arrays. seconds: time for all of them together,
-    compilation not counted; each runs at least three times.
+    Args:
+      programs: name -> call that runs a batch and returns device arrays.
+      images: images that each call runs.
+      seconds: time for all programs together, without compilation; each runs at least three times.
+
+    Returns:
+      Name -> images per second.
     """
-    taken = time_interleaved(programs, repeats=3, seconds=seconds)
-    return {name: images / float(np.median(times)) for name, times in taken.items()}
+    durations = time_interleaved(programs, repeats=3, seconds=seconds)
+    return {name: images / float(np.median(times)) for name, times in durations.items()}
 
 
 def time_interleaved(programs: Programs, repeats: int, seconds: float = 0.0) -> dict[str, list[float]]:
-    """Seconds of every call, after one that is not counted; at least `repeats` of each, and for `seconds` in all."""
+    """Measures the seconds of every call, programs in turn, after one warm-up call of each.
+
+    Args:
+      programs: name -> call that returns device arrays.
+      repeats: measured calls of each program, at least.
+      seconds: total time to measure for, at least.
+
+    Returns:
+      Name -> seconds of each measured call.
+    """
     for program in programs.values():
         jax.block_until_ready(program())
-    taken: dict[str, list[float]] = {name: [] for name in programs}
-    end = time.perf_counter() + seconds
-    while min(map(len, taken.values())) < repeats or time.perf_counter() < end:
+    durations: dict[str, list[float]] = {name: [] for name in programs}
+    deadline = time.perf_counter() + seconds
+    while min(map(len, durations.values())) < repeats or time.perf_counter() < deadline:
         for name, program in programs.items():
             start = time.perf_counter()
             jax.block_until_ready(program())
-            taken[name].append(time.perf_counter() - start)
-    return taken
+            durations[name].append(time.perf_counter() - start)
+    return durations

@@ -1,4 +1,4 @@
-"""A data source of arrays in memory: indexed and augmented on the device, inside the jitted step."""
+"""A data source of arrays in memory, indexed and augmented on the device in the jitted step."""
 
 from __future__ import annotations
 
@@ -16,95 +16,149 @@ from prance_jax.data.source import Split, shuffled
 
 
 class ArrayTables(NamedTuple):
-    """The training set on the device, as it was given: images [N, S, S, C] uint8 or float32, labels [N] int32."""
+    """Images and labels on the device: the training set, or one batch of a stream.
+
+    Attributes:
+      images: uint8 or float32 [N, S, S, C], not normalised.
+      labels: int32 [N].
+    """
 
     images: jax.Array
     labels: jax.Array
 
 
 @dataclass(frozen=True)
-class Scale:
-    """Normalisation by channel: (x - mean) / std, of 8-bit values divided by 255 first."""
+class Normalisation:
+    """Normalisation by channel: (x - mean) / std. 8-bit values are divided by 255 first.
+
+    Attributes:
+      mean: one number for each channel.
+      std: one number for each channel.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def unit(self, images: Any) -> Any:
-        """Float32 of the stored values: 8-bit ones in [0, 1], others as they are."""
+    def to_float(self, images: Any) -> Any:
+        """Converts stored images to float32: 8-bit values to [0, 1], others unchanged."""
         eight_bits = images.dtype == np.uint8
         return images.astype(np.float32) / (255 if eight_bits else 1)
 
     def normalise(self, images: Any) -> Any:
+        """Returns (images - mean) / std of float32 images."""
         return (images - np.float32(self.mean)) / np.float32(self.std)
 
     def undo(self, images: Any) -> Any:
+        """Returns images x std + mean: the inverse of `normalise`."""
         return images * np.float32(self.std) + np.float32(self.mean)
 
 
+class NormalisedSource:
+    """Members that data sources with `classes` and a `normalisation` share."""
+
+    classes: tuple[str, ...]
+    normalisation: Normalisation
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Mean by channel."""
+        return self.normalisation.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Divisor by channel."""
+        return self.normalisation.std
+
+    def to_unit(self, images: np.ndarray) -> np.ndarray:
+        """Undoes the normalisation."""
+        return self.normalisation.undo(images)
+
+
 @dataclass(frozen=True, eq=False)
-class Arrays:
-    """The data source (`data.source.Source`) that `from_arrays` makes. stored: the fixed sets, as they were given."""
+class Arrays(NormalisedSource):
+    """The data source (`data.source.Source`) that `from_arrays` makes.
+
+    Attributes:
+      classes: class names.
+      tables: the training set on the device.
+      fixed_sets: images and labels by set name, as given.
+      normalisation: of all images.
+      augment: augmentation of training images.
+    """
 
     classes: tuple[str, ...]
     tables: ArrayTables
-    stored: Mapping[str, tuple[np.ndarray, np.ndarray]]
-    scale: Scale
+    fixed_sets: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    normalisation: Normalisation
     augment: AugmentConfig
     _splits: dict[str, Split] = field(default_factory=dict, repr=False)
 
     @property
     def image_size(self) -> int:
+        """Side of an image in pixels."""
         return self.tables.images.shape[1]
 
     @property
     def channels(self) -> int:
+        """Channels of an image."""
         return self.tables.images.shape[3]
 
-    @property
-    def num_classes(self) -> int:
-        return len(self.classes)
-
-    @property
-    def mean(self) -> tuple[float, ...]:
-        return self.scale.mean
-
-    @property
-    def std(self) -> tuple[float, ...]:
-        return self.scale.std
-
     def sample(self, tables: ArrayTables, key: jax.Array, batch: int) -> tuple[jax.Array, jax.Array]:
-        """A batch drawn with replacement, augmented; pure, `batch` is static."""
-        return self._draw(tables, key, batch, self.augment)
+        """Draws a batch with replacement and augments it.
+
+        Args:
+          tables: `self.tables`.
+          key: random key.
+          batch: number of images; static under `jit`.
+
+        Returns:
+          Images float32 [batch, S, S, C], normalised, and labels (see `augment.augment`).
+        """
+        return self._sample(tables, key, batch, self.augment)
 
     def sample_plain(self, tables: ArrayTables, key: jax.Array, batch: int) -> tuple[jax.Array, jax.Array]:
-        """The same, cropped and flipped only."""
-        return self._draw(tables, key, batch, self.augment.plain)
+        """Draws a batch with replacement that is only cropped and flipped.
+
+        Args:
+          tables: `self.tables`.
+          key: random key.
+          batch: number of images; static under `jit`.
+
+        Returns:
+          Images float32 [batch, S, S, C], normalised, and labels int32 [batch].
+        """
+        return self._sample(tables, key, batch, self.augment.plain)
 
     def split(self, name: str) -> Split:
-        """The set `name`, as it was given, the validation set shuffled (see `Split`).
+        """Returns the fixed set `name`, normalised; the validation set is shuffled (see `Split`).
 
-        Raises UserError for a set that was not given.
+        Raises:
+          UserError: `from_arrays` was given no such set.
         """
-        if name not in self.stored:
-            given = ", ".join(self.stored) or "none"
+        if name not in self.fixed_sets:
+            given = ", ".join(self.fixed_sets) or "none"
             raise UserError(f"these arrays have no set {name!r}; given were {given}")
         if name not in self._splits:
-            images, labels = self.stored[name]
+            images, labels = self.fixed_sets[name]
             if name == "validation":
                 order = shuffled(len(labels))
                 images, labels = images[order], labels[order]
-            self._splits[name] = Split(self.scale.normalise(self.scale.unit(images)), labels, {})
+            normalised = self.normalisation.normalise(self.normalisation.to_float(images))
+            self._splits[name] = Split(normalised, labels, {})
         return self._splits[name]
 
-    def to_unit(self, images: np.ndarray) -> np.ndarray:
-        return self.scale.undo(images)
-
-    def _draw(self, tables: ArrayTables, key: jax.Array, batch: int, config: AugmentConfig):
+    def _sample(self, tables: ArrayTables, key: jax.Array, batch: int, config: AugmentConfig):
         index_key, key = jax.random.split(key)
-        drawn = jax.random.randint(index_key, (-(-batch // config.repeats),), 0, tables.labels.shape[0])
-        drawn = jnp.repeat(drawn, config.repeats)[:batch]
-        images = self.scale.unit(tables.images[drawn])
-        return augment(config, images, tables.labels[drawn], key, self.scale.normalise, self.num_classes)
+        index = jax.random.randint(index_key, (-(-batch // config.repeats),), 0, tables.labels.shape[0])
+        index = jnp.repeat(index, config.repeats)[:batch]
+        images = self.normalisation.to_float(tables.images[index])
+        labels = tables.labels[index]
+        return augment(config, images, labels, key, self.normalisation.normalise, self.num_classes)
 
 
 def from_arrays(
@@ -117,14 +171,27 @@ def from_arrays(
     classes: Sequence[str] | None = None,
     **splits: tuple[np.ndarray, np.ndarray],
 ) -> Arrays:
-    """A source from (images [N, S, S, C], labels [N]) pairs: `train`, and `validation=` and `test=` where given.
+    """Makes a data source from arrays of images and labels.
 
-    Images are normalised as (images - mean) / std, by channel where several numbers are given; 8-bit images are divided
-    by 255 first and kept as they are until they are used. augment: of training images, which are to be in [0, 1] for it.
-    classes: names, for reports.
+    Images are normalised as (images - mean) / std. 8-bit images stay 8-bit until use and are
+    divided by 255 first.
 
-    Raises UserError for a set that is empty, of the wrong rank, with lengths that differ, labels outside
-    0 .. num_classes - 1, or pixels that are not finite.
+    Args:
+      train: images [N, S, S, C] and integer labels [N]. Augmentation expects images in [0, 1].
+      num_classes: number of classes; labels are 0 .. num_classes - 1.
+      mean: one number, or one for each channel.
+      std: one positive number, or one for each channel.
+      augment: augmentation of training images.
+      classes: class names for reports; by default the numbers.
+      **splits: `validation` and `test`, each as `train`.
+
+    Returns:
+      The data source.
+
+    Raises:
+      UserError: a set is empty, has the wrong rank, lengths that differ, labels out of range or
+        pixels that are not finite; sets differ in image shape; or `mean`, `std` or `classes` do not
+        fit.
     """
     checked = {name: _check(name, *pair, num_classes) for name, pair in {"train": train, **splits}.items()}
     shape = checked["train"][0].shape[1:]
@@ -134,18 +201,18 @@ def from_arrays(
     classes = tuple(map(str, range(num_classes) if classes is None else classes))
     if len(classes) != num_classes:
         raise UserError(f"{len(classes)} class names for {num_classes} classes")
-    scale = Scale(_by_channel("mean", mean, shape[-1]), _by_channel("std", std, shape[-1]))
-    if not min(scale.std) > 0:
+    normalisation = Normalisation(_by_channel("mean", mean, shape[-1]), _by_channel("std", std, shape[-1]))
+    if not min(normalisation.std) > 0:
         raise UserError(f"std is {std}; it must be positive")
     tables = ArrayTables(*map(jnp.asarray, checked.pop("train")))
-    return Arrays(classes, tables, checked, scale, augment)
+    return Arrays(classes, tables, checked, normalisation, augment)
 
 
 def _by_channel(name: str, value: float | Sequence[float], channels: int) -> tuple[float, ...]:
     values = tuple(map(float, np.atleast_1d(value)))
     if len(values) not in (1, channels):
         raise UserError(
-            f"{name} has {len(values)} numbers; wanted one, or one for each of {channels} channels"
+            f"{name} has {len(values)} numbers; expected one, or one for each of {channels} channels"
         )
     return values * (channels if len(values) == 1 else 1)
 
@@ -153,16 +220,17 @@ def _by_channel(name: str, value: float | Sequence[float], channels: int) -> tup
 def _check(
     name: str, images: np.ndarray, labels: np.ndarray, num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the set as uint8 or float32 images and int32 labels, or raises UserError."""
     images, labels = np.asarray(images), np.asarray(labels)
     if images.dtype != np.uint8:
         images = images.astype(np.float32)
     if images.ndim != 4 or images.shape[1] != images.shape[2]:
-        raise UserError(f"{name} images have shape {images.shape}; wanted [images, side, side, channels]")
+        raise UserError(f"{name} images have shape {images.shape}; expected [images, side, side, channels]")
     if len(images) == 0:
         raise UserError(f"{name} set is empty; give it at least one image")
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
         raise UserError(
-            f"{name} labels have shape {labels.shape}, type {labels.dtype}; wanted {len(images)} integers"
+            f"{name} labels have shape {labels.shape}, type {labels.dtype}; expected {len(images)} integers"
         )
     for index in np.flatnonzero((labels < 0) | (labels >= num_classes))[:1]:
         raise UserError(f"{name} label {labels[index]} of image {index} is outside 0 .. {num_classes - 1}")

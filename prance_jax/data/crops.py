@@ -1,4 +1,4 @@
-"""Where a picture is cut: boxes (top, left, height, width) in pixels, by NumPy on hosts and by JAX on devices."""
+"""Computes where an image is cropped: boxes in pixels, by NumPy on hosts and by JAX on devices."""
 
 from __future__ import annotations
 
@@ -8,10 +8,19 @@ from typing import Any, NamedTuple
 Number = Any
 
 TRIES = 10
-"""Boxes drawn before the centre of the picture is taken."""
+"""Number of random boxes; if none fits, the centre of the image is used."""
 
 
 class Box(NamedTuple):
+    """A box in an image, in pixels.
+
+    Attributes:
+      top: row of its upper edge.
+      left: column of its left edge.
+      height: number of rows.
+      width: number of columns.
+    """
+
     top: Number
     left: Number
     height: Number
@@ -21,34 +30,59 @@ class Box(NamedTuple):
 def random_resized(
     uniform: Any, height: int, width: int, min_area: float = 0.08, ratio: float = 4 / 3
 ) -> Box:
-    """A box of a random share of the area and a random aspect ratio (Inception; Szegedy et al. 2014).
+    """Returns a box with a random share of the area and a random aspect ratio.
 
-    The share is uniform in [min_area, 1], the logarithm of the ratio uniform between those of 1 / ratio and ratio. The
-    first of ten boxes that fits is taken; if none does, the largest central one within the ratios.
+    The share is uniform in [min_area, 1]. The logarithm of the aspect ratio is uniform between
+    those of 1 / ratio and ratio. The first box that fits is used; if none fits, the largest central
+    box within these ratios.
 
-    uniform: [TRIES, 4] numbers in [0, 1), a NumPy or a JAX array; with the latter it works inside jit.
+    Args:
+      uniform: [TRIES, 4] random numbers in [0, 1), NumPy or JAX; with JAX it works under `jit`.
+      height: of the image, in pixels.
+      width: of the image, in pixels.
+      min_area: smallest share of the area.
+      ratio: largest aspect ratio, width over height.
+
+    Returns:
+      The box, whole numbers of pixels.
+
+    Reference: Going Deeper with Convolutions (Szegedy et al. 2014), section 6.
     """
     xp = uniform.__array_namespace__()
     area = height * width * (min_area + (1 - min_area) * uniform[:, 0])
     shape = xp.exp(math.log(ratio) * (2 * uniform[:, 1] - 1))
-    wide, tall = xp.round(xp.sqrt(area * shape)), xp.round(xp.sqrt(area / shape))
-    fits = (wide >= 1) & (wide <= width) & (tall >= 1) & (tall <= height)
-    top, left = xp.floor(uniform[:, 2] * (height - tall + 1)), xp.floor(uniform[:, 3] * (width - wide + 1))
+    widths, heights = xp.round(xp.sqrt(area * shape)), xp.round(xp.sqrt(area / shape))
+    fits = (widths >= 1) & (widths <= width) & (heights >= 1) & (heights <= height)
+    top, left = (
+        xp.floor(uniform[:, 2] * (height - heights + 1)),
+        xp.floor(uniform[:, 3] * (width - widths + 1)),
+    )
     centre = centred(height, width, min(width, round(height * ratio)), min(height, round(width * ratio)))
     first = xp.argmax(fits)
-    drawn = (top, left, tall, wide)
-    return Box(*(xp.where(xp.any(fits), value[first], own) for value, own in zip(drawn, centre)))
+    boxes = (top, left, heights, widths)
+    return Box(*(xp.where(xp.any(fits), values[first], other) for values, other in zip(boxes, centre)))
 
 
-def centred(height: int, width: int, wide: int, tall: int) -> Box:
-    """A box of wide x tall pixels in the middle."""
-    return Box((height - tall) // 2, (width - wide) // 2, tall, wide)
+def centred(height: int, width: int, box_width: int, box_height: int) -> Box:
+    """Returns a box in the middle of an image.
+
+    Args:
+      height: of the image, in pixels.
+      width: of the image, in pixels.
+      box_width: width of the box, in pixels.
+      box_height: height of the box, in pixels.
+    """
+    return Box((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
 
 
 def evaluation(height: int, width: int, share: float) -> Box:
-    """The central square whose side is `share` of the shorter side: resize and centre crop in one step.
+    """Returns the central square for evaluation: resize and centre crop in one step.
 
-    The usual recipe for 224 pixels, resize to 256 and crop, has share 0.875.
+    Args:
+      height: of the image, in pixels.
+      width: of the image, in pixels.
+      share: side of the square over the shorter side of the image. The usual recipe for 224 pixels,
+        resize to 256 and crop, has 0.875.
     """
     side = share * min(height, width)
     return Box((height - side) / 2, (width - side) / 2, side, side)

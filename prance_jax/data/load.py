@@ -1,4 +1,4 @@
-"""One door to every data source: a config in, a `Source` out."""
+"""Builds a data source from its config."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from prance_jax.core.errors import UserError
-from prance_jax.data.arrays import Scale, from_arrays
+from prance_jax.data.arrays import Normalisation, from_arrays
 from prance_jax.data.augment import AugmentConfig
 from prance_jax.data.digits.digits import load_digits_source
 from prance_jax.data.digits.masks import DigitMasks
@@ -23,12 +23,18 @@ from prance_jax.data.source import Source
 
 @dataclass(frozen=True)
 class DataConfig:
-    """name: 'digits', the embedded cluttered digits; 'digit_masks', the same labelled by pixel (the segment
-    command's); 'folder', pictures in folders or zips; 'tfds', a set of TensorFlow Datasets; 'noise', for measurements without
-    data.
+    """Which data set is used, and how its images are prepared.
 
-    images, augment: how the pictures of 'folder' and 'tfds' become images, and what happens to training images; the digits are
-    drawn afresh for every step.
+    Attributes:
+      name: 'digits' (embedded cluttered digits), 'digit_masks' (the same with a label for every
+        pixel, for the command `segment`), 'folder' (image files in folders or zips), 'tfds' (a set
+        of TensorFlow Datasets) or 'noise' (random images, for measurements).
+      digits: how 'digits' and 'digit_masks' are drawn; afresh for every step.
+      noise: shape of 'noise'.
+      folder: where the files of 'folder' are.
+      tfds: which set 'tfds' is.
+      images: how the files of 'folder' and 'tfds' are decoded.
+      augment: augmentation of the training images of 'folder' and 'tfds'.
     """
 
     name: str = "digits"
@@ -41,35 +47,41 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class _NoPictures:
+class _EmptyRecords:
+    """The training set of a placeholder stream."""
+
     classes: tuple[str, ...]
-    where: str = "a stand-in"
+    location: str = "a placeholder source"
 
     def __len__(self) -> int:
         return 0
 
 
 def placeholder_source(config: DataConfig) -> Source:
-    """A source of the config's image size without its images, for what is timed or compiled and learns nothing.
+    """Returns a source with the config's image size but no image files, for timing and compilation.
 
-    Of pictures the classes are not known without them: `noise.num_classes` stands for them.
+    Image files define their classes; without them `noise.num_classes` is the number of classes.
     """
     if config.name not in ("folder", "tfds"):
         return load_source(config)
     side, classes = config.images.size, config.noise.num_classes
     if not config.images.in_memory:
-        # Its batches come as they are to be used: drawing them from a table would move them over devices.
-        scale = Scale(config.images.mean, config.images.std)
-        return Stream(_NoPictures(tuple(map(str, range(classes)))), {}, side, 1.0, scale, config.augment)
+        # A stream's batches need no indexing; indexing a table would move images between devices.
+        normalisation = Normalisation(config.images.mean, config.images.std)
+        records = _EmptyRecords(tuple(map(str, range(classes))))
+        return Stream(records, {}, side, 1.0, normalisation, config.augment)
     images, labels = np.zeros((2, side, side, 3), np.uint8), np.zeros(2, np.int32)
     return from_arrays((images, labels), num_classes=classes, augment=config.augment)
 
 
 @functools.lru_cache(maxsize=4)
 def load_source(config: DataConfig) -> Source:
-    """The data source of a config; the same object for the same config, since compiled steps belong to a source.
+    """Loads the data source of a config.
 
-    Raises UserError for an unknown name, or data that is not there or broken.
+    The same config gives the same object, since compiled steps belong to a source.
+
+    Raises:
+      UserError: the name is unknown, or the data is missing or broken.
     """
     if config.name == "digits":
         return load_digits_source(config.digits)

@@ -1,4 +1,4 @@
-"""Images of noise, for measuring speed and memory where no data set is needed: nothing can be learned from them."""
+"""A data source of random images, for measuring speed and memory without a data set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from prance_jax.data.arrays import Arrays, from_arrays
 
 @dataclass(frozen=True)
 class NoiseConfig:
-    """image_size, channels, num_classes: of the data set that the noise stands for. images: how many in each split."""
+    """Shape of a data set of random images.
+
+    Attributes:
+      image_size: side of an image in pixels.
+      channels: channels of an image.
+      num_classes: number of classes.
+      images: number of images in each split.
+    """
 
     image_size: int = 224
     channels: int = 3
@@ -25,7 +32,10 @@ class NoiseConfig:
 
 
 def load_noise_source(config: NoiseConfig) -> Arrays:
-    """Standard normal images with random labels, the same at every call; splits train, validation and test."""
+    """Makes a source of standard normal images with random labels, the same at every call.
+
+    It has the splits train, validation and test.
+    """
     rng = np.random.default_rng(0)
     shape = (config.images, config.image_size, config.image_size, config.channels)
 

@@ -1,4 +1,4 @@
-"""What every data source offers, so that training and evaluation need not know where images come from."""
+"""Defines the interface of every data source: training batches, and fixed sets for evaluation."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ Tables = Any
 
 
 class Split(NamedTuple):
-    """A fixed set of images, the validation set in no order: plans, prices and the search of a static structure look at its
-    first images, and those of a folder are all of one class.
+    """A fixed set of images and labels for evaluation.
 
-    images: [N, S, S, C] float32, normalised; an array, or what reads its slices when they are asked for. labels: [N] int32, or
-    [N, S, S] where every pixel has one.
-    extra: [N] arrays that reports may group by (for the digits: `clutter`, `glyph`); may be empty.
+    The validation set is shuffled. Bucket choice, cost weights and the search of a static structure
+    use its first images, and the images of a folder are sorted by class.
+
+    Attributes:
+      images: float32 [N, S, S, C], normalised; an array, or an object that decodes a slice on
+        access.
+      labels: int32 [N], or int32 [N, S, S] where every pixel has a label.
+      extra: arrays [N] by which reports may group (digits: `clutter`, `glyph`); may be empty.
     """
 
     images: np.ndarray
@@ -26,27 +30,36 @@ class Split(NamedTuple):
     extra: Mapping[str, np.ndarray]
 
     def some(self, count: int) -> Split:
-        """`count` of them drawn at random, the same at every call; all, in their order, where there are not more."""
+        """Returns `count` random images (at most all) in their order, the same at every call."""
         if count >= len(self.labels):
             return self
-        drawn = np.sort(shuffled(len(self.labels))[:count])
-        return Split(
-            self.images[drawn], self.labels[drawn], {name: own[drawn] for name, own in self.extra.items()}
-        )
+        index = np.sort(shuffled(len(self.labels))[:count])
+        extra = {name: values[index] for name, values in self.extra.items()}
+        return Split(self.images[index], self.labels[index], extra)
 
 
 def shuffled(count: int) -> np.ndarray:
-    """The numbers 0 .. count - 1 in a random order, the same at every call."""
+    """Returns the numbers 0 .. count - 1 in a random order, the same at every call."""
     return np.random.default_rng(0).permutation(count)
 
 
 class Source(Protocol):
-    """Training images drawn on the device, and fixed validation and test sets.
+    """Training batches that are drawn on the device, and fixed validation and test sets.
 
-    `tables` is handed to a jitted step as an argument (a closure would bake it into the program);
-    `sample` is pure: same tables, key and batch size, same images. A source that is too large for the device has
-    `batches(batch, start)`, which yields the tables of step `start`, `start` + 1, ..., in place of `tables`; `data.feed` knows.
-    One whose labels are of pixels, int32 [batch, S, S] in place of [batch], has `pixels` = True.
+    Two members are optional. A source that is too large for the device has `batches(batch, start)`,
+    which yields the tables of step `start`, `start` + 1, ..., in place of `tables`;
+    `prefetch_to_device` handles both. A source with a label for every pixel has `pixels` = True;
+    its labels are int32 [batch, S, S] in place of [batch].
+
+    Attributes:
+      image_size: side of an image in pixels.
+      channels: channels of an image.
+      num_classes: number of classes.
+      classes: class names.
+      mean: mean by channel, subtracted from values in [0, 1].
+      std: divisor by channel, after the mean.
+      tables: arrays for `sample`. A jitted step takes them as an argument; a closure would copy
+        them into the program.
     """
 
     image_size: int
@@ -58,14 +71,34 @@ class Source(Protocol):
     tables: Tables
 
     def sample(self, tables: Tables, key: jax.Array, batch: int) -> tuple[jax.Array, jax.Array]:
-        """images [batch, S, S, C] float32 and labels: int32 [batch], or float32 [batch, num_classes] where augmentation
-        mixes images. `batch` is static."""
+        """Draws an augmented training batch.
+
+        Pure: the same tables, key and batch size give the same images.
+
+        Args:
+          tables: `self.tables`, or the tables of one step of `batches`.
+          key: random key.
+          batch: number of images; static under `jit`.
+
+        Returns:
+          Images float32 [batch, S, S, C], normalised, and labels: int32 [batch], or
+          float32 [batch, num_classes] where augmentation mixes images.
+        """
 
     def sample_plain(self, tables: Tables, key: jax.Array, batch: int) -> tuple[jax.Array, jax.Array]:
-        """The same without strong augmentation, labels int32: what the selector learns on."""
+        """Draws a training batch without strong augmentation, for training the selector.
+
+        Args:
+          tables: as for `sample`.
+          key: random key.
+          batch: number of images; static under `jit`.
+
+        Returns:
+          Images float32 [batch, S, S, C], normalised, and labels int32 [batch].
+        """
 
     def split(self, name: str) -> Split:
-        """The fixed set `name`: "validation" or "test"."""
+        """Returns the fixed set `name`: "validation" or "test"."""
 
     def to_unit(self, images: np.ndarray) -> np.ndarray:
-        """Undoes the normalisation: values in [0, 1], for pictures."""
+        """Undoes the normalisation: returns values in [0, 1], for display."""

@@ -1,1 +1,1 @@
-"""Accuracy and cost of a network under a decision policy."""
+"""Accuracy and cost of networks on fixed sets of images."""

@@ -1,4 +1,4 @@
-"""Accuracy and cost of a rule, of a token reduction or of learned selectors, on a fixed set of images, per image."""
+"""Measures accuracy and cost of a network for each image of a fixed set."""
 
 from __future__ import annotations
 
@@ -18,13 +18,21 @@ from prance_jax.models.forward import forward_adaptive
 from prance_jax.models.reduction import ScheduledReduction, forward_reduced, scheduled_macs
 from prance_jax.models.vit import ViT
 from prance_jax.selector.policies import DecisionPolicy
-from prance_jax.spec.macs import macs, parameters, token_counts
+from prance_jax.spec.macs import count_parameters, macs, token_counts
 from prance_jax.spec.model_spec import ModelSpec
 
 
 class Evaluation(NamedTuple):
-    """Per image, [N]: prediction ([N, S, S] of pixels), whether it is right (of pixels the share that is), MACs,
-    tokens left after the last group and averaged over layers (shares of the original ones), parameters used."""
+    """Predictions and cost of N images.
+
+    Attributes:
+      predicted: int32 [N], predicted class; [N, S, S] for segmentation.
+      correct: bool [N]; for segmentation float [N], share of pixels that are right.
+      macs: float32 [N], multiply-accumulates.
+      tokens_left: float32 [N], tokens after the last layer over the original ones.
+      tokens_mean: float32 [N], the same, averaged over layers.
+      parameters: float32 [N], parameters in use.
+    """
 
     predicted: np.ndarray
     correct: np.ndarray
@@ -35,6 +43,7 @@ class Evaluation(NamedTuple):
 
     @property
     def top1(self) -> float:
+        """Mean of `correct`."""
         return float(self.correct.mean())
 
 
@@ -45,10 +54,18 @@ def compile_forward(
     decision_cost: int = 0,
     mesh: Mesh | None = None,
 ) -> Callable:
-    """Compiled (params, variables, images, key) -> dict of [B] arrays: prediction and cost of every image.
+    """Compiles a function that predicts a batch and counts the cost of each image.
 
-    A `Reduction` or `Selective` runs on the largest structure. mesh: images are divided over its devices, the figures
-    whole on each.
+    Args:
+      spec: sizes of the network.
+      policy: decision policy; or a `ScheduledReduction` or `PredictorConfig`, which run on the
+        largest structure.
+      decision_cost: MACs of one decision of the selector.
+      mesh: devices over which images are divided; results are whole on each. None for one device.
+
+    Returns:
+      (params, policy_params, images, key) -> dict of [B] arrays: the fields of `Evaluation` without
+      `correct`.
     """
     model = ViT(spec)
 
@@ -63,27 +80,26 @@ def compile_forward(
             cost = scheduled_macs(spec, structure, policy)
             logits = forward_reduced(model, params, images, structure, policy).logits
         else:
-            outcome = forward_adaptive(
-                model, params, images, policy.first_choice, policy.decide(policy_params, key)
-            )
-            structure, logits = outcome.structure, outcome.logits
+            decide = policy.decide(policy_params, key)
+            out = forward_adaptive(model, params, images, policy.first_choice, decide)
+            structure, logits = out.structure, out.logits
             cost, tokens_after = macs(spec, structure, decision_cost), token_counts(spec, structure).mlp
         mean = sum(jnp.asarray(count, jnp.float32) for count in tokens_after) / len(tokens_after)
         predicted = jnp.argmax(logits, axis=-1)
-        figures = {
+        values = {
             "macs": cost.total,
             "tokens_left": jnp.asarray(tokens_after[-1], jnp.float32) / spec.tokens,
             "tokens_mean": mean / spec.tokens,
-            "parameters": parameters(spec, structure),
+            "parameters": count_parameters(spec, structure),
         }
-        # A static structure costs the same for every image; its exact integers may leave int32.
-        each = {
+        # A static structure costs the same for every image; its exact integers may exceed int32.
+        per_image = {
             name: jnp.broadcast_to(
                 jnp.asarray(float(value) if isinstance(value, int) else value), images.shape[:1]
             )
-            for name, value in figures.items()
+            for name, value in values.items()
         }
-        return replicate_in_jit(mesh, {"predicted": predicted, **each})
+        return replicate_in_jit(mesh, {"predicted": predicted, **per_image})
 
     return jax.jit(run)
 
@@ -100,10 +116,20 @@ def evaluate(
     key: jax.Array | None = None,
     mesh: Mesh | None = None,
 ) -> Evaluation:
-    """Runs every image of a split exactly once; the last batch is padded and the padding is cut off.
+    """Evaluates every image of a split exactly once.
 
-    decision_cost: MACs of one decision of the selector. key: for rules that draw, default a fixed one. mesh: devices that
-    share each batch; every host gets all figures.
+    The last batch is padded; results of the padding are dropped.
+
+    Args:
+      spec: sizes of the network.
+      policy: decision policy, `ScheduledReduction` or `PredictorConfig`.
+      params: parameters of the network.
+      policy_params: parameters of the decision policy; () where it has none.
+      split: images and labels.
+      batch: images that run at once.
+      decision_cost: MACs of one decision of the selector.
+      key: random key for stochastic policies; None is a fixed key.
+      mesh: devices that share each batch; every host gets all results. None for one device.
     """
     run = compile_forward(spec, policy, decision_cost, mesh)
     params, policy_params = replicate(mesh, (params, policy_params))
@@ -111,15 +137,15 @@ def evaluate(
     pieces, total = [], len(split.labels)
     for number, start in enumerate(range(0, total, batch)):
         images = shard_batch(mesh, (batch, *split.images.shape[1:]), functools.partial(_rows, split, start))
-        own = replicate(mesh, jax.random.fold_in(key, number))
-        out = jax.device_get(run(params, policy_params, images, own))
+        batch_key = replicate(mesh, jax.random.fold_in(key, number))
+        out = jax.device_get(run(params, policy_params, images, batch_key))
         pieces.append({name: value[: total - start] for name, value in out.items()})
     joined = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-    right = joined["predicted"] == split.labels
-    return Evaluation(correct=right if right.ndim == 1 else right.mean(axis=(1, 2)), **joined)
+    correct = joined["predicted"] == split.labels
+    return Evaluation(correct=correct if correct.ndim == 1 else correct.mean(axis=(1, 2)), **joined)
 
 
 def _rows(split: Split, start: int, first: int, last: int) -> np.ndarray:
-    """Images start + first ... start + last, zeros where there are no more."""
+    """Returns the images start + first .. start + last - 1, zeros after the end of the split."""
     images = split.images[start + first : start + last]
     return np.pad(images, [(0, last - first - len(images))] + [(0, 0)] * 3)

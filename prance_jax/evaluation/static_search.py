@@ -1,7 +1,8 @@
-"""The best static structure at a budget: the baseline that an adaptive method has to beat.
+"""Finds the best static structure for a budget: the baseline that an adaptive method has to beat.
 
-An evolutionary search on validation images over the selector's own lattice, and over the first group's structure too,
-which the selector does not choose. All candidates run through one masked program.
+An evolutionary search on validation images. It covers all discrete choices of the selector, and the
+first group's structure, which the selector does not choose. All candidates run through one masked
+program.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.structure import GroupChoice, Structure
 
 Genes = tuple[int, ...]
+"""Indices of choices: MLP ratio and width of the first group, then one action per decision point."""
 
 
 def search_static_structure(
@@ -36,22 +38,34 @@ def search_static_structure(
     seed: int,
     parents: int = 16,
 ) -> tuple[Structure, float]:
-    """The structure of the lowest validation loss among those that cost at most `budget` MACs.
+    """Finds a static structure with a low validation loss that costs at most `budget` MACs.
 
-    budget: in MACs. candidates: structures looked at; the first third is random, the rest are mutations of the best
-    so far. Returns the structure and its loss on the first `images` images.
+    Args:
+      spec: sizes of the network.
+      actions: choices of the selector; must be discrete.
+      params: parameters of the network.
+      split: validation images and labels.
+      budget: largest cost in MACs. Candidates cost at least 90 % of it.
+      candidates: number of structures that are evaluated. The first third is random, all others are
+        mutations of the best so far.
+      images: number of images, from the start of `split`.
+      seed: of the search.
+      parents: number of best structures that are mutated.
+
+    Returns:
+      The structure and its loss. Where no candidate fits the budget, the smallest structure.
     """
     rng = np.random.default_rng(seed)
     evaluate = _evaluator(spec, params, split, images)
     first_choices = (len(spec.space.ratios), len(spec.space.widths))
-    sizes = first_choices + actions.sizes * (spec.space.groups - 1)
-    seen: dict[Genes, float] = {}
+    sizes = first_choices + actions.nvec * (spec.space.groups - 1)
+    loss_of: dict[Genes, float] = {}
 
-    def affordable(genes: Genes) -> bool:
+    def fits_budget(genes: Genes) -> bool:
         return 0.9 * budget <= macs(spec, _structure(spec, actions, genes)).total <= budget
 
     def random_genes() -> Genes:
-        # Even draws rarely meet a tight budget: tilt each towards small or large choices.
+        # Uniform draws rarely fit a tight budget, so each draw prefers small or large choices.
         size_bias = rng.uniform(-3, 3)
         weights = [np.exp(size_bias * np.linspace(0, 1, size)) for size in sizes]
         return tuple(int(rng.choice(size, p=weight / weight.sum())) for size, weight in zip(sizes, weights))
@@ -63,27 +77,27 @@ def search_static_structure(
         )
 
     for number in range(candidates):
-        best = sorted(seen, key=seen.get)[:parents]
+        best = sorted(loss_of, key=loss_of.get)[:parents]
         for _ in range(5000):
             genes = (
                 random_genes()
                 if number < candidates // 3 or not best
                 else mutated(best[rng.integers(len(best))])
             )
-            if genes not in seen and affordable(genes):
+            if genes not in loss_of and fits_budget(genes):
                 break
         else:
             continue
-        seen[genes] = evaluate(_structure(spec, actions, genes))
-    if not seen:
+        loss_of[genes] = evaluate(_structure(spec, actions, genes))
+    if not loss_of:
         smallest = _structure(spec, actions, (0,) * len(sizes))
         return smallest, evaluate(smallest)
-    winner = min(seen, key=seen.get)
-    return _structure(spec, actions, winner), seen[winner]
+    best_genes = min(loss_of, key=loss_of.get)
+    return _structure(spec, actions, best_genes), loss_of[best_genes]
 
 
 def _structure(spec: ModelSpec, actions: ActionSpace, genes: Genes) -> Structure:
-    """Static structure from indices: (ratio, width) of the first group, then one action per decision point."""
+    """Returns the static structure of `genes`."""
     space, layers = spec.space, actions.layers
     groups = [space.uniform(space.widths[genes[1]], space.ratios[genes[0]]).groups[0]]
     for group in range(1, space.groups):
@@ -98,16 +112,16 @@ def _structure(spec: ModelSpec, actions: ActionSpace, genes: Genes) -> Structure
 
 
 def _evaluator(spec: ModelSpec, params: Any, split: Split, count: int):
-    """structure -> loss; one compiled program, structures as arrays of shape [1]."""
+    """Returns structure -> loss: one compiled program for structures as arrays of shape [1]."""
     model = ViT(spec)
     images, labels = jnp.asarray(split.images[:count]), jnp.asarray(split.labels[:count])
 
     @jax.jit
     def loss(params, images, labels, structure):
-        wide = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, labels.shape[:1]), structure)
-        return cross_entropy(
-            forward_adaptive(model, params, images, wide.groups[0], fixed_decisions(wide)).logits, labels
-        )
+        batched = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, labels.shape[:1]), structure)
+        decide = fixed_decisions(batched)
+        out = forward_adaptive(model, params, images, batched.groups[0], decide)
+        return cross_entropy(out.logits, labels)
 
     def evaluate(structure: Structure) -> float:
         arrays = jax.tree.map(

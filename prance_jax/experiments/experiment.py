@@ -1,15 +1,15 @@
-"""One experiment: for every seed the dense baseline, stage one, and per token mode stages two and three."""
+"""One experiment: all stages for every seed and token mode, and rows at several budgets."""
 
 from __future__ import annotations
 
 import dataclasses
 
-from prance_jax.adaptive.calibrate import calibrated_budget_table
+from prance_jax.adaptive.calibrate import calibrate_budget_table
 from prance_jax.config.experiment import Config
 from prance_jax.experiments.prance_stages import PranceStages
-from prance_jax.experiments.stage_runner import TableEntry, percent
+from prance_jax.experiments.stage_runner import TableEntry, budget_suffix
 from prance_jax.selector.policies import PolicyWithCost
-from prance_jax.training.metrics import Progress
+from prance_jax.training.progress import Progress
 from prance_jax.training.workdir import Workdir
 
 STAGES = ("dense", "meta", "selector", "finetune")
@@ -19,46 +19,12 @@ class Experiment(PranceStages):
     """The stages of a config in a workdir, and the rows of one selector at several budgets."""
 
     def __init__(self, config: Config, workdir: Workdir, progress: Progress, *, train: bool = True):
-        """train: whether a stage that is not there is trained; else it is a UserError."""
+        """Takes the arguments of `StageRunner`."""
         super().__init__(config, workdir, progress, train=train)
         self._at_budgets: dict[tuple[int, str], list[TableEntry]] = {}
 
-    def at_budgets(self, seed: int, mode: str) -> list[TableEntry]:
-        """The rows of one selector that serves every budget, at prices calibrated on the validation images; before each
-        that of a selector trained for its budget alone, where the config asks for it."""
-        if (seed, mode) not in self._at_budgets:
-            self._at_budgets[seed, mode] = self._calibrated(seed, mode)
-        return self._at_budgets[seed, mode]
-
-    def _calibrated(self, seed: int, mode: str) -> list[TableEntry]:
-        every, cost_weights, rows = self.prance(seed, mode), self.config.selector.cost_weights, []
-        budget_table, _ = calibrated_budget_table(
-            every.spec,
-            every.policy,
-            every.params,
-            every.policy_params,
-            self.source.split("validation"),
-            cost_weights,
-            every.decision_cost,
-        )
-        for budget in self.config.budgets:
-            if self.config.baselines.single_budget:
-                rows.append(self.prance(seed, mode, budget))
-            lowest, highest = budget_table.range
-            if not lowest <= budget <= highest:
-                self.progress.note(
-                    f"budget {budget:g} is beyond what this selector spends, {lowest:.2f} to {highest:.2f}: "
-                    "its row shows the nearest that there is"
-                )
-            policy_params = PolicyWithCost(
-                every.policy_params, budget_table.cost_weight(min(max(budget, lowest), highest))
-            )
-            name = f"{every.method}{percent(budget)}"
-            rows.append(dataclasses.replace(every, method=name, policy_params=policy_params))
-        return rows
-
     def run(self, stage: str) -> None:
-        """Trains one stage for all seeds and modes; those before it must be there or are trained first."""
+        """Trains one of `STAGES` for all seeds and modes, missing earlier ones first."""
         for seed in self.config.seeds:
             if stage == "dense":
                 self.dense(seed)
@@ -67,3 +33,44 @@ class Experiment(PranceStages):
             else:
                 for mode in self.config.token_modes:
                     self.policy_params(seed, mode) if stage == "selector" else self.prance(seed, mode)
+
+    def at_budgets(self, seed: int, mode: str) -> list[TableEntry]:
+        """Returns one selector at every budget of the config.
+
+        The cost weight of a budget is calibrated on the validation images.
+        With `baselines.single_budget`, a selector trained for the budget alone stands before each.
+
+        Args:
+          seed: of the run.
+          mode: token mode.
+        """
+        if (seed, mode) not in self._at_budgets:
+            self._at_budgets[seed, mode] = self._calibrate(seed, mode)
+        return self._at_budgets[seed, mode]
+
+    def _calibrate(self, seed: int, mode: str) -> list[TableEntry]:
+        all_budgets, rows = self.prance(seed, mode), []
+        budget_table, _ = calibrate_budget_table(
+            all_budgets.spec,
+            all_budgets.policy,
+            all_budgets.params,
+            all_budgets.policy_params,
+            self.source.split("validation"),
+            self.config.selector.cost_weights,
+            all_budgets.decision_cost,
+        )
+        lowest, highest = budget_table.range
+        for budget in self.config.budgets:
+            if self.config.baselines.single_budget:
+                rows.append(self.prance(seed, mode, budget))
+            if not lowest <= budget <= highest:
+                self.progress.note(
+                    f"budget {budget:g} is outside the range of this selector, "
+                    f"{lowest:.2f} to {highest:.2f}: its row shows the nearest budget"
+                )
+            policy_params = PolicyWithCost(
+                all_budgets.policy_params, budget_table.cost_weight(min(max(budget, lowest), highest))
+            )
+            method = f"{all_budgets.method}{budget_suffix(budget)}"
+            rows.append(dataclasses.replace(all_budgets, method=method, policy_params=policy_params))
+        return rows

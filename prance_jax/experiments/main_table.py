@@ -1,11 +1,13 @@
-"""The rows of a run's table: PRANCE, and what it is compared with at the MACs that it spends.
+"""The rows of a run's table: PRANCE, and baselines at the MACs that it spends.
 
-Stages of baselines are named as those of `experiment`: seedN/MODE/finetune_random and .../finetune_static.
+Baselines with their own stage three have the stages seedN/MODE/finetune_random and
+seedN/MODE/finetune_static.
 """
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import jax.numpy as jnp
 
@@ -13,15 +15,57 @@ from prance_jax.config.experiment import Config
 from prance_jax.core.files import write_atomic
 from prance_jax.evaluation.static_search import search_static_structure
 from prance_jax.experiments.experiment import Experiment
-from prance_jax.experiments.stage_runner import TableEntry, percent
-from prance_jax.models.reduction import at_macs
+from prance_jax.experiments.stage_runner import TableEntry, budget_suffix
+from prance_jax.models.reduction import reduction_at_macs
 from prance_jax.selector.policies import RandomPolicy, StaticPolicy
 from prance_jax.spec.macs import macs
 from prance_jax.spec.structure import GroupChoice, Structure
 
 
+def table_entries(experiment: Experiment, seed: int) -> list[TableEntry]:
+    """Returns all rows of one seed.
+
+    Baselines get the mean MACs that PRANCE spends on the validation images.
+
+    Args:
+      experiment: the run.
+      seed: of the run.
+    """
+    first_mode = experiment.config.token_modes[0]
+    spec = experiment.spec(first_mode)
+    full = macs(spec, spec.largest).total
+    entries = [
+        TableEntry("dense", spec, experiment.largest, experiment.dense(seed), ()),
+        TableEntry("meta_largest", spec, experiment.largest, experiment.meta(seed), ()),
+    ]
+    for mode in experiment.config.token_modes:
+        if experiment.config.budgets:
+            entries.extend(experiment.at_budgets(seed, mode))
+            if mode == first_mode:
+                for budget in experiment.config.budgets:
+                    entries.extend(reduction_entries(experiment, seed, budget * full, budget_suffix(budget)))
+            continue
+        prance = experiment.prance(seed, mode)
+        mean_macs = float(experiment.evaluate(prance, "validation").macs.mean())
+        entries.append(best_static(experiment, seed, mode, mean_macs))
+        entries.append(random_policy(experiment, seed, mode, mean_macs / full))
+        if mode == first_mode:
+            entries.extend(reduction_entries(experiment, seed, mean_macs))
+        entries.append(prance)
+    return entries
+
+
 def best_static(experiment: Experiment, seed: int, mode: str, budget: float) -> TableEntry:
-    """The best static structure at `budget` MACs; the search's result is kept in the workdir."""
+    """Returns the best static structure at a budget.
+
+    The structure that the search finds is kept in the workdir.
+
+    Args:
+      experiment: the run.
+      seed: of the run.
+      mode: token mode.
+      budget: in MACs.
+    """
     spec, settings = experiment.spec(mode), experiment.config.baselines
     file = experiment.workdir.path / f"static_seed{seed}_{mode}.json"
     structure = _read_structure(file, budget)
@@ -31,7 +75,7 @@ def best_static(experiment: Experiment, seed: int, mode: str, budget: float) -> 
         )
         structure, loss = search_static_structure(
             spec,
-            experiment.selector(mode).lattice,
+            experiment.selector(mode).finite_actions,
             experiment.meta(seed),
             experiment.source.split("validation"),
             budget,
@@ -44,67 +88,61 @@ def best_static(experiment: Experiment, seed: int, mode: str, budget: float) -> 
     params = experiment.meta(seed)
     if settings.finetune:
         params = experiment.finetuned(seed, mode, "finetune_static", policy, ())
-    return TableEntry(_name("best_static", mode, experiment.config), spec, policy, params, ())
+    return TableEntry(_method("best_static", mode, experiment.config), spec, policy, params, ())
 
 
 def random_policy(experiment: Experiment, seed: int, mode: str, share: float) -> TableEntry:
-    """Random decisions whose mean MACs are `share` of the full network's."""
+    """Returns random decisions, biased in size to given mean MACs.
+
+    Args:
+      experiment: the run.
+      seed: of the run.
+      mode: token mode.
+      share: mean MACs as a share of the dense network's.
+    """
     spec = experiment.spec(mode)
-    policy = RandomPolicy(experiment.first_group(), experiment.selector(mode).lattice)
+    policy = RandomPolicy(experiment.first_group(), experiment.selector(mode).finite_actions)
     size_bias = jnp.float32(policy.size_bias_for(spec, share))
     params = experiment.meta(seed)
     if experiment.config.baselines.finetune:
         params = experiment.finetuned(seed, mode, "finetune_random", policy, size_bias)
-    return TableEntry(_name("random_policy", mode, experiment.config), spec, policy, params, size_bias)
+    return TableEntry(_method("random_policy", mode, experiment.config), spec, policy, params, size_bias)
 
 
 def reduction_entries(experiment: Experiment, seed: int, target: float, suffix: str = "") -> list[TableEntry]:
-    """Token reductions that need no training, on the dense network, at the MACs nearest to `target`."""
+    """Returns the token reductions of `baselines.reductions` on the dense network, without training.
+
+    Args:
+      experiment: the run.
+      seed: of the run.
+      target: MACs; each schedule comes as near as it can.
+      suffix: end of the keys of the rows.
+    """
     spec = experiment.spec(experiment.config.token_modes[0])
     return [
-        TableEntry(name + suffix, spec, at_macs(spec, spec.largest, name, target), experiment.dense(seed), ())
+        TableEntry(
+            name + suffix,
+            spec,
+            reduction_at_macs(spec, spec.largest, name, target),
+            experiment.dense(seed),
+            (),
+        )
         for name in experiment.config.baselines.reductions
     ]
 
 
-def table_entries(experiment: Experiment, seed: int) -> list[TableEntry]:
-    """All rows of one seed; budgets of the baselines are what PRANCE really spends on the validation images."""
-    spec = experiment.spec(experiment.config.token_modes[0])
-    rows = [
-        TableEntry("dense", spec, experiment.largest, experiment.dense(seed), ()),
-        TableEntry("meta_largest", spec, experiment.largest, experiment.meta(seed), ()),
-    ]
-    for mode in experiment.config.token_modes:
-        if experiment.config.budgets:
-            rows.extend(experiment.at_budgets(seed, mode))
-            if mode == experiment.config.token_modes[0]:
-                full = macs(spec, spec.largest).total
-                for budget in experiment.config.budgets:
-                    rows.extend(reduction_entries(experiment, seed, budget * full, percent(budget)))
-            continue
-        prance = experiment.prance(seed, mode)
-        spent = experiment.evaluate(prance, "validation").macs.mean()
-        full = macs(spec, spec.largest).total
-        rows.append(best_static(experiment, seed, mode, float(spent)))
-        rows.append(random_policy(experiment, seed, mode, float(spent) / full))
-        if mode == experiment.config.token_modes[0]:
-            rows.extend(reduction_entries(experiment, seed, float(spent)))
-        rows.append(prance)
-    return rows
+def _method(baseline: str, mode: str, config: Config) -> str:
+    """Key of a row; the baselines of the first mode have the plain name."""
+    return baseline if mode == config.token_modes[0] else f"{baseline}_{mode}"
 
 
-def _name(method: str, mode: str, config: Config) -> str:
-    """The first mode's baselines carry the plain name."""
-    return method if mode == config.token_modes[0] else f"{method}_{mode}"
-
-
-def _read_structure(file, budget: float) -> Structure | None:
-    """The structure that an earlier search for the same budget found."""
+def _read_structure(file: Path, budget: float) -> Structure | None:
+    """The structure of an earlier search at the same budget; None without one."""
     try:
-        found = json.loads(file.read_text())
-        if found["budget"] != budget:
+        record = json.loads(file.read_text())
+        if record["budget"] != budget:
             return None
-        (groups,) = found["structure"]
+        (groups,) = record["structure"]
         return Structure(tuple(GroupChoice(*(tuple(field) for field in group)) for group in groups))
     except (OSError, ValueError, KeyError, TypeError):
         return None

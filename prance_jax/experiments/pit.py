@@ -1,4 +1,4 @@
-"""The pit command's rows: a dense PiT, then tuned from it as it is and with SPViT's selectors in each stage."""
+"""The rows of the pit command: dense PiT, fine-tuned, and with SPViT's token predictors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prance_jax.baselines.pit_spec import PiTSpec, pit_at_share, pit_macs
 from prance_jax.config.stages import FinetuneConfig
 from prance_jax.core.sharding import check_batch_sizes
 from prance_jax.experiments.experiment import Experiment
-from prance_jax.experiments.stage_runner import percent
+from prance_jax.experiments.stage_runner import budget_suffix
 from prance_jax.training.metrics import read_metrics
 from prance_jax.training.stages.pit import init_pit, pit_step, top1
 
@@ -22,8 +22,20 @@ LAST = 100
 
 @dataclass(frozen=True)
 class PiTRow:
-    """macs_kept: of the dense PiT's multiply-accumulates, selectors included. target, kept: per stage, the share of its
-    patches that evaluation leaves, and that training drew, mean of its last `LAST` steps; empty without selectors."""
+    """One network with one seed.
+
+    Attributes:
+      method: key of the row, for example ``spvit_tuned_60``.
+      seed: of the run.
+      top1: share of the images classified correctly.
+      change: top1 minus that of the dense PiT of the same seed.
+      gmacs: multiply-accumulates per image, in 1e9.
+      macs_kept: gmacs over those of the dense PiT, token predictors included.
+      target: per stage, the share of its patches that evaluation keeps; empty without token
+        predictors.
+      kept: per stage, the share that training kept, mean of its last `LAST` steps; empty without
+        token predictors.
+    """
 
     method: str
     seed: int
@@ -36,68 +48,60 @@ class PiTRow:
 
 
 def pit_rows(experiment: Experiment, seed: int) -> list[PiTRow]:
-    """All rows of one seed, on the test images."""
+    """Trains and evaluates all rows of one seed on the test images.
+
+    Args:
+      experiment: the run.
+      seed: of the run.
+    """
     source, config = experiment.source, experiment.config.pit
     check_batch_sizes(
         experiment.mesh, **{"pit.train.batch": config.train.batch, "pit.tune.batch": config.tune.batch}
     )
-    spec = config.spec(source)
+    dense_spec = config.spec(source)
     train_key, tune_key = jax.random.split(experiment.key(seed, "pit"))
 
-    def trained(name: str, own: PiTSpec, settings: FinetuneConfig, key: jax.Array, *teacher: Any) -> Any:
+    def trained(name: str, spec: PiTSpec, settings: FinetuneConfig, key: jax.Array, *teacher: Any) -> Any:
         return experiment.train_stage(
             f"seed{seed}/pit/{name}",
             settings.steps,
-            lambda: init_pit(own, settings, key, *teacher),
-            pit_step(own, settings, config.predictor, source.sample, experiment.mesh),
+            lambda: init_pit(spec, settings, key, *teacher),
+            pit_step(spec, settings, config.predictor, source.sample, experiment.mesh),
             settings.batch,
             (key, *teacher),
             ("loss", "accuracy"),
         )["ema"]
 
-    dense = trained("dense", spec, config.train, train_key)
-    table_entries = [("dense", spec, dense)]
+    dense = trained("dense", dense_spec, config.train, train_key)
+    entries = [("dense", dense_spec, dense)]
     if config.tune.steps:
-        selected = pit_at_share(spec, config.share, config.predictor_blocks, config.powers)
-        for name, own in (("dense_tuned", spec), (f"spvit_tuned{percent(config.share)}", selected)):
-            table_entries.append((name, own, trained(name, own, config.tune, tune_key, dense)))
+        with_predictors = pit_at_share(dense_spec, config.share, config.predictor_blocks, config.powers)
+        method = f"spvit_tuned{budget_suffix(config.share)}"
+        for name, spec in (("dense_tuned", dense_spec), (method, with_predictors)):
+            entries.append((name, spec, trained(name, spec, config.tune, tune_key, dense)))
     rows: list[PiTRow] = []
-    for name, own, params in table_entries:
-        found = top1(own, params, source.split("test"), experiment.config.evaluation.batch)
+    for name, spec, params in entries:
+        accuracy = top1(spec, params, source.split("test"), experiment.config.evaluation.batch)
+        num_macs, num_predictors = pit_macs(spec), len(spec.predictor_blocks)
         rows.append(
             PiTRow(
                 name,
                 seed,
-                found,
-                found - (rows[0].top1 if rows else found),
-                pit_macs(own) / 1e9,
-                pit_macs(own) / pit_macs(spec),
-                own.keep_rates,
-                _drawn(experiment, f"seed{seed}/pit/{name}", config.tune.steps, len(own.predictor_blocks)),
+                accuracy,
+                accuracy - (rows[0].top1 if rows else accuracy),
+                num_macs / 1e9,
+                num_macs / pit_macs(dense_spec),
+                spec.keep_rates,
+                _kept(experiment, f"seed{seed}/pit/{name}", config.tune.steps, num_predictors),
             )
         )
     return rows
 
 
-def _drawn(experiment: Experiment, stage: str, steps: int, predictor_blocks: int) -> tuple[float, ...]:
+def _kept(experiment: Experiment, stage: str, steps: int, num_predictors: int) -> tuple[float, ...]:
     """Mean kept shares of a stage's last steps, from the metrics of the workdir."""
-    if not predictor_blocks:
+    if not num_predictors:
         return ()
     lines = [line for line in read_metrics(experiment.workdir.metrics_file) if line["stage"] == stage]
     last = [line for line in lines if line["step"] > steps - LAST]
-    return tuple(float(np.mean([line[f"kept_{site}"] for line in last])) for site in range(predictor_blocks))
-
-
-def pit_table(rows: list[PiTRow]) -> str:
-    """Markdown, a line per method and seed."""
-    lines = [
-        "| method | seed | top-1 % | change | GMACs | MACs % | kept % in training (target), by stage |",
-        "|---|---:|---:|---:|---:|---:|---|",
-    ]
-    for row in rows:
-        shares = [f"{100 * kept:.1f} ({100 * target:.1f})" for kept, target in zip(row.kept, row.target)]
-        lines.append(
-            f"| {row.method} | {row.seed} | {100 * row.top1:.2f} | {100 * row.change:+.2f} | {row.gmacs:.5f} "
-            f"| {100 * row.macs_kept:.1f} | {', '.join(shares) or '-'} |"
-        )
-    return "\n".join(lines)
+    return tuple(float(np.mean([line[f"kept_{index}"] for line in last])) for index in range(num_predictors))

@@ -1,8 +1,9 @@
-"""Runs the stages of a config in a workdir: trained once, restored afterwards."""
+"""Runs the stages of a config in a workdir: each is trained once and restored afterwards."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,17 +15,18 @@ from prance_jax.core.errors import UserError
 from prance_jax.core.sharding import check_batch_sizes, fetch_local, make_mesh, replicate, shard_state
 from prance_jax.data.load import load_source
 from prance_jax.data.prefetch import prefetch_to_device
-from prance_jax.evaluation.evaluate import evaluate
+from prance_jax.evaluation.evaluate import Evaluation, evaluate
 from prance_jax.models.reduction import ScheduledReduction
 from prance_jax.selector.policies import DecisionPolicy, StaticPolicy
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.training.checkpoint import Checkpoints
 from prance_jax.training.loop import Stage, run_stage
-from prance_jax.training.metrics import MetricsWriter, Progress
-from prance_jax.training.tensorboard import Events
+from prance_jax.training.metrics import MetricsWriter
+from prance_jax.training.progress import Progress
+from prance_jax.training.tensorboard import TensorBoardWriter
 from prance_jax.training.workdir import Workdir
 
-# Every use of randomness has a stream of its own, so that leaving a stage out changes no other.
+# Every use of randomness has its own stream: leaving out a stage changes no other. The order is fixed.
 _STREAMS = (
     "init",
     "dense",
@@ -36,15 +38,24 @@ _STREAMS = (
     "finetune_random",
     "finetune_static",
     "tune",
-    "segment",  # not used any more; those that follow keep their numbers
+    "segment",  # no longer used; the later ones keep their numbers
     "pit",
 )
 
 
 @dataclass(frozen=True)
 class TableEntry:
-    """A row of the table: a rule, a token reduction or learned selectors, with the parameters that it runs on.
-    decision_cost: MACs of one decision."""
+    """A row of a table before it is evaluated: a policy or reduction, and its parameters.
+
+    Attributes:
+      method: key of the row, for example ``prance_prune_30``.
+      spec: the network.
+      policy: a decision policy, a schedule of token reductions, or token predictors.
+      params: parameters of the network (and of the token predictors).
+      policy_params: what the policy decides by, for example the trained selector; None or () if it
+        has no parameters.
+      decision_cost: MACs of one decision.
+    """
 
     method: str
     spec: ModelSpec
@@ -55,71 +66,112 @@ class TableEntry:
 
 
 class StageRunner:
-    """The stages of a config in a workdir; every method returns what is there or trains it first."""
+    """Trains stages in a workdir, or restores those that are finished."""
 
     def __init__(self, config: Config, workdir: Workdir, progress: Progress, *, train: bool = True):
-        """train: whether a stage that is not there is trained; else it is a UserError."""
+        """Loads the data and checks that batches can be divided over the devices.
+
+        Args:
+          config: the configuration of the run.
+          workdir: where checkpoints and metrics are kept.
+          progress: prints progress and notes.
+          train: whether a missing stage is trained; if not, it is a UserError.
+        """
         self.config, self.workdir, self.progress, self.train = config, workdir, progress, train
         self.source, self.mesh = load_source(config.data), make_mesh(config.mesh)
         stages = ("dense", "meta", "selector", "finetune")
         check_batch_sizes(self.mesh, **{f"{name}.batch": getattr(config, name).batch for name in stages})
         check_batch_sizes(self.mesh, **{"evaluation.batch": config.evaluation.batch})
-        self.metrics = MetricsWriter(workdir.metrics_file, Events(workdir.events, progress.note))
+        self.metrics = MetricsWriter(workdir.metrics_file, TensorBoardWriter(workdir.events, progress.note))
         self._finished: dict[str, Any] = {}
 
     def spec(self, mode: str) -> ModelSpec:
+        """Returns the network of a token mode, for the images of this run."""
         return self.config.spec(self.source, mode)
 
     @property
     def largest(self) -> StaticPolicy:
-        """The rule of the dense network."""
+        """The policy of the dense network: all tokens and channels."""
         return StaticPolicy(self.spec(self.config.token_modes[0]).largest)
 
     def key(self, seed: int, stream: str, mode: str = "") -> jax.Array:
+        """Returns the random key of one use of randomness.
+
+        Args:
+          seed: of the run.
+          stream: one of `_STREAMS`.
+          mode: token mode, for uses that each mode has of its own.
+        """
         key = jax.random.fold_in(jax.random.key(seed), _STREAMS.index(stream))
         return jax.random.fold_in(key, self.config.token_modes.index(mode)) if mode else key
 
-    def evaluate(self, row: TableEntry, split: str):
-        """An `Evaluation` of a row on 'validation' or 'test'."""
+    def evaluate(self, entry: TableEntry, split: str) -> Evaluation:
+        """Evaluates an entry of the table on all images of a split.
+
+        Args:
+          entry: what to evaluate.
+          split: 'validation' or 'test'.
+        """
         return evaluate(
-            row.spec,
-            row.policy,
-            row.params,
-            row.policy_params,
+            entry.spec,
+            entry.policy,
+            entry.params,
+            entry.policy_params,
             self.source.split(split),
             batch=self.config.evaluation.batch,
-            decision_cost=row.decision_cost,
+            decision_cost=entry.decision_cost,
             mesh=self.mesh,
         )
 
-    def train_stage(self, name, steps, init, step, batch, arguments, headline) -> Any:
-        """A stage whose step is (state, index, key, tables, *rest) for `arguments` (key, *rest)."""
-        held: list = []
+    def train_stage(
+        self,
+        name: str,
+        steps: int,
+        init: Callable[[], Any],
+        step: Callable[..., tuple[Any, dict[str, jax.Array]]],
+        batch: int,
+        arguments: tuple,
+        headline: tuple[str, ...],
+    ) -> Any:
+        """Trains a stage on batches of the source, or restores it, and returns its final state.
 
-        def placed(state, index):
-            if not held:
-                held.append(replicate(self.mesh, arguments))
-                held.append(prefetch_to_device(self.source, batch, int(index), self.mesh))
-            key, *rest = held[0]
-            return step(state, index, key, next(held[1]), *rest)
+        Args:
+          name: name of the stage: its folder of checkpoints, and its name in the metrics.
+          steps: number of steps.
+          init: () -> fresh state.
+          step: (state, index, key, tables, *rest) -> (state, metrics); `tables` is a batch of the
+            source.
+          batch: images per step.
+          arguments: (key, *rest) of `step`, copied to every device before the first step.
+          headline: metrics in the progress line.
+        """
+        loaded: list = []
 
-        return self._stage(Stage(name, steps, init, placed, headline))
+        def run_step(state, index):
+            if not loaded:
+                loaded.append(replicate(self.mesh, arguments))
+                loaded.append(prefetch_to_device(self.source, batch, int(index), self.mesh))
+            key, *rest = loaded[0]
+            return step(state, index, key, next(loaded[1]), *rest)
 
-    def forget(self, name: str) -> None:
-        """Frees the memory of a finished stage; its checkpoint stays, and `train_stage` restores it."""
-        self._finished.pop(name, None)
+        return self.run_or_restore(Stage(name, steps, init, run_step, headline))
 
-    def _stage(self, stage: Stage) -> Any:
+    def run_or_restore(self, stage: Stage) -> Any:
+        """Runs a stage from its newest checkpoint to its end and returns the final state.
+
+        Raises:
+          UserError: the stage is not finished and this run may not train.
+        """
         if stage.name not in self._finished:
-            there = Checkpoints(self.workdir.checkpoints / stage.name).latest()
-            if not self.train and there != stage.steps:
+            latest = Checkpoints(self.workdir.checkpoints / stage.name).latest()
+            if not self.train and latest != stage.steps:
                 raise UserError(
-                    f"{self.workdir.path}: stage {stage.name} is at step {there or 0} of {stage.steps}; "
+                    f"{self.workdir.path}: stage {stage.name} is at step {latest or 0} of {stage.steps}; "
                     "run the train command on this workdir first"
                 )
-            placed = dataclasses.replace(stage, init=lambda: shard_state(self.mesh, stage.init()))
+            sharded = dataclasses.replace(stage, init=lambda: shard_state(self.mesh, stage.init()))
             state = run_stage(
-                placed,
+                sharded,
                 self.workdir.checkpoints,
                 self.metrics,
                 checkpoint_seconds=self.config.checkpoint_seconds,
@@ -128,6 +180,11 @@ class StageRunner:
             self._finished[stage.name] = fetch_local(state)
         return self._finished[stage.name]
 
+    def forget(self, name: str) -> None:
+        """Frees the memory of a finished stage; `train_stage` restores it from its checkpoint."""
+        self._finished.pop(name, None)
 
-def percent(budget: float | None) -> str:
+
+def budget_suffix(budget: float | None) -> str:
+    """Returns the end of a row's or stage's name: '_30' for 0.3, '' for None."""
     return "" if budget is None else f"_{round(100 * budget)}"

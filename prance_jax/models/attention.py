@@ -1,4 +1,4 @@
-"""Multi-head attention over a token set, and what it tells the token methods."""
+"""Multi-head attention over a token set, and the signals that token methods read from it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from prance_jax.tokens.token_set import AttentionSignals, TokenSet
 
 
 def key_bias(tokens: TokenSet) -> jax.Array | None:
-    """Additive logits per key, float32 [B, N]: log(token size) (proportional attention), -inf for invalid tokens."""
+    """Returns additive logits per key, float32 [B, N], or None if all are zero.
+
+    A key has log(token size) (proportional attention, ToMe, arXiv 2210.09461, eq. 1), or -inf if it is invalid.
+    """
     if tokens.valid is None and tokens.size is None:
         return None
     size = jnp.ones(tokens.features.shape[:2], jnp.float32) if tokens.size is None else tokens.size
@@ -19,7 +22,12 @@ def key_bias(tokens: TokenSet) -> jax.Array | None:
 
 
 def visible_bias(bias: jax.Array | None, policy: jax.Array | None) -> jax.Array | None:
-    """The bias with -inf for keys that a policy hides from the others."""
+    """Adds -inf for keys that a policy hides from the others.
+
+    Args:
+      bias: float32 [B, N] over keys, or None.
+      policy: float32 [B, N], 0 for hidden keys, or None.
+    """
     if policy is None:
         return bias
     return jnp.where(policy > 0, 0.0 if bias is None else bias, -jnp.inf)
@@ -28,10 +36,20 @@ def visible_bias(bias: jax.Array | None, policy: jax.Array | None) -> jax.Array 
 def dot_product_attention(
     q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None, policy: jax.Array | None = None
 ) -> jax.Array:
-    """softmax(q k^T / sqrt(D) + bias) v, softmax in float32. q, k, v: [B, H, N, D]; bias: [B, N] over keys.
+    """Computes softmax(q k^T / sqrt(D) + bias) v, the softmax in float32.
 
-    policy: [B, N], 0 for keys that only they themselves attend to (DynamicViT, arXiv 2106.02034, eq. 10-11): unlike a
-    bias of -inf it has a gradient there.
+    Args:
+      q: queries [B, H, N, D].
+      k: keys [B, H, N, D].
+      v: values [B, H, N, D].
+      bias: float32 [B, N] over keys, or None.
+      policy: float32 [B, N], 0 for a key that only its own query attends to. Unlike a bias of -inf it has a gradient
+        there.
+
+    Returns:
+      [B, H, N, D] in the type of `v`.
+
+    Reference: the policy, DynamicViT, arXiv 2106.02034, eq. 10-11.
     """
     logits = jnp.einsum("bhnd,bhmd->bhnm", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
     if bias is not None:
@@ -39,13 +57,13 @@ def dot_product_attention(
     if policy is None:
         weights = jax.nn.softmax(logits, axis=-1)
     else:
-        seen = policy[:, None, None, :].astype(jnp.float32)
-        seen = seen + (1 - seen) * jnp.eye(logits.shape[-1])
-        # Against the largest logit that is seen: the sum is 1 at least. A hidden key counts as that one at most, else its
-        # gradient, an exponential of its lead, would drown all others; seen or not, it can change the mean only so much.
-        top = jnp.max(jnp.where(seen > 0, logits, -jnp.inf), axis=-1, keepdims=True)
-        apart = logits - jax.lax.stop_gradient(top)
-        weights = jnp.exp(jnp.where(seen > 0, apart, jnp.minimum(apart, 0.0))) * seen
+        visible = policy[:, None, None, :].astype(jnp.float32)
+        visible = visible + (1 - visible) * jnp.eye(logits.shape[-1])
+        # Relative to the largest visible logit, so the sum is at least 1. A hidden key counts as that one at most;
+        # otherwise its gradient, an exponential of the difference, would swamp all others.
+        top = jnp.max(jnp.where(visible > 0, logits, -jnp.inf), axis=-1, keepdims=True)
+        difference = logits - jax.lax.stop_gradient(top)
+        weights = jnp.exp(jnp.where(visible > 0, difference, jnp.minimum(difference, 0.0))) * visible
         weights = weights / weights.sum(axis=-1, keepdims=True)
     return jnp.einsum("bhnm,bhmd->bhnd", weights.astype(v.dtype), v)
 
@@ -53,10 +71,17 @@ def dot_product_attention(
 def attention_signals(
     q: jax.Array, k: jax.Array, v: jax.Array | None, bias: jax.Array | None, received: bool = False
 ) -> AttentionSignals:
-    """CLS attention, mean keys and value norms. One query row of its own, so that `attend` may be any fused kernel.
+    """Computes attention from CLS, mean keys and value norms.
 
-    v: None where there are no values yet. received: also the attention that each token receives, which takes the whole map.
-    bias is over keys [B, N]; queries of invalid tokens, whose bias is -inf, do not count."""
+    The row of CLS is computed here once more, so that `dot_product_attention` may be any fused kernel.
+
+    Args:
+      q: queries [B, H, N, D].
+      k: keys [B, H, N, D].
+      v: values [B, H, N, D], or None where there are no values yet.
+      bias: float32 [B, N] over keys, or None; -inf marks an invalid token, whose query does not count either.
+      received: also compute the attention that each token receives, which takes the whole attention map.
+    """
     q, k = (x.astype(jnp.float32) for x in (q, k))
     logits = jnp.einsum("bhd,bhmd->bhm", q[:, :, 0] * q.shape[-1] ** -0.5, k)
     if bias is not None:

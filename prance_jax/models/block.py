@@ -1,4 +1,4 @@
-"""One elastic transformer layer, in two halves: decisions are taken between attention and MLP."""
+"""One elastic transformer layer, in two halves: attention and MLP. Decisions are taken between them."""
 
 from __future__ import annotations
 
@@ -13,25 +13,38 @@ from prance_jax.core.sizes import Size
 from prance_jax.models import attention
 from prance_jax.models.elastic import broadcast_width, dense, fit_channels, layer_norm
 from prance_jax.spec.model_spec import ModelSpec
-from prance_jax.tokens.regroup import Grouping, pooled, regroup
+from prance_jax.tokens.regroup import Grouping, pool_tokens, regroup
 from prance_jax.tokens.token_set import AttentionSignals, TokenSet
 
 
 def identity_init(key: jax.Array, shape: tuple[int, int], dtype=jnp.float32) -> jax.Array:
-    """The residual map starts as the plain residual."""
+    """Initialises a residual map as the plain residual.
+
+    Args:
+      key: not used.
+      shape: (inputs, outputs).
+      dtype: of the result.
+    """
     return jnp.eye(*shape, dtype=dtype)
 
 
 def sincos_init(key: jax.Array, shape: tuple[int, int], dtype=jnp.float32) -> jax.Array:
-    """Learned positions start as 2-D sines and cosines (Beyer et al. 2022, arXiv 2205.01580); class tokens start at zero.
+    """Initialises learned positions as 2-D sines and cosines; class tokens start at zero.
 
-    shape: (class tokens + side^2, channels). Frequencies alternate over the channels, so that every narrow width has all of them.
+    Frequencies alternate over the channels, so that every narrow width has all of them.
+
+    Args:
+      key: not used.
+      shape: (class tokens + side^2, channels).
+      dtype: of the result.
+
+    Reference: Beyer et al. 2022, arXiv 2205.01580.
     """
     tokens, channels = shape
     side = math.isqrt(tokens - 1)
-    new_index = jnp.arange(side, dtype=dtype)
+    position = jnp.arange(side, dtype=dtype)
     frequency = 10_000 ** -jnp.linspace(0, 1, max(channels // 4, 1), dtype=dtype)
-    angles = new_index[:, None] * frequency
+    angles = position[:, None] * frequency
     rows, columns = jnp.repeat(angles, side, axis=0), jnp.tile(angles, (side, 1))
     waves = jnp.stack([jnp.sin(rows), jnp.cos(rows), jnp.sin(columns), jnp.cos(columns)], axis=-1).reshape(
         side**2, -1
@@ -41,7 +54,13 @@ def sincos_init(key: jax.Array, shape: tuple[int, int], dtype=jnp.float32) -> ja
 
 
 class Affine(nn.Module):
-    """Weights of an affine map, stored whole: kernel [inputs, outputs], bias [outputs]."""
+    """Weights of an affine map, stored whole: kernel [inputs, outputs], bias [outputs].
+
+    Attributes:
+      inputs: channels in.
+      outputs: channels out.
+      kernel_init: initialiser of the kernel.
+    """
 
     inputs: int
     outputs: int
@@ -54,7 +73,11 @@ class Affine(nn.Module):
 
 
 class Norm(nn.Module):
-    """Weights of a LayerNorm, stored whole: scale and bias [channels]."""
+    """Weights of a LayerNorm, stored whole: scale and bias [channels].
+
+    Attributes:
+      channels: channels that are stored.
+    """
 
     channels: int
 
@@ -65,13 +88,27 @@ class Norm(nn.Module):
 
 
 def norm(spec: ModelSpec, weights: Norm, x: jax.Array, width_in: Size, width: Size) -> jax.Array:
-    """LayerNorm over the `reads` channels that arrive; official deployment scales it by the chosen `width`."""
+    """Applies LayerNorm to the channels that arrive.
+
+    Args:
+      spec: the network; official deployment scales the result by sqrt(width / super width).
+      weights: scale and bias.
+      x: [B, N, C].
+      width_in: channels that count.
+      width: the chosen width.
+    """
     share = broadcast_width(width, x.ndim) / spec.space.super_width if spec.scale_norm else None
     return layer_norm(x, *weights(), width_in, spec.norm_epsilon, share)
 
 
 class Block(nn.Module):
-    """Pre-norm layer: `attend`, then `feed`. `maps_residual`: the layer closes a group that is not the last one."""
+    """Pre-norm transformer layer: `apply_attention`, then `apply_mlp`.
+
+    Attributes:
+      spec: the network.
+      layer: index of the layer, from 0.
+      maps_residual: whether the MLP's residual is a learned linear map, as in the last layer of a group.
+    """
 
     spec: ModelSpec
     layer: int
@@ -79,13 +116,13 @@ class Block(nn.Module):
 
     def setup(self):
         space, (qk, vo) = self.spec.space, self.spec.head_dims(self.layer)
-        hidden = self.spec.stored_mlp_dim(self.layer)
+        mlp_dim = self.spec.stored_mlp_dim(self.layer)
         self.norm1 = Norm(space.super_width)
         self.qkv = Affine(space.super_width, space.heads * (2 * qk + vo))
         self.proj = Affine(space.heads * vo, space.super_width)
         self.norm2 = Norm(space.super_width)
-        self.fc1 = Affine(space.super_width, hidden)
-        self.fc2 = Affine(hidden, space.super_width)
+        self.fc1 = Affine(space.super_width, mlp_dim)
+        self.fc2 = Affine(mlp_dim, space.super_width)
         if self.maps_residual:
             self.residual_map = Affine(space.super_width, space.super_width, identity_init)
 
@@ -97,11 +134,17 @@ class Block(nn.Module):
         received: bool = False,
         policy: jax.Array | None = None,
     ) -> tuple[TokenSet, AttentionSignals]:
-        """Attention and its residual.
+        """Applies attention and its residual.
 
-        reads: width at which tokens arrive. width: width that is written; the same, but for official deployment. received:
-        whether the signals hold the attention that each token receives. policy: float32 [B, N], see `attention.attend`; what
-        it hides gives no signals.
+        Args:
+          tokens: tokens that arrive.
+          width_in: channels at which they arrive.
+          width: channels that are written; other than `width_in` only in official deployment.
+          received: whether the signals hold the attention that each token receives.
+          policy: float32 [B, N], see `attention.dot_product_attention`; a hidden token gives no signals.
+
+        Returns:
+          The tokens after attention, and its signals.
         """
         space = self.spec.space
         x = norm(self.spec, self.norm1, tokens.features, width_in, width)
@@ -116,8 +159,8 @@ class Block(nn.Module):
             q, k, v = (part.reshape(batch, slots, space.heads, -1).swapaxes(1, 2) for part in parts)
         bias = attention.key_bias(tokens)
         mixed = self._mix(q, k, v, bias, policy)
-        told = attention.attention_signals(q, k, v, attention.visible_bias(bias, policy), received)
-        return self._project(tokens, mixed, width_in, width), told
+        signals = attention.attention_signals(q, k, v, attention.visible_bias(bias, policy), received)
+        return self._project(tokens, mixed, width_in, width), signals
 
     def attention_one_step_ahead(
         self,
@@ -126,12 +169,22 @@ class Block(nn.Module):
         width: Size,
         group: Callable[[TokenSet, AttentionSignals], Grouping],
     ) -> tuple[TokenSet, AttentionSignals]:
-        """`attend`, with tokens that become groups before it, by what its own map tells of them; the map is used again
-        for the groups (one-step-ahead attention: MCTF, Lee et al. 2024, arXiv 2403.10030, section 3.3).
+        """Merges tokens by the layer's own attention map, then uses that map for the merged tokens.
 
-        The map of the groups is that of their members, added up over keys and averaged over queries by the weights of the
-        grouping. Both are linear, so instead every key carries the value of its group, and what the queries gather is
-        averaged: the map itself is never regrouped. Signals are of the tokens that arrive; values are not among them.
+        The map of the groups is the map of their members, summed over keys and averaged over queries by the weights of
+        the grouping. Both are linear. So every key carries the value of its group, and the outputs of the queries are
+        averaged; the map itself is never regrouped.
+
+        Args:
+          tokens: tokens that arrive.
+          width_in: channels at which they arrive.
+          width: channels that are written.
+          group: groups tokens by the signals of the attention that is about to be applied.
+
+        Returns:
+          The merged tokens after attention; signals of the tokens that arrived, without values.
+
+        Reference: one-step-ahead attention, MCTF, Lee et al. 2024, arXiv 2403.10030, section 3.3.
         """
         space, (qk, vo) = self.spec.space, self.spec.head_dims(self.layer)
         split = 2 * space.heads * qk
@@ -150,17 +203,14 @@ class Block(nn.Module):
         (v,) = heads(merged, (kernel[:, split:], offset[split:]), vo)
         v = jnp.take_along_axis(v, jnp.maximum(grouping.new_index, 0)[:, None, :, None], axis=2)
         v = jnp.where((grouping.new_index >= 0)[:, None, :, None], v, 0)
-        mixed = pooled(self._mix(q, k, v, bias), *grouping)
+        mixed = pool_tokens(self._mix(q, k, v, bias), *grouping)
         return self._project(merged, mixed, width_in, width), signals
 
     def _mix(self, q, k, v, bias, policy=None) -> jax.Array:
-        """What the heads gather, side by side: [B, N, heads x channels]."""
-        apply_attention = (
-            jax.checkpoint(attention.dot_product_attention)
-            if self.spec.remat
-            else attention.dot_product_attention
-        )
-        mixed = apply_attention(q, k, v, bias, policy).swapaxes(1, 2)
+        """Attention outputs of all heads, side by side: [B, N, heads x channels]."""
+        attend = attention.dot_product_attention
+        attend = jax.checkpoint(attend) if self.spec.remat else attend
+        mixed = attend(q, k, v, bias, policy).swapaxes(1, 2)
         return mixed.reshape(*mixed.shape[:2], -1)
 
     def _project(self, tokens: TokenSet, mixed: jax.Array, width_in: Size, width: Size) -> TokenSet:
@@ -171,21 +221,28 @@ class Block(nn.Module):
             features=residual + dense(mixed, *self.proj(), mixed.shape[-1], width, space.max_width)
         )
 
-    def apply_mlp(self, tokens: TokenSet, width: Size, hidden: Size, target: Size) -> TokenSet:
-        """MLP and its residual, from `width` to `target` channels through `hidden` units."""
+    def apply_mlp(self, tokens: TokenSet, width: Size, mlp_dim: Size, width_out: Size) -> TokenSet:
+        """Applies the MLP and its residual.
+
+        Args:
+          tokens: tokens after attention.
+          width: channels that arrive.
+          mlp_dim: hidden units.
+          width_out: channels that are written.
+        """
         space = self.spec.space
         x = tokens.features
         h = norm(self.spec, self.norm2, x, width, width)
 
         def mlp(h, first, second):
-            h = dense(h, *first, width, hidden, space.max_mlp_dim)
-            # active(gelu(0)) is 0, so inactive hidden units stay silent.
-            return dense(nn.gelu(h, approximate=False), *second, hidden, target, space.max_width)
+            h = dense(h, *first, width, mlp_dim, space.max_mlp_dim)
+            # gelu(0) is 0, so inactive hidden units stay 0.
+            return dense(nn.gelu(h, approximate=False), *second, mlp_dim, width_out, space.max_width)
 
         mlp = jax.checkpoint(mlp) if self.spec.remat else mlp
         h = mlp(h, self.fc1(), self.fc2())
         if self.maps_residual:
-            residual = dense(x, *self.residual_map(), width, target, space.max_width)
+            residual = dense(x, *self.residual_map(), width, width_out, space.max_width)
         else:
-            residual = fit_channels(x, width, target, space.max_width)
+            residual = fit_channels(x, width, width_out, space.max_width)
         return tokens._replace(features=residual + h)

@@ -1,8 +1,8 @@
-"""Elastic widths: one piece of code for every execution.
+"""Elastic widths: the same code for compact and masked execution.
 
-A width is an int (compact: the array is sliced, inactive channels do not exist), int32 [B] (masked: the array keeps
-its full extent and inactive channels read as zero, whatever they hold), or `Within` (masked inside a static slice).
-A narrow width is always the leading slice.
+A width is one of three things. An int: the array is sliced, inactive channels do not exist (compact). An int32 [B]: the
+array keeps its full size, and inactive channels read as zero, whatever they hold (masked). A `BoundedSize`: masked inside a
+static slice. A narrow width is always the leading slice.
 """
 
 from __future__ import annotations
@@ -14,13 +14,26 @@ from prance_jax.core.sizes import Size, array_size, size_value
 
 
 def broadcast_width(width: Size, ndim: int) -> jax.Array:
-    """A width as float32 [B, 1, ...] (all ones for an int or a scalar), broadcastable to an array of `ndim` axes."""
+    """Reshapes a width so that it broadcasts against an array.
+
+    Args:
+      width: int, int32 [B] or bounded.
+      ndim: number of axes of the array.
+
+    Returns:
+      float32 [B, 1, ...], or [1, 1, ...] for an int.
+    """
     width = jnp.asarray(size_value(width), jnp.float32)
     return width.reshape(width.shape + (1,) * (ndim - width.ndim))
 
 
 def mask_channels(x: jax.Array, width: Size) -> jax.Array:
-    """The leading `width` channels of the last axis: sliced, or zeros behind them. x: [B, ..., C]."""
+    """Keeps the leading channels of the last axis: slices, or writes zeros behind them.
+
+    Args:
+      x: [B, ..., C].
+      width: channels to keep.
+    """
     x = x[..., : array_size(width, x.shape[-1])]
     if isinstance(width, int):
         return x
@@ -28,7 +41,14 @@ def mask_channels(x: jax.Array, width: Size) -> jax.Array:
 
 
 def fit_channels(x: jax.Array, width: Size, target: Size, full: int) -> jax.Array:
-    """Truncates or zero-pads from `width` to `target` channels. full: extent of a masked array."""
+    """Truncates or zero-pads channels.
+
+    Args:
+      x: [B, ..., C].
+      width: channels that count.
+      target: channels of the result.
+      full: channels of a masked array.
+    """
     x = mask_channels(x, width)
     missing = array_size(target, full) - x.shape[-1]
     if missing > 0:
@@ -39,10 +59,17 @@ def fit_channels(x: jax.Array, width: Size, target: Size, full: int) -> jax.Arra
 def dense(
     x: jax.Array, kernel: jax.Array, bias: jax.Array, width: Size, target: Size, full: int
 ) -> jax.Array:
-    """An affine map from `width` to `target` channels with the leading slice of its weights.
+    """Applies an affine map with the leading slice of its weights.
 
-    x: [B, N, >= width]; kernel: [super in, super out]; full: extent of a masked result. Computes in x's dtype, as a
-    product of two matrices (twice as fast on CPU as the batched one).
+    Computes in the type of `x`, as a product of two matrices (twice as fast on CPU as the batched one).
+
+    Args:
+      x: [B, N, C], at least `width` channels.
+      kernel: [stored inputs, stored outputs].
+      bias: [stored outputs].
+      width: channels that count.
+      target: channels of the result.
+      full: channels of a masked result.
     """
     x = mask_channels(x, width)
     outputs = array_size(target, full)
@@ -59,9 +86,17 @@ def layer_norm(
     epsilon: float,
     share: jax.Array | None = None,
 ) -> jax.Array:
-    """LayerNorm over the active channels; inactive ones are 0 afterwards. Statistics in float32, result in x's dtype.
+    """Applies LayerNorm to the active channels; inactive ones are 0 afterwards.
 
-    share: when given, normalised values are multiplied by its square root (official deployment), see `width_share`.
+    Statistics are in float32, the result in the type of `x`.
+
+    Args:
+      x: [B, N, C].
+      scale: [stored channels].
+      bias: [stored channels].
+      width: channels that count.
+      epsilon: added to the variance.
+      share: when given, normalised values are multiplied by its square root (official deployment).
     """
     dtype = x.dtype
     x = mask_channels(x.astype(jnp.float32), width)

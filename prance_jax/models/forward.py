@@ -1,4 +1,4 @@
-"""The one way from image to logits; training, RL, fine-tuning and serving all take it.
+"""The forward pass with decisions; training, RL, fine-tuning and serving all use it.
 
 image -> group 0 -> [decide -> group g] for g = 1, 2, ... -> logits
 """
@@ -9,18 +9,24 @@ from typing import Any, Callable, NamedTuple
 
 import jax
 
-from prance_jax.models.vit import GroupState, ViT
+from prance_jax.models.outputs import GroupState
+from prance_jax.models.vit import ViT
 from prance_jax.spec.structure import GroupChoice, Structure
 from prance_jax.tokens.token_set import TokenSet
 
 Params = Any
-# Decides group g (1, 2, ...) from the state of inference before it.
+# (index of a group from 1, state of inference before it) -> structure and keep rates of the group.
 Decide = Callable[[int, GroupState], GroupChoice]
 
 
 class ForwardOutput(NamedTuple):
-    """logits: float32 [B, num_classes], for pixels [B, S, S, num_classes]. structure: what was chosen. tokens: what is left after
-    the last group."""
+    """Output of a forward pass with decisions.
+
+    Attributes:
+      logits: float32 [B, num_classes]; for pixels [B, S, S, num_classes].
+      structure: the structure that was chosen, per image or static.
+      tokens: tokens that remain after the attention of the last layer.
+    """
 
     logits: jax.Array
     structure: Structure
@@ -28,32 +34,66 @@ class ForwardOutput(NamedTuple):
 
 
 def fixed_decisions(structure: Structure) -> Decide:
-    """Decides by a structure known beforehand, static or per image."""
+    """Returns decisions that follow a structure known beforehand, static or per image."""
     return lambda group, state: structure.groups[group]
 
 
 def forward_first_group(
     model: ViT, params: Params, images: jax.Array, first_choice: GroupChoice
 ) -> GroupState:
+    """Embeds images and runs group 0; see `ViT.forward_first_group`.
+
+    Args:
+      model: the network.
+      params: its parameters.
+      images: float [B, S, S, channels].
+      first_choice: structure of group 0.
+    """
     return model.apply({"params": params}, images, first_choice, method="forward_first_group")
 
 
 def forward_group(
     model: ViT, params: Params, state: GroupState, choice: GroupChoice, group: int
 ) -> GroupState:
+    """Runs a group under a decision; see `ViT.forward_group`.
+
+    Args:
+      model: the network.
+      params: its parameters.
+      state: state of inference before the group.
+      choice: structure and keep rates of the group.
+      group: index of the group, from 1.
+    """
     return model.apply({"params": params}, state, choice, group, method="forward_group")
 
 
 def forward_head(model: ViT, params: Params, state: GroupState) -> jax.Array:
+    """Finishes the network; see `ViT.forward_head`.
+
+    Args:
+      model: the network.
+      params: its parameters.
+      state: state of inference after the last group.
+    """
     return model.apply({"params": params}, state, method="forward_head")
 
 
 def forward_adaptive(
     model: ViT, params: Params, images: jax.Array, first_choice: GroupChoice, decide: Decide
 ) -> ForwardOutput:
-    """Runs a batch of images, taking a decision before every group but the first.
+    """Classifies images, choosing the structure of each layer group on the way.
 
-    images: [B, S, S, channels]; first: choice of group 0.
+    Args:
+      model: the network.
+      params: its parameters.
+      images: float [B, S, S, channels], normalised as in training.
+      first_choice: structure of group 0, before any decision.
+      decide: (group index from 1, GroupState) -> GroupChoice.
+
+    Returns:
+      Logits float32 [B, num_classes], the structure used, the remaining tokens.
+
+    Reference: PRANCE, arXiv 2407.05010, section 3.
     """
     state = forward_first_group(model, params, images, first_choice)
     choices = [first_choice]
@@ -66,14 +106,30 @@ def forward_adaptive(
 def forward_rest(
     model: ViT, params: Params, state: GroupState, rest: tuple[GroupChoice, ...], group: int
 ) -> jax.Array:
-    """Logits when the groups from `group` on follow `rest`, from a state of inference before `group`."""
+    """Finishes the network under choices that are known beforehand.
+
+    Args:
+      model: the network.
+      params: its parameters.
+      state: state of inference before `group`.
+      rest: choices of the groups from `group` on.
+      group: index of the first group to run.
+
+    Returns:
+      Logits float32 [B, num_classes].
+    """
     for index, choice in enumerate(rest):
         state = forward_group(model, params, state, choice, group + index)
     return forward_head(model, params, state)
 
 
 def init_params(model: ViT, key: jax.Array) -> Params:
-    """Fresh float32 parameters: a plain dict."""
+    """Initialises float32 parameters, a plain dict.
+
+    Args:
+      model: the network.
+      key: of the random numbers.
+    """
     spec = model.spec
     image = jax.ShapeDtypeStruct((1, spec.image_size, spec.image_size, spec.channels), "float32")
 

@@ -1,4 +1,4 @@
-"""Token reduction under a schedule on any network of the package, with or without training."""
+"""Token reduction under a fixed schedule, on any network of the package, with or without training."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
+from prance_jax.models.forward import Params
+from prance_jax.models.outputs import ViTOutput
 from prance_jax.models.token_steps import LayerReduction
-from prance_jax.models.vit import ViT, ViTOutput
-from prance_jax.spec.block_latency import BlockLatency, OutOfReach, first_within
+from prance_jax.models.vit import ViT
+from prance_jax.spec.block_latency import BlockLatency, LatencyTargetError, first_fast_enough
 from prance_jax.spec.macs import Macs, TokenCounts, macs
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.structure import Structure
 from prance_jax.tokens.method import TokenMethod
 from prance_jax.tokens.methods.registry import METHODS as ALL
 from prance_jax.tokens.schedules import Constant, KeepRate, Removed, Schedule, Sites
+from prance_jax.tokens.token_set import TokenSet
+from prance_jax.tokens.unmerge import Fill, last_features, unmerge
 
 # Under a schedule; methods of two rates need a decision for each.
 METHODS: dict[str, TokenMethod] = {name: method for name, method in ALL.items() if method.rates == 1}
@@ -23,9 +28,12 @@ METHODS: dict[str, TokenMethod] = {name: method for name, method in ALL.items() 
 
 @dataclass(frozen=True)
 class ScheduledReduction:
-    """A method and its schedule. Hashable: it selects a compiled program.
+    """A token method and its schedule. Hashable: it selects a compiled program.
 
-    proportional: attention weighs tokens by their sizes; by default as the method does.
+    Attributes:
+      method: the token method.
+      schedule: tokens after each layer.
+      proportional: whether attention weighs tokens by their sizes; None: as the method does.
     """
 
     method: TokenMethod
@@ -33,79 +41,111 @@ class ScheduledReduction:
     proportional: bool | None = None
 
     def tokens_after(self, spec: ModelSpec) -> tuple[int, ...]:
-        """Tokens after each layer: what the schedule asks for, as far as the method can."""
+        """Returns the tokens after each layer: the schedule's, as near as the method can come."""
         count, counts = spec.tokens, []
-        for wanted in self.schedule.tokens_after(spec.space.depth, spec.tokens):
+        for requested in self.schedule.tokens_after(spec.space.depth, spec.tokens):
             extra_prefix_tokens = spec.class_tokens - 1
-            count = extra_prefix_tokens + self.method.possible(
-                count - extra_prefix_tokens, min(wanted, count) - extra_prefix_tokens, spec.patches
+            count = extra_prefix_tokens + self.method.feasible_count(
+                count - extra_prefix_tokens, min(requested, count) - extra_prefix_tokens, spec.patches
             )
             counts.append(count)
         return tuple(counts)
 
     def layer_reduction(self, spec: ModelSpec) -> LayerReduction:
-        """What a network does by it."""
+        """Returns the reduction with its counts for one network."""
         return LayerReduction(self.method, self.tokens_after(spec), self.proportional)
 
     def counts(self, spec: ModelSpec) -> TokenCounts:
-        """Tokens in the attention and in the MLP of each layer; in the last MLP only class tokens, for pixels all."""
+        """Returns the tokens in attention and MLP of each layer; only class tokens enter the last MLP, for pixels all."""
         tokens_after = self.tokens_after(spec)
-        fed = tokens_after if spec.pixels else (*tokens_after[:-1], spec.class_tokens)
-        return TokenCounts(
-            (spec.tokens, *tokens_after[:-1]), fed, None if self.method.ahead is None else tokens_after
-        )
+        attention = (spec.tokens, *tokens_after[:-1])
+        mlp = tokens_after if spec.pixels else (*tokens_after[:-1], spec.class_tokens)
+        return TokenCounts(attention, mlp, None if self.method.group_ahead is None else tokens_after)
 
     def milliseconds(self, spec: ModelSpec, table: BlockLatency) -> float:
-        """Of one image on the largest structure, by a measured table; what the reductions themselves take is counted."""
-        tokens_after = self.tokens_after(spec)
-        before = (spec.tokens, *tokens_after[:-1])
-        arriving = tuple(count for count, after in zip(before, tokens_after) if after < count)
-        return table.milliseconds(self.counts(spec), self.method.name, arriving)
+        """Looks up the time of one image on the largest structure, reductions included.
+
+        Args:
+          spec: the network.
+          table: measured times of its layers.
+        """
+        counts, tokens_after = self.counts(spec), self.tokens_after(spec)
+        reduced = tuple(before for before, after in zip(counts.attention, tokens_after) if after < before)
+        return table.milliseconds(counts, self.method.name, reduced)
 
 
 def forward_reduced(
     model: ViT, params: Any, images: jax.Array, structure: Structure, reduction: ScheduledReduction
 ) -> ViTOutput:
-    """Runs images [B, S, S, channels] under a static structure (its keep rates are not used) with a reduction.
+    """Classifies images under a static structure with a scheduled reduction.
 
-    Where the schedule removes nothing this is the network itself, without the last MLP on tokens that nobody reads.
+    A schedule that removes nothing gives the network itself, without the last MLP on tokens that no head reads.
+
+    Args:
+      model: the network.
+      params: its parameters.
+      images: float [B, S, S, channels].
+      structure: static; its keep rates are not used.
+      reduction: the method and its schedule.
     """
     layer_reduction = reduction.layer_reduction(model.spec)
     return model.apply({"params": params}, images, structure, layer_reduction, method="forward_reduced")
 
 
-def at_macs(spec: ModelSpec, structure: Structure, name: str, target: float) -> ScheduledReduction:
-    """The reduction of a method whose multiply-accumulates come nearest to `target`."""
-    return min(
-        candidate_reductions(spec, name),
-        key=lambda own: abs(scheduled_macs(spec, structure, own).total - target),
-    )
+def reduction_at_macs(spec: ModelSpec, structure: Structure, name: str, target: float) -> ScheduledReduction:
+    """Finds the reduction of a method whose MACs come nearest to a target.
+
+    Args:
+      spec: the network.
+      structure: static structure of the network.
+      name: of the method, one of `METHODS`.
+      target: multiply-accumulates of one image.
+    """
+    error = lambda reduction: abs(scheduled_macs(spec, structure, reduction).total - target)
+    return min(candidate_reductions(spec, name), key=error)
 
 
-def at_milliseconds(spec: ModelSpec, name: str, target: float, table: BlockLatency) -> ScheduledReduction:
-    """The reduction of a method that removes the least of those whose time by a measured table is at most `target`
-    milliseconds an image, on the largest structure. Raises OutOfReach, a UserError, where none is so fast."""
+def reduction_at_latency(
+    spec: ModelSpec, name: str, target: float, table: BlockLatency
+) -> ScheduledReduction:
+    """Finds the reduction of a method that keeps the most tokens within a target latency.
+
+    Args:
+      spec: the network, at its largest structure.
+      name: of the method, one of `METHODS`.
+      target: milliseconds of one image.
+      table: measured times of the network's layers.
+
+    Raises:
+      OutOfReach: no reduction of the method is so fast. It is a UserError.
+    """
+    milliseconds = lambda reduction: reduction.milliseconds(spec, table)
     try:
-        return first_within(
-            target, candidate_reductions(spec, name), lambda own: own.milliseconds(spec, table), table
-        )
-    except OutOfReach as error:
-        raise OutOfReach(f"{name}: {error}") from None
+        return first_fast_enough(target, candidate_reductions(spec, name), milliseconds, table)
+    except LatencyTargetError as error:
+        raise LatencyTargetError(f"{name}: {error}") from None
 
 
 def candidate_reductions(spec: ModelSpec, name: str) -> list[ScheduledReduction]:
-    """What a method is usually run at, from little to much: methods that merge pairs and DiffRate with a constant number
-    of tokens in every layer (MCTF in all but the first, while that is enough), PPT with a number at each of three sites, the
-    others at a keep rate there in steps of 0.01. Sites lie after a quarter, half and three quarters of the layers."""
+    """Lists the usual schedules of a method, from the least reduction to the most.
+
+    Methods that merge pairs, and DiffRate, remove a constant number of tokens in every layer; MCTF in all but the first
+    while that is enough. PPT removes a number in each of three layers; the others have a keep rate there, in steps of
+    0.01. The three layers are at a quarter, half and three quarters of the depth.
+
+    Args:
+      spec: the network.
+      name: of the method, one of `METHODS`.
+    """
     depth, method = spec.space.depth, METHODS[name]
-    sites = tuple(sorted({depth // 4, depth // 2, 3 * depth // 4}))
+    layers = tuple(sorted({depth // 4, depth // 2, 3 * depth // 4}))
     if name in ("prune", "evit", "package", "cait"):
         fused = name in ("evit", "package")
-        schedules = [KeepRate(percent / 100, sites, fused) for percent in range(100, 0, -1)]
+        schedules = [KeepRate(percent / 100, layers, fused) for percent in range(100, 0, -1)]
     elif name == "ppt":
-        schedules = [Sites(amount, sites) for amount in range(spec.tokens)]
-    elif method.ahead is not None:
-        # Before the first attention nothing is known of a token but its pixels: that layer comes last.
+        schedules = [Sites(amount, layers) for amount in range(spec.tokens)]
+    elif method.group_ahead is not None:
+        # Before the first attention only the pixels of a token are known, so that layer is reduced last.
         most = (spec.tokens - 1) // 2
         schedules = [Removed((0, *[amount] * (depth - 1))) for amount in range(most + 1)]
         schedules += [Removed((amount, *[most] * (depth - 1))) for amount in range(1, most + 1)]
@@ -115,6 +155,48 @@ def candidate_reductions(spec: ModelSpec, name: str) -> list[ScheduledReduction]
 
 
 def scheduled_macs(spec: ModelSpec, structure: Structure, reduction: ScheduledReduction) -> Macs:
-    """Multiply-accumulates of one image; matching is not counted, as in the papers (ToMe's is
-    count^2 / 4 x head_dim in a layer)."""
+    """Counts the multiply-accumulates of one image under a scheduled reduction.
+
+    Matching is not counted, as in the papers (ToMe's is count^2 / 4 x head_dim in a layer).
+
+    Args:
+      spec: the network.
+      structure: static structure.
+      reduction: the method and its schedule.
+    """
     return macs(spec, structure, counts=reduction.counts(spec))
+
+
+def forward_segmenter(
+    model: ViT, params: Params, images: jax.Array, reduction: ScheduledReduction, fill: Fill | None = None
+) -> jax.Array:
+    """Classifies every pixel on the largest structure with a scheduled reduction.
+
+    Tokens are put back on the grid after the last layer. A merged token stands for all its patches.
+
+    Args:
+      model: the network.
+      params: its parameters.
+      images: float [B, S, S, channels].
+      reduction: the method and its schedule.
+      fill: features of a dropped patch: 'nearest', those of the nearest one that remains; 'zero'; or None, its own when it
+        was dropped.
+
+    Returns:
+      Logits float32 [B, S, S, num_classes].
+    """
+    spec, features = model.spec, []
+
+    def remember(before: TokenSet, after: TokenSet) -> None:
+        """Keeps the features of every patch as they were when it was dropped."""
+        known = features[-1] if features else jnp.zeros_like(before.features[:, 1:])
+        known = jnp.pad(known, ((0, 0), (0, spec.patches - known.shape[1]), (0, 0)))
+        features.append(last_features(known, before, after))
+
+    def run(model: ViT) -> jax.Array:
+        watch = remember if fill is None else None
+        tokens = model.forward_reduced(images, spec.largest, reduction.layer_reduction(spec), watch).tokens
+        grid = unmerge(tokens, fill or "nearest", features[-1] if features else None)
+        return model.pixel_logits(grid, spec.largest.widths[-1])
+
+    return model.apply({"params": params}, method=run)

@@ -1,14 +1,14 @@
-"""Token steps: what happens to the tokens in one layer, beside its attention.
+"""The one loop over layers, and the token steps that it calls.
 
-`ViT.forward_layers` is the one loop over layers. In each layer it calls a token step, which applies the layer's
-attention and whatever reduces tokens there: nothing (`attention_only`), a scheduled reduction (`scheduled_step`), or the
-reduction of a decision (`decision_step`). Networks of other methods bring steps of their own: token predictors
-(`baselines.predictor_vit`) and learned token counts (`baselines.diffrate_counts`).
+`forward_layers` calls a token step in each layer, which applies the layer's attention and whatever reduces tokens there:
+nothing (`attention_only`), a scheduled reduction (`scheduled_step`), or the reduction of a decision (`decision_step`).
+Networks of other methods bring steps of their own: token predictors (`baselines.predictor_vit`) and learned token counts
+(`baselines.diffrate_counts`).
 """
 
 from __future__ import annotations
 
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 from prance_jax.core.sizes import Size
 from prance_jax.models.block import Block
@@ -62,6 +62,40 @@ def layer_sizes(structure: Structure) -> list[LayerSizes]:
     return [LayerSizes(width, width, mlp_dim) for width, mlp_dim in zip(structure.widths, structure.mlp_dims)]
 
 
+def forward_layers(
+    blocks: Sequence[Block],
+    tokens: TokenSet,
+    layers: range,
+    sizes: Mapping[int, LayerSizes] | Sequence[LayerSizes],
+    steps: Mapping[int, TokenStep] | None = None,
+    carry: Any = None,
+    mlp_before: LayerSizes | None = None,
+) -> tuple[TokenSet, AttentionSignals | None, Any]:
+    """Runs layers up to the attention of the last one; the MLP of that one is left to the caller.
+
+    Args:
+      blocks: all layers of the network.
+      tokens: tokens that arrive at the first of the layers.
+      layers: indices of the layers to run, from 0.
+      sizes: sizes of each layer, by its index.
+      steps: token step of each layer, by its index; a layer without one keeps all tokens.
+      carry: handed from step to step.
+      mlp_before: sizes of the layer before the first one, if its MLP still has to run.
+
+    Returns:
+      Tokens after the last attention and its token step, signals of that attention, the carry.
+    """
+    signals, before, steps = None, mlp_before, steps or {}
+    for layer in layers:
+        size = sizes[layer]
+        if before is not None:
+            tokens = blocks[layer - 1].apply_mlp(tokens, before.width, before.mlp_dim, size.width_in)
+        step = steps.get(layer, attention_only)
+        tokens, signals, carry = step(layer, blocks[layer], tokens, size, carry)
+        before = size
+    return tokens, signals, carry
+
+
 def attention_only(
     layer: int, block: Block, tokens: TokenSet, size: LayerSizes, carry: Any
 ) -> tuple[TokenSet, AttentionSignals, Any]:
@@ -111,7 +145,7 @@ def decision_step(spec: ModelSpec, num_keep: tuple[Size, ...]) -> TokenStep:
       spec: the network; `spec.token_optimization` names the method.
       num_keep: tokens after each step of the method, ints or int32 [B].
     """
-    options = {"weighted": True} if spec.weighted_merge and spec.method.weighted else {}
+    options = {"weighted": True} if spec.weighted_merge and spec.method.takes_weighted else {}
 
     def step(layer: int, block: Block, tokens: TokenSet, size: LayerSizes, carry: Any):
         _, tokens, signals = attend_and_reduce(spec, block, tokens, size, spec.method, num_keep, **options)
@@ -143,10 +177,10 @@ def attend_and_reduce(
     Returns:
       Tokens just before the method, tokens for the layer's MLP, signals of the attention.
     """
-    if method.ahead is not None and not removes_nothing(tokens, num_keep[-1]):
+    if method.group_ahead is not None and not removes_nothing(tokens, num_keep[-1]):
         group = lambda tokens, signals: group_tokens(spec, method, tokens, signals, num_keep)
         return tokens, *block.attention_one_step_ahead(tokens, size.width_in, size.width, group)
-    tokens, signals = block.apply_attention(tokens, size.width_in, size.width, method.received)
+    tokens, signals = block.apply_attention(tokens, size.width_in, size.width, method.needs_received)
     return tokens, reduce_tokens(spec, method, tokens, signals, num_keep, **options), signals
 
 
@@ -188,14 +222,14 @@ def group_tokens(
 
     Args:
       spec: the network.
-      method: the token method; `method.ahead` is not None.
+      method: the token method; `method.group_ahead` is not None.
       tokens: the tokens, all class tokens among them.
       signals: of the attention that is about to be applied.
       num_keep: number of groups, all class tokens counted.
     """
     extra_prefix_tokens = spec.class_tokens - 1
     if not extra_prefix_tokens:
-        return method.ahead(tokens, signals, *num_keep)
+        return method.group_ahead(tokens, signals, *num_keep)
     others, their_signals = split_prefix(tokens, signals, extra_prefix_tokens)
     num_others = (shift_size(count, -extra_prefix_tokens) for count in num_keep)
-    return prefix_groups(method.ahead(others, their_signals, *num_others), extra_prefix_tokens)
+    return prefix_groups(method.group_ahead(others, their_signals, *num_others), extra_prefix_tokens)

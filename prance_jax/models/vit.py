@@ -1,7 +1,7 @@
 """The meta-network: a Vision Transformer that holds every structure of its search space (PRANCE, section 3.1).
 
-`ViT.forward_layers` is the one loop over layers; everything else says which layers run, at which sizes, and what
-happens to the tokens on the way (`models.token_steps`).
+`token_steps.forward_layers` is the one loop over layers. The methods here say which layers run, at which sizes, and with
+which token steps.
 
 A decision needs the keys of the layer before it. So a group of layers ends after the attention of its last layer; the
 MLP of that layer runs with the next group, at the width that the decision chose:
@@ -15,7 +15,7 @@ No layer runs at a width that was not chosen. What comes before a decision does 
 
 from __future__ import annotations
 
-from typing import Any, Mapping, NamedTuple, Sequence
+from typing import Mapping
 
 import flax.linen as nn
 import jax
@@ -25,52 +25,21 @@ from prance_jax.core.sizes import Size
 from prance_jax.models import heads
 from prance_jax.models.block import Affine, Block, Norm, norm, sincos_init
 from prance_jax.models.elastic import dense, mask_channels
+from prance_jax.models.outputs import GroupState, ViTOutput
 from prance_jax.models.token_steps import (
     LayerReduction,
     LayerSizes,
     TokenStep,
     Watch,
-    attention_only,
     decision_step,
+    forward_layers,
     layer_sizes,
     scheduled_step,
 )
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.structure import GroupChoice, Structure
-from prance_jax.tokens.token_set import AttentionSignals, TokenSet, initial_tokens
+from prance_jax.tokens.token_set import TokenSet, initial_tokens
 from prance_jax.tokens.unmerge import unmerge
-
-
-class ViTOutput(NamedTuple):
-    """Output of a forward pass under a scheduled reduction.
-
-    Attributes:
-      logits: float32 [B, num_classes]; for pixels [B, S, S, num_classes].
-      tokens: tokens of the last layer, with their sizes and `token_of_patch`.
-      class_token: [B, C], what the classifier reads, after the final norm.
-    """
-
-    logits: jax.Array
-    tokens: TokenSet
-    class_token: jax.Array
-
-
-class GroupState(NamedTuple):
-    """State of inference between two groups: after the attention of a group's last layer, before its MLP.
-
-    Attributes:
-      tokens: the tokens, `width` channels wide.
-      signals: signals of that attention.
-      width: width of the MLP that still has to run.
-      mlp_dim: hidden units of that MLP.
-      early_logits: float32 [B, num_classes], the head's answer for the tokens as they are now.
-    """
-
-    tokens: TokenSet
-    signals: AttentionSignals
-    width: Size
-    mlp_dim: Size
-    early_logits: jax.Array
 
 
 class ViT(nn.Module):
@@ -119,38 +88,6 @@ class ViT(nn.Module):
             state = self.forward_group(state, structure.groups[group], group)
         return self.forward_head(state)
 
-    def forward_layers(
-        self,
-        tokens: TokenSet,
-        layers: range,
-        sizes: Mapping[int, LayerSizes] | Sequence[LayerSizes],
-        steps: Mapping[int, TokenStep] | None = None,
-        carry: Any = None,
-        mlp_before: LayerSizes | None = None,
-    ) -> tuple[TokenSet, AttentionSignals | None, Any]:
-        """Runs layers up to the attention of the last one; the MLP of that one is left to the caller.
-
-        Args:
-          tokens: tokens that arrive at the first of the layers.
-          layers: indices of the layers, from 0.
-          sizes: sizes of each layer, by its index.
-          steps: token step of each layer, by its index; a layer without one keeps all tokens.
-          carry: handed from step to step.
-          mlp_before: sizes of the layer before the first one, if its MLP still has to run.
-
-        Returns:
-          Tokens after the last attention and its token step, signals of that attention, the carry.
-        """
-        signals, before, steps = None, mlp_before, steps or {}
-        for layer in layers:
-            size = sizes[layer]
-            if before is not None:
-                tokens = self.blocks[layer - 1].apply_mlp(tokens, before.width, before.mlp_dim, size.width_in)
-            step = steps.get(layer, attention_only)
-            tokens, signals, carry = step(layer, self.blocks[layer], tokens, size, carry)
-            before = size
-        return tokens, signals, carry
-
     def apply_last_mlp(self, tokens: TokenSet, size: LayerSizes, only_read: bool = False) -> TokenSet:
         """Applies the MLP of the last layer.
 
@@ -184,7 +121,7 @@ class ViT(nn.Module):
         step = scheduled_step(self.spec, layer_reduction, watch)
         layers = range(self.spec.space.depth)
         tokens = self.initial_tokens(images, structure.widths[0])
-        tokens, _, _ = self.forward_layers(tokens, layers, sizes, dict.fromkeys(layers, step))
+        tokens, _, _ = forward_layers(self.blocks, tokens, layers, sizes, dict.fromkeys(layers, step))
         last = self.apply_last_mlp(tokens, sizes[-1], only_read=True)
         class_token = norm(self.spec, self.norm, last.features[:, :1], width, width)[:, 0]
         return ViTOutput(self.head_logits(last, width), last if self.spec.pixels else tokens, class_token)
@@ -227,7 +164,7 @@ class ViT(nn.Module):
         }
         if group and self.spec.enter_at_widest:
             sizes[first] = sizes[first]._replace(width_in=self.spec.space.max_width)
-        tokens, signals, _ = self.forward_layers(tokens, layers, sizes, steps, mlp_before=mlp_before)
+        tokens, signals, _ = forward_layers(self.blocks, tokens, layers, sizes, steps, mlp_before=mlp_before)
         width = choice.widths[-1]
         # The compiler leaves the early logits out where nothing reads them.
         return GroupState(tokens, signals, width, choice.mlp_dims[-1], self.early_logits(tokens, width))

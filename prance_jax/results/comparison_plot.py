@@ -1,4 +1,4 @@
-"""The compare command's picture: a curve for every method, as it is and tuned, by MACs and by measured speed."""
+"""The compare command's picture: a curve for every method, by MACs and by measured speed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from prance_jax.results.names import display_name
+from prance_jax.results.plots import title_of
 from prance_jax.results.rows import Results, Row
 
 _MARKERS = "osv^<>DPX*hdp"
@@ -16,8 +18,14 @@ _TICKS = (10, 20, 30, 40, 50, 60, 70, 80, 85, 90, 92, 94, 95, 96, 97, 98, 98.5, 
 
 
 class Point(NamedTuple):
-    """Means over seeds. macs: % of the dense network's; top1: %, with its sample standard deviation over seeds; speed:
-    images per second, None where it was not measured."""
+    """One row of the table, means over seeds.
+
+    Attributes:
+      macs: MACs, % of the dense network's.
+      top1: accuracy, %.
+      deviation: sample standard deviation of the accuracy over seeds, points.
+      speed: images per second; None if it was not measured.
+    """
 
     macs: float
     top1: float
@@ -26,21 +34,36 @@ class Point(NamedTuple):
 
 
 def curves(rows: Sequence[Row], tuned: bool) -> dict[str, list[Point]]:
-    """Method -> its points, the cheapest first: without training for it, or after training. What has learned (`_free` rows,
-    PRANCE) stands among the trained; the dense network has no curve."""
-    found: dict[str, list[Point]] = {}
+    """Groups rows into curves, one per method. The dense network has none.
+
+    Args:
+      rows: of the compare command.
+      tuned: False for methods on the dense network as it is; True for all that was trained:
+        fine-tuned methods, those with their own token count per image, and PRANCE.
+
+    Returns:
+      Key of the method, without its budget and `_tuned` -> points, the fewest MACs first.
+    """
+    points: dict[str, list[Point]] = {}
     for name in dict.fromkeys(row.method for row in rows):
         label = re.sub(r"_\d+(_time)?$", "", name)
-        learned = label.endswith(("_tuned", "_free")) or label.startswith("prance")
-        if learned is tuned and not label.startswith("dense"):
+        is_trained = label.endswith(("_tuned", "_free")) or label.startswith("prance")
+        if is_trained is tuned and not label.startswith("dense"):
             point = _point([row for row in rows if row.method == name])
-            found.setdefault(label.removesuffix("_tuned"), []).append(point)
-    return {label: sorted(points) for label, points in found.items()}
+            points.setdefault(label.removesuffix("_tuned"), []).append(point)
+    return {label: sorted(curve) for label, curve in points.items()}
 
 
 def plot_comparison(results: Results, path: str | Path) -> None:
-    """Writes a PNG: methods as they are, tuned, and tuned against speed; bars are one standard deviation over seeds. The
-    axis of accuracy is logarithmic in errors, so that one method that fails does not press the others together."""
+    """Writes a PNG of three panels: without training, after training, and speed after training.
+
+    Bars are one standard deviation over seeds. The axis of accuracy is logarithmic in errors, so
+    that one method of low accuracy does not press the others together.
+
+    Args:
+      results: all rows of the compare command.
+      path: the file.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -48,26 +71,26 @@ def plot_comparison(results: Results, path: str | Path) -> None:
 
     plain, tuned = (curves(results.rows, kind) for kind in (False, True))
     labels = list(dict.fromkeys([*plain, *tuned]))
-    styles = {label: _style(place, label) for place, label in enumerate(labels)}
+    styles = {label: _style(index, label) for index, label in enumerate(labels)}
     trained = "dense_tuned" if any(row.method == "dense_tuned" for row in results.rows) else "dense"
     figure, panels = pyplot.subplots(1, 3, figsize=(15, 5.4), layout="constrained")
-    drawn: dict[str, Any] = {}
-    for panel, title, across, found, reference in (
-        (panels[0], "as it is, on the dense network", "multiply-accumulates, % of dense", plain, "dense"),
+    handles: dict[str, Any] = {}
+    for panel, title, x_title, panel_curves, reference in (
+        (panels[0], "dense network, not fine-tuned", "multiply-accumulates, % of dense", plain, "dense"),
         (panels[1], "after training", "multiply-accumulates, % of dense", tuned, trained),
         (panels[2], "after training", "images per second, measured", tuned, trained),
     ):
-        timed = panel is panels[2]
+        is_timed = panel is panels[2]
         level = _point([row for row in results.rows if row.method == reference])
         dash = {"color": "black", "linestyle": "--" if reference == "dense" else ":", "linewidth": 1}
-        drawn[reference] = panel.axhline(_error(level.top1, results), **dash)
-        if timed and level.speed:
+        handles[reference] = panel.axhline(_error(level.top1, results), **dash)
+        if is_timed and level.speed:
             panel.axvline(level.speed, **dash)
-        for label, points in found.items():
-            points = [point for point in points if not timed or point.speed]
+        for label, points in panel_curves.items():
+            points = [point for point in points if not is_timed or point.speed]
             if points:
-                drawn[label] = panel.errorbar(
-                    [point.speed if timed else point.macs for point in points],
+                handles[label] = panel.errorbar(
+                    [point.speed if is_timed else point.macs for point in points],
                     [_error(point.top1, results) for point in points],
                     yerr=list(zip(*(_bars(point, results) for point in points))),
                     elinewidth=0.6,
@@ -75,30 +98,28 @@ def plot_comparison(results: Results, path: str | Path) -> None:
                 )
         _accuracy_axis(panel)
         panel.set_title(title, fontsize=10)
-        panel.set_xlabel(across)
+        panel.set_xlabel(x_title)
         panel.grid(alpha=0.25)
     panels[0].set_ylabel("top-1 accuracy, %")
     # The legend from the best to the worst at the least compute, below the dense network.
-    labels = [label for label in labels if label in drawn]
+    labels = [label for label in labels if label in handles]
     labels.sort(key=lambda label: -(tuned.get(label) or plain[label])[0].top1)
-    names = [name for name in drawn if name.startswith("dense")] + labels
-    figure.legend([drawn[name] for name in names], names, loc="outside right center", frameon=False)
-    seeds = len({row.seed for row in results.rows})
-    figure.suptitle(
-        f"{results.images:,} test images, {seeds} seed{'s' * (seeds > 1)}; {results.hardware}", fontsize=9
-    )
+    keys = [key for key in handles if key.startswith("dense")] + labels
+    names = [display_name(key) for key in keys]
+    figure.legend([handles[key] for key in keys], names, loc="outside right center", frameon=False)
+    figure.suptitle(title_of(results), fontsize=9)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
 
 
-def _style(place: int, label: str) -> dict[str, Any]:
-    """Colour and marker of the method at `place`; PRANCE stands out."""
+def _style(index: int, label: str) -> dict[str, Any]:
+    """Colour and marker of the method number `index`; PRANCE stands out."""
     from matplotlib import pyplot
 
-    marker = _MARKERS[place % len(_MARKERS)]
+    marker = _MARKERS[index % len(_MARKERS)]
     if label.startswith("prance"):
         return {"color": "#d55e00", "marker": marker, "markersize": 8, "linewidth": 2.4, "zorder": 3}
-    colour = pyplot.get_cmap("tab20").colors[(2 * place + place // 10) % 20]
+    colour = pyplot.get_cmap("tab20").colors[(2 * index + index // 10) % 20]
     return {"color": colour, "marker": marker, "markersize": 6, "linewidth": 1.1, "zorder": 2}
 
 
@@ -124,7 +145,7 @@ def _bars(point: Point, results: Results) -> tuple[float, float]:
 
 
 def _accuracy_axis(panel) -> None:
-    """An axis of errors, logarithmic, upside down, with the accuracies written at it."""
+    """An axis of errors, logarithmic, upside down, labelled with accuracies."""
     from matplotlib import ticker
 
     panel.set_yscale("log")
@@ -136,8 +157,15 @@ def _accuracy_axis(panel) -> None:
 
 
 def ticks(worst: float, best: float) -> list[float]:
-    """Round accuracies from worst to best, %, at which an axis of errors is marked: four at least, where the two are a
-    tenth of a point apart or more."""
+    """Returns round accuracies at which an axis of errors is marked.
+
+    Args:
+      worst: lowest accuracy of the axis, %.
+      best: highest accuracy of the axis, %.
+
+    Returns:
+      Rising accuracies, %; at least four if the two differ by a tenth of a point or more.
+    """
     inside = [tick for tick in _TICKS if worst <= tick <= best]
     for step in (5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02):
         if len(inside) >= 4:

@@ -1,9 +1,9 @@
-"""The comparison of a run: every row on the same images, batch and machine, speeds measured in turn."""
+"""Evaluates the rows of a run on the same images and machine; speeds are measured in turn."""
 
 from __future__ import annotations
 
 import functools
-from typing import Callable, Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -31,80 +31,92 @@ from prance_jax.spec.structure import Structure
 def evaluate_rows(
     experiment: Experiment,
     command: str,
-    spent: Callable[[], float],
-    table_entries: Callable[[Experiment, int], list[TableEntry]] = table_entries,
+    elapsed: Callable[[], float],
+    entries_of: Callable[[Experiment, int], list[TableEntry]] = table_entries,
 ) -> Iterator[Results]:
-    """Evaluates all rows on the test images: yields the results after every seed, the last ones being complete.
+    """Evaluates all rows of a table on the test images.
 
-    spent: gives the seconds of the run so far. contenders: (experiment, seed) -> the rows of a seed, 'dense' among them.
+    Speed is that of the program one would serve: the compact program of a static structure or of a
+    schedule, adaptive execution of a selector in buckets calibrated on the validation images, and
+    the same for token predictors that keep an own token count per image. Masked execution saves no
+    time, so its speed is not quoted: the random policy has none.
 
-    Speed is that of what would be served: the compact program of a static structure, the adaptive executor for a
-    selector, with plans calibrated on the validation images; the same for selectors of tokens that keep a number of their own
-    of every image, with levels. Masked execution saves no time and is not quoted: the random policy, which nobody would serve,
-    has no speed.
+    Args:
+      experiment: the run; stages that are not there are trained first.
+      command: the command line, stored with the results.
+      elapsed: () -> seconds of the run so far.
+      entries_of: (experiment, seed) -> the rows of a seed, 'dense' among them.
+
+    Yields:
+      The results after every seed; the last ones are complete.
     """
     rows, images = [], 0
     for seed in experiment.config.seeds:
-        found_rows = table_entries(experiment, seed)
-        experiment.progress.note(f"seed{seed}: evaluating {len(found_rows)} methods on the test images")
-        evaluations = {row.method: experiment.evaluate(row, "test") for row in found_rows}
-        speeds = _speeds(experiment, found_rows)
+        entries = entries_of(experiment, seed)
+        experiment.progress.note(f"seed{seed}: evaluating {len(entries)} methods on the test images")
+        evaluations = {entry.method: experiment.evaluate(entry, "test") for entry in entries}
+        speeds = _speeds(experiment, entries)
         dense = evaluations["dense"]
         images = len(dense.correct)
-        full = float(macs(found_rows[0].spec, found_rows[0].spec.largest).total)
-        for row in found_rows:
-            found = evaluations[row.method]
-            kept = float(found.macs.mean()) / full
-            won, lost = won_and_lost(found.correct, dense.correct)
-            speed = speeds.get(row.method)
+        full = float(macs(entries[0].spec, entries[0].spec.largest).total)
+        for entry in entries:
+            evaluation = evaluations[entry.method]
+            macs_kept = float(evaluation.macs.mean()) / full
+            won, lost = won_and_lost(evaluation.correct, dense.correct)
+            speed = speeds.get(entry.method)
             speedup = speed / speeds["dense"] if speed else None
             rows.append(
                 Row(
-                    method=row.method,
+                    method=entry.method,
                     seed=seed,
-                    top1=found.top1,
-                    top1_change=found.top1 - dense.top1,
-                    gmacs=float(found.macs.mean()) / 1e9,
-                    macs_kept=kept,
-                    tokens_left=float(found.tokens_left.mean()),
-                    tokens_mean=float(found.tokens_mean.mean()),
-                    active_params=float(found.parameters.mean()),
+                    top1=evaluation.top1,
+                    top1_change=evaluation.top1 - dense.top1,
+                    gmacs=float(evaluation.macs.mean()) / 1e9,
+                    macs_kept=macs_kept,
+                    tokens_left=float(evaluation.tokens_left.mean()),
+                    tokens_mean=float(evaluation.tokens_mean.mean()),
+                    active_params=float(evaluation.parameters.mean()),
                     images_per_s=speed,
                     speedup=speedup,
-                    realised_share=speedup * kept if speedup else None,
+                    realised_share=speedup * macs_kept if speedup else None,
                     won=won,
                     lost=lost,
                 )
             )
-        yield Results(tuple(rows), images, hardware(), command, spent())
+        yield Results(tuple(rows), images, hardware(), command, elapsed())
 
 
-def _speeds(experiment: Experiment, table_entries: list[TableEntry]) -> dict[str, float]:
+def _speeds(experiment: Experiment, entries: list[TableEntry]) -> dict[str, float]:
+    """Images per second of each method that has a program to serve."""
     settings = experiment.config.evaluation
     images = jax.device_put(experiment.source.split("test").some(settings.batch).images)
     calibration = experiment.source.split("validation").images[: settings.calibration_images]
     key = jax.random.key(0)
 
-    def compact(row: TableEntry):
-        run = compile_forward(row.spec, row.policy)
-        return lambda: run(row.params, row.policy_params, images, key)["predicted"]
+    def compact(entry: TableEntry):
+        run = compile_forward(entry.spec, entry.policy)
+        return lambda: run(entry.params, entry.policy_params, images, key)["predicted"]
 
-    served = [row for row in table_entries if isinstance(row.policy, SelectorPolicy | BucketedPolicy)]
+    selectors = [entry for entry in entries if isinstance(entry.policy, SelectorPolicy | BucketedPolicy)]
 
     @functools.cache
-    def executor(params: int, policy: DecisionPolicy):
+    def executor(params_id: int, policy: DecisionPolicy):
         """One program for all rows of one network and one selector: a budget is an argument."""
-        rows = [row for row in served if (id(row.params), row.policy) == (params, policy)]
+        sharing = [entry for entry in selectors if (id(entry.params), entry.policy) == (params_id, policy)]
         if isinstance(policy, BucketedPolicy):
             buckets = policy.buckets
         else:
-            each = [
-                collect_decisions(row.spec, policy, row.params, row.policy_params, calibration)
-                for row in rows
+            decisions = [
+                collect_decisions(entry.spec, policy, entry.params, entry.policy_params, calibration)
+                for entry in sharing
             ]
-            groups = jax.tree.map(lambda *parts: np.concatenate(parts), *(one.groups[1:] for one in each))
-            together = Structure((policy.first_choice, *groups))
-            buckets = choose_buckets(rows[0].spec, together, settings.buckets, settings.token_multiple)
+            groups = jax.tree.map(
+                lambda *parts: np.concatenate(parts), *(structure.groups[1:] for structure in decisions)
+            )
+            all_decisions = Structure((policy.first_choice, *groups))
+            buckets = choose_buckets(
+                sharing[0].spec, all_decisions, settings.buckets, settings.token_multiple
+            )
 
         def run(params, policy_params, images):
             return serve_adaptive(
@@ -113,35 +125,39 @@ def _speeds(experiment: Experiment, table_entries: list[TableEntry]) -> dict[str
 
         return jax.jit(run)
 
-    def adaptive(row: TableEntry):
-        run = executor(id(row.params), row.policy)
-        return lambda: run(row.params, row.policy_params, images)
+    def adaptive(entry: TableEntry):
+        run = executor(id(entry.params), entry.policy)
+        return lambda: run(entry.params, entry.policy_params, images)
 
-    def at_levels(row: TableEntry):
-        images_left = collect_token_counts(row.spec, row.policy, row.params, calibration)
-        token_buckets = choose_token_buckets(row.spec, images_left, settings.buckets, settings.token_multiple)
+    def in_token_buckets(entry: TableEntry):
+        token_counts = collect_token_counts(entry.spec, entry.policy, entry.params, calibration)
+        token_buckets = choose_token_buckets(
+            entry.spec, token_counts, settings.buckets, settings.token_multiple
+        )
 
         def run(params, images):
             return serve_predictor(
-                row.spec, row.policy, token_buckets, params, images, settings.chunk
+                entry.spec, entry.policy, token_buckets, params, images, settings.chunk
             ).logits.argmax(-1)
 
         run = jax.jit(run)
-        return lambda: run(row.params, images)
+        return lambda: run(entry.params, images)
 
-    free = [
-        row for row in table_entries if isinstance(row.policy, PredictorConfig) and row.policy.by_threshold
+    own_counts = [
+        entry for entry in entries if isinstance(entry.policy, PredictorConfig) and entry.policy.by_threshold
     ]
     static = [
-        row
-        for row in table_entries
-        if isinstance(row.policy, StaticPolicy | ScheduledReduction)
-        or (isinstance(row.policy, PredictorConfig) and not row.policy.by_threshold)
+        entry
+        for entry in entries
+        if isinstance(entry.policy, StaticPolicy | ScheduledReduction)
+        or (isinstance(entry.policy, PredictorConfig) and not entry.policy.by_threshold)
     ]
-    # Weights do not change how fast a program is: what is tuned and what is not share a measurement.
-    first = {(row.spec, row.policy): row.method for row in reversed(static)}
-    programs = {row.method: compact(row) for row in static if row.method == first[row.spec, row.policy]}
-    programs |= {row.method: adaptive(row) for row in served}
-    programs |= {row.method: at_levels(row) for row in free}
-    found = throughput(programs, len(images), settings.speed_seconds)
-    return found | {row.method: found[first[row.spec, row.policy]] for row in static}
+    # Weights do not change how fast a program is: rows with the same program share a measurement.
+    first = {(entry.spec, entry.policy): entry.method for entry in reversed(static)}
+    programs = {
+        entry.method: compact(entry) for entry in static if entry.method == first[entry.spec, entry.policy]
+    }
+    programs |= {entry.method: adaptive(entry) for entry in selectors}
+    programs |= {entry.method: in_token_buckets(entry) for entry in own_counts}
+    speeds = throughput(programs, len(images), settings.speed_seconds)
+    return speeds | {entry.method: speeds[first[entry.spec, entry.policy]] for entry in static}

@@ -6,6 +6,7 @@ import re
 import statistics
 from pathlib import Path
 
+from prance_jax.results.names import display_name
 from prance_jax.results.rows import Results, Row, Speed
 
 # Colours that colour-blind readers can tell apart (Okabe and Ito 2008), and a marker each.
@@ -19,36 +20,52 @@ _STYLES = {
     "evit": ("#cc79a7", "<"),
     "prance": ("#d55e00", "o"),
 }
+# What the caption says of rows whose names do not explain themselves.
+_CAPTIONS = {
+    "meta_largest": "all tokens and channels of the network of stage one",
+    "best_static": "one structure for all images, found by search",
+    "random_policy": "decisions drawn at random, at the same mean MACs",
+}
 
 
 def plot_results(results: Results, path: str | Path) -> None:
-    """Writes a PNG with a point per method (mean over seeds, bars of one standard deviation), every token mode
-    filled in its own way, budgets of one selector joined. Rows without a measured speed are left out of the right panel."""
+    """Writes a PNG with a point per method: mean over seeds, bars of one standard deviation.
+
+    Every token mode has its own filling, budgets of one selector are joined, and a caption explains
+    the baselines.
+
+    Args:
+      results: all rows of a run. Rows without a measured speed are left out of the right panel.
+      path: the file.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, 2, figsize=(11, 4.6), sharey=True, layout="constrained")
+    figure, panels = pyplot.subplots(1, 2, figsize=(11, 4.9), sharey=True, layout="constrained")
     for panel, column, scale, title in (
         (panels[0], "macs_kept", 100, "multiply-accumulates, % of the dense network"),
         (panels[1], "images_per_s", 1, "images per second, measured"),
     ):
-        for label, (style, rows) in _families(results.rows).items():
-            points = sorted(_point(own, column, scale) for own in rows if own[0].images_per_s or scale == 100)
+        for label, (style, families) in _families(results.rows).items():
+            points = sorted(
+                _point(rows, column, scale) for rows in families if rows[0].images_per_s or scale == 100
+            )
             if points:
                 x, y, x_bar, y_bar = zip(*points)
                 colour, marker = style
                 panel.errorbar(
                     x,
                     y,
-                    xerr=x_bar,
-                    yerr=y_bar,
-                    label=label,
+                    xerr=x_bar if any(x_bar) else None,
+                    yerr=y_bar if any(y_bar) else None,
+                    label=display_name(label),
                     color=colour,
                     marker=marker,
                     fillstyle=_fill(label),
                     markersize=13 if marker == "*" else 7,
+                    linestyle="-" if len(points) > 1 else "none",
                     linewidth=1.4,
                     elinewidth=0.8,
                     capsize=2,
@@ -58,17 +75,28 @@ def plot_results(results: Results, path: str | Path) -> None:
         panel.set_axisbelow(True)
     panels[0].set_ylabel("top-1 accuracy, %")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
-    seeds = len({row.seed for row in results.rows})
-    figure.suptitle(
-        f"{results.images:,} test images, {seeds} seed{'s' * (seeds > 1)}; {results.hardware}", fontsize=9
-    )
+    figure.suptitle(title_of(results), fontsize=9)
+    figure.supxlabel(_caption(results.rows), fontsize=8)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
 
 
+def title_of(results: Results) -> str:
+    """Returns the title of a picture: number of test images and seeds, and the machine."""
+    seeds = len({row.seed for row in results.rows})
+    return f"{results.images:,} test images, {seeds} seed{'s' * (seeds > 1)}; {results.hardware}"
+
+
 def plot_speed(rows: list[Speed], path: str | Path, title: str) -> None:
-    """Writes a PNG of accuracy against measured speed, a panel for each batch size and a point for each method; rows
-    without an accuracy are left out."""
+    """Writes a PNG of accuracy against measured speed.
+
+    It has a panel per batch size and type, and a point per method.
+
+    Args:
+      rows: measurements. Those without an accuracy are left out.
+      path: the file.
+      title: what was measured, in one line.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -82,15 +110,16 @@ def plot_speed(rows: list[Speed], path: str | Path, title: str) -> None:
     for panel, (dtype, batch) in zip(panels[0], sizes):
         for row in (row for row in rows if (row.dtype, row.batch) == (dtype, batch)):
             colour, marker = _STYLES["prance" if row.method == "adaptive" else row.method]
-            bars = [[abs(row.images_per_s - batch * 1e3 / edge)] for edge in reversed(row.spread)]
+            bars = [[abs(row.images_per_s - batch * 1e3 / quartile)] for quartile in reversed(row.spread)]
             panel.errorbar(
                 row.images_per_s,
                 100 * row.top1,
                 xerr=bars,
-                label=row.method,
+                label=display_name(row.method),
                 color=colour,
                 marker=marker,
                 markersize=13 if marker == "*" else 7,
+                linestyle="none",
                 capsize=2,
             )
         panel.set_title(f"batch {batch}, {dtype}", fontsize=9)
@@ -110,21 +139,31 @@ def _fill(label: str) -> str:
     return "left" if label.endswith("_merge") else "full"
 
 
+def _caption(rows: tuple[Row, ...]) -> str:
+    """A sentence for each kind of baseline in the rows."""
+    shown = [
+        name
+        for name in _CAPTIONS
+        if any(row.method == name or row.method.startswith(f"{name}_") for row in rows)
+    ]
+    return "\n".join(f"{display_name(name)}: {_CAPTIONS[name]}." for name in shown)
+
+
 def _families(rows: tuple[Row, ...]) -> dict[str, tuple[tuple[str, str], list[list[Row]]]]:
-    """Label -> (style, rows of each method); methods that differ in the budget alone are one family."""
-    found: dict[str, tuple[tuple[str, str], list[list[Row]]]] = {}
+    """Label -> (style, rows of each method); methods that differ only in budget are one family."""
+    families: dict[str, tuple[tuple[str, str], list[list[Row]]]] = {}
     for method in dict.fromkeys(row.method for row in rows):
         kind = next((name for name in _STYLES if method.startswith(name)), None)
         label = re.sub(r"_\d+$", "", method)
         style = _STYLES.get(kind, ("#999933", "P"))
-        if label not in found:
-            found[label] = (style, [])
-        found[label][1].append([row for row in rows if row.method == method])
-    return found
+        if label not in families:
+            families[label] = (style, [])
+        families[label][1].append([row for row in rows if row.method == method])
+    return families
 
 
 def _point(rows: list[Row], column: str, scale: float) -> tuple[float, float, float, float]:
-    """Mean and spread of one method: x, y, bar of x, bar of y."""
+    """Mean and standard deviation of one method: x, y, bar of x, bar of y."""
     xs, ys = [scale * getattr(row, column) for row in rows], [100 * row.top1 for row in rows]
     spread = lambda values: statistics.stdev(values) if len(values) > 1 else 0.0
     return statistics.fmean(xs), statistics.fmean(ys), spread(xs), spread(ys)

@@ -11,12 +11,23 @@ from prance_jax.core.errors import UserError
 
 @dataclass(frozen=True)
 class Speed:
-    """One measurement. Times are medians over interleaved repeats.
+    """One measurement of a program's speed. Times are medians over interleaved repeats.
 
-    macs_kept: share of the dense network's MACs. speedup: against dense at the same batch and type. realised_share:
-    speedup x macs_kept, 1 where every MAC saved is time saved. spread: quartiles of the latency, ms. peak_mb: memory of
-    the program by the compiler's own analysis, weights and images included; None where it does not tell. top1: accuracy on
-    the test images, of a trained workdir.
+    Attributes:
+      method: ``dense``, ``masked``, ``adaptive``, ``largest`` (all images in the largest buckets),
+        ``tome`` or ``evit``.
+      batch: images per call.
+      dtype: type of the computation, for example ``float32``.
+      images_per_s: images per second.
+      latency_ms: milliseconds per call.
+      macs_kept: mean MACs as a share of the dense network's.
+      speedup: images_per_s over that of the dense network at the same batch and type.
+      realised_share: achieved share, ``speedup * macs_kept``; 1 where every MAC saved is time
+        saved.
+      spread: first and third quartile of the latency, ms.
+      peak_mb: memory of the program by the compiler's own analysis, MiB, weights and images
+        included; None if the compiler gives none.
+      top1: share of the test images classified correctly; None for random weights.
     """
 
     method: str
@@ -34,22 +45,26 @@ class Speed:
 
 @dataclass(frozen=True)
 class Row:
-    """One method with one seed.
+    """One method with one seed. A figure that was not measured is None.
 
     Attributes:
-      method: ``dense``, ``meta_largest``, ``best_static``, ``random_policy``, ``prance_prune``, ...
-      seed: of the training run.
-      top1: share of the images that are classified rightly.
+      method: ``dense``, ``meta_largest``, ``best_static``, ``random_policy``, ``prance_prune``,
+        ...; `names.display_name` gives the name for readers.
+      seed: seed of the training run.
+      top1: share of the images classified correctly.
       top1_change: top1 minus that of the dense network of the same seed.
-      gmacs: mean multiply-accumulates an image, in 1e9.
+      gmacs: mean multiply-accumulates per image, in 1e9.
       macs_kept: gmacs over those of the dense network.
-      tokens_left: tokens in the last group over the original ones.
-      tokens_mean: the same, averaged over the layers.
+      tokens_left: share of the tokens kept at the end, in the last group. PRANCE's paper prints
+        this one.
+      tokens_mean: share of the tokens kept, averaged over the layers; larger than tokens_left.
       active_params: mean number of parameters used for an image.
-      images_per_s: measured throughput.
+      images_per_s: measured throughput, images per second.
       speedup: images_per_s over that of the dense network.
-      realised_share: measured speed-up over the one that the MACs promise, ``speedup * macs_kept``.
-      won, lost: images that are right here and wrong in the dense network, and the other way round.
+      realised_share: achieved share: measured speed-up over the one that the MACs promise,
+        ``speedup * macs_kept``.
+      won: images classified correctly here and wrongly by the dense network.
+      lost: images classified wrongly here and correctly by the dense network.
     """
 
     method: str
@@ -70,7 +85,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Results:
-    """All rows of a run; `images` evaluated, on `hardware`, by `command`, in `seconds` altogether."""
+    """All rows of a run.
+
+    Attributes:
+      rows: methods and seeds, in the order of the table.
+      images: number of test images evaluated.
+      hardware: the machine in one line.
+      command: the command line of the run.
+      seconds: time of the whole run.
+    """
 
     rows: tuple[Row, ...]
     images: int
@@ -83,7 +106,7 @@ def load_results(workdir: str | Path) -> Results:
     """Reads ``results.json`` of a workdir.
 
     Raises:
-      UserError: there is none, or it is not one.
+      UserError: the file does not exist, or is not a results file.
     """
     path = Path(workdir) / "results.json"
     try:

@@ -1,9 +1,10 @@
-"""The price of compute, for a selector that serves every budget.
+"""The cost weight: how much reward is lost for one dense network of multiply-accumulates.
 
-A price is what one dense network of multiply-accumulates costs in units of quality. Those that matter span two orders of
-magnitude and go on below zero: where more compute no longer helps, only being paid for it makes a selector spend a
-large budget. The inverse hyperbolic sine is linear around zero and a logarithm far from it, so prices are drawn, shown
-to the selector and interpolated evenly in it.
+It is the Lagrange multiplier of the budget. A selector that serves every budget receives it as an
+input and is trained with one sampled per image. Useful values span two orders of magnitude and go
+below zero: where more compute no longer helps, only a negative weight makes a selector spend a
+large budget. So weights are sampled, observed and interpolated evenly on the scale s =
+asinh(cost_weight / 0.01). It is linear around zero and a logarithm far from it.
 """
 
 from __future__ import annotations
@@ -11,29 +12,40 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-LINEAR = 0.01  # prices below this are small
+ASINH_SCALE = 0.01
+"""Cost weights well below this are on the linear part of the scale."""
 
 
-def cost_weight_level(cost_weight: jax.Array | float) -> jax.Array:
-    """A price as the selector sees it, float32."""
-    return jnp.arcsinh(jnp.asarray(cost_weight, jnp.float32) / LINEAR)
+def cost_weight_to_asinh(cost_weight: jax.Array | float) -> jax.Array:
+    """Returns s = asinh(cost_weight / 0.01), float32, as the selector observes it."""
+    return jnp.arcsinh(jnp.asarray(cost_weight, jnp.float32) / ASINH_SCALE)
 
 
-def cost_weight_at(level: jax.Array) -> jax.Array:
-    """The inverse of `level`."""
-    return LINEAR * jnp.sinh(level)
+def cost_weight_from_asinh(scaled: jax.Array) -> jax.Array:
+    """Returns 0.01 x sinh(s), the inverse of `cost_weight_to_asinh`."""
+    return ASINH_SCALE * jnp.sinh(scaled)
 
 
 def sample_cost_weights(key: jax.Array, cost_weights: tuple, batch: int) -> jax.Array:
-    """float32 [batch] between (lowest, highest), evenly in `level`."""
-    low, high = map(cost_weight_level, cost_weights)
-    return cost_weight_at(jax.random.uniform(key, (batch,), minval=low, maxval=high))
+    """Samples cost weights, uniformly on the asinh scale.
+
+    Args:
+      key: random key.
+      cost_weights: (lowest, highest) cost weight.
+      batch: number of samples, B.
+
+    Returns:
+      float32 [B].
+    """
+    low, high = map(cost_weight_to_asinh, cost_weights)
+    return cost_weight_from_asinh(jax.random.uniform(key, (batch,), minval=low, maxval=high))
 
 
 def reward_scale(cost_weight: jax.Array) -> jax.Array:
-    """What rewards at a price are multiplied by: 1 / sqrt of its size.
+    """Returns the factor on rewards at a cost weight, 1 / sqrt(|cost_weight| + 0.01).
 
-    What is best at a price does not change; without it an update learns next to nothing from episodes at which compute
-    is cheap, with 1 / price little from the others.
+    The best action at a cost weight does not change. Without the factor an update learns next to
+    nothing from episodes with a small cost weight; with the factor 1 / cost_weight it learns little
+    from the others.
     """
-    return jax.lax.rsqrt(jnp.abs(cost_weight) + LINEAR)
+    return jax.lax.rsqrt(jnp.abs(cost_weight) + ASINH_SCALE)

@@ -1,4 +1,15 @@
-"""Result-to-Go: the reward of a decision is taken from the finished classification reached from it (PRANCE, eq. 9)."""
+"""The reward of a decision (PRANCE, arXiv 2407.05010, section 3.3).
+
+Result-to-Go (eq. 9): the reward is taken from the classification that is finished after decision t,
+with every later group at the largest structure and all tokens.
+
+    u_t = quality_t - cost_weight x cost_t
+    r_t = u_t - [marginal] u_tm1 - keep_weight x sum(keep_t),    t = 1, ..., T,    u_0 = 0
+
+t: number of the decision, which is also the group that it decides. u_t: utility of the finished
+structure. cost_t: share of the dense MACs (or of the dense network's time). keep_t: keep rates of
+decision t. [marginal]: 1 if `RewardConfig.marginal`, else 0.
+"""
 
 from __future__ import annotations
 
@@ -8,30 +19,42 @@ import jax
 import jax.numpy as jnp
 
 from prance_jax.core.errors import UserError
-from prance_jax.selector.cost_weight import LINEAR
+from prance_jax.selector.cost_weight import ASINH_SCALE
 
 
 @dataclass(frozen=True)
 class RewardConfig:
-    """r = quality - price x (MACs of the finished structure / MACs of the full network) - keep_weight x keep.
+    """Settings of the reward; the formula is in the docstring of this module.
 
-    quality, with p the finished prediction and f that of the full network:
-      'correct' is the paper's, 1 when the finished prediction is right, and 1 for an image that the full network gets
-        wrong; with `reward_mending` such an image is scored like any other, so that mending it pays;
-      'probability' is the same with the probability of the true class in place of right or wrong: less noise;
-      'agreement' is -KL(f || p), at least -agreement_floor: zero wherever nothing is lost, so the difficulty of the
-        image, which is most of the noise of the other two, drops out. It needs no labels.
-    Where the network says a class for every pixel, all three are taken pixel by pixel and averaged over an image.
-    cost: 'macs', or 'latency' by a table measured on the device (`selector.latency_table`); shares below are then shares
-      of the dense network's time.
-    price: reward per dense network of MACs; the paper's 0.008 per 1e8 MACs is 0.008 x dense MACs / 1e8.
-    keep_weight: per keep rate, the paper's 0.1.
-    marginal: the reward is what this decision changed: quality and MACs are taken as the difference to those before it.
-      With gamma 1 the return of an episode is then exactly the worth of its finished structure (the paper's sum weighs
-      early decisions, whose costs come up in every later reward, more than late ones), and every step still has an
-      immediate reward.
-    target_macs: when given (a share of dense MACs), the price follows the budget by dual ascent: after every update it
-      is multiplied by exp(price_rate x (MACs kept - target)); small prices move by addition, down to below zero.
+    Quality, from the finished prediction p and the prediction f of the full network (largest
+    structure, all tokens):
+
+    * 'correct', the paper's: 1 if p is right, else 0. Images that the full network gets wrong score
+      1, unless `reward_mending`.
+    * 'probability': the same with the probability of the true class in place of right or wrong;
+      less noise.
+    * 'agreement': -KL(f || p), at least -agreement_floor. It is zero wherever nothing is lost, so
+      the difficulty of the image, which is most of the noise of the other two, drops out. It needs
+      no labels.
+
+    For segmentation all three are computed per pixel and averaged over the image.
+
+    Attributes:
+      quality: 'correct', 'probability' or 'agreement'.
+      cost: 'macs', or 'latency' by a table measured on the device (`selector.latency_table`); every
+        share of MACs below is then a share of the dense network's time.
+      agreement_floor: largest loss of 'agreement', in nats.
+      reward_mending: images that the full network gets wrong are scored like all others, so mending
+        them pays.
+      cost_weight: reward lost per dense network of MACs; the paper's 0.008 per 1e8 MACs is 0.008 x
+        dense MACs / 1e8.
+      keep_weight: reward lost per unit of keep rate; the paper's is 0.1.
+      marginal: rewards what this decision changed. With gamma 1 the return of an episode is then
+        exactly the utility of its finished structure, and every step still has an immediate reward.
+        The paper's sum counts the cost of an early decision in every later reward as well.
+      target_macs: share of dense MACs; if given, the cost weight follows it by dual ascent, see
+        `update_cost_weight`.
+      cost_weight_rate: step size of the dual ascent.
     """
 
     quality: str = "correct"
@@ -47,24 +70,34 @@ class RewardConfig:
     def __post_init__(self):
         if self.quality not in ("correct", "probability", "agreement"):
             raise UserError(
-                f"reward quality {self.quality!r} is not known; say 'correct', 'probability' or 'agreement'"
+                f"reward quality {self.quality!r} is not known; choose correct, probability or agreement"
             )
         if self.cost not in ("macs", "latency"):
-            raise UserError(f"reward cost {self.cost!r} is not known; say 'macs' or 'latency'")
+            raise UserError(f"reward cost {self.cost!r} is not known; choose 'macs' or 'latency'")
         if self.target_macs is not None and not 0 < self.target_macs <= 1:
             raise UserError(
-                f"target_macs={self.target_macs} is not a share of dense MACs; say a number above 0 and up to 1"
+                f"target_macs={self.target_macs} is not a share of dense MACs; it must be in (0, 1]"
             )
 
 
 def prediction_quality(
     config: RewardConfig, logits: jax.Array, labels: jax.Array, full_logits: jax.Array
 ) -> jax.Array:
-    """float32 [B]. logits, full_logits (of the full network): [B, num_classes]; labels: int32 [B]. For pixels [B, S, S,
-    num_classes] and [B, S, S]."""
+    """Scores finished predictions by `RewardConfig.quality`.
+
+    Args:
+      config: settings of the reward.
+      logits: float32 [B, num_classes] of the finished structure; for segmentation [B, S, S,
+        num_classes].
+      labels: int32 [B]; for segmentation [B, S, S].
+      full_logits: logits of the full network, shaped like `logits`.
+
+    Returns:
+      quality_t, float32 [B].
+    """
     if config.quality == "agreement":
-        log_full, log_own = jax.nn.log_softmax(full_logits), jax.nn.log_softmax(logits)
-        kl_divergence = jnp.sum(jnp.exp(log_full) * (log_full - log_own), axis=-1)
+        log_full, log_prob = jax.nn.log_softmax(full_logits), jax.nn.log_softmax(logits)
+        kl_divergence = jnp.sum(jnp.exp(log_full) * (log_full - log_prob), axis=-1)
         return mean_per_image(-jnp.minimum(kl_divergence, config.agreement_floor))
     if config.quality == "correct":
         score = (jnp.argmax(logits, -1) == labels).astype(jnp.float32)
@@ -75,28 +108,63 @@ def prediction_quality(
 
 
 def mean_per_image(score: jax.Array) -> jax.Array:
-    """[B]: scores of images as they are, those of pixels [B, S, S] averaged."""
+    """Averages scores of pixels [B, S, S] to [B]; returns scores of images [B] as they are."""
     return score if score.ndim == 1 else score.mean(axis=tuple(range(1, score.ndim)))
 
 
+def utility(quality_t: jax.Array, cost_t: jax.Array, cost_weight: jax.Array) -> jax.Array:
+    """Computes u_t = quality_t - cost_weight x cost_t.
+
+    Args:
+      quality_t: float32 [B], see `prediction_quality`.
+      cost_t: float32 [B], share of the dense MACs (or time) of the finished structure.
+      cost_weight: float32, scalar or [B].
+
+    Returns:
+      u_t, float32 [B].
+    """
+    return quality_t - cost_weight * cost_t
+
+
 def compute_reward(
-    config: RewardConfig, utility: jax.Array, before: jax.Array, keep: tuple[jax.Array, ...]
+    config: RewardConfig, utility_t: jax.Array, utility_tm1: jax.Array, keep_t: tuple[jax.Array, ...]
 ) -> jax.Array:
-    """float32 [B]. worth: of the structure finished after this decision, see `worth`; before: the same for the decision
-    before, 0 for the first; keep: rates of this decision, [B] each."""
-    return utility - (before if config.marginal else 0.0) - config.keep_weight * sum(keep)
+    """Computes r_t = u_t - [marginal] u_tm1 - keep_weight x sum(keep_t).
 
+    Args:
+      config: settings of the reward.
+      utility_t: float32 [B], utility of the structure finished after this decision.
+      utility_tm1: float32 [B], the same after the decision before; 0 for the first.
+      keep_t: keep rates of this decision, float32 [B] each.
 
-def utility(quality: jax.Array, macs_share: jax.Array, cost_weight: jax.Array) -> jax.Array:
-    """quality - price x macs_share, [B]; macs_share: [B], of the full network; price: scalar or [B]."""
-    return quality - cost_weight * macs_share
+    Returns:
+      r_t, float32 [B].
+
+    Reference: PRANCE, arXiv 2407.05010, eq. 9; the marginal form is this package's.
+    """
+    return utility_t - (utility_tm1 if config.marginal else 0.0) - config.keep_weight * sum(keep_t)
 
 
 def update_cost_weight(config: RewardConfig, cost_weight: jax.Array, macs_share: jax.Array) -> jax.Array:
-    """The price after an update whose finished structures took `macs_share` (mean) of the full network."""
+    """Moves the cost weight so that the MACs approach their target, by dual ascent.
+
+    With step = cost_weight_rate x (macs_share - target_macs), the next weight is cost_weight x
+    exp(step) if the weight is above 0.01, else cost_weight + 0.01 x step, which also goes below
+    zero. Weights stay within -100 and 100.
+
+    Args:
+      config: settings of the reward; without `target_macs` the weight does not change.
+      cost_weight: float32 scalar before the update.
+      macs_share: float32 scalar, mean share of dense MACs of the update's finished structures.
+
+    Returns:
+      Cost weight after the update, float32 scalar.
+    """
     if config.target_macs is None:
         return cost_weight
     step = config.cost_weight_rate * (macs_share - config.target_macs)
-    # Near zero and below it a price moves by steps of its own size no longer.
-    moved = jnp.where(cost_weight > LINEAR, cost_weight * jnp.exp(step), cost_weight + LINEAR * step)
-    return jnp.clip(moved, -1e2, 1e2)
+    # A step proportional to the weight would never cross zero.
+    updated = jnp.where(
+        cost_weight > ASINH_SCALE, cost_weight * jnp.exp(step), cost_weight + ASINH_SCALE * step
+    )
+    return jnp.clip(updated, -1e2, 1e2)

@@ -1,11 +1,13 @@
-"""Export: an `AdaptiveModel` as one self-contained file that `prance_jax.load_exported` runs anywhere.
+"""Export: an `AdaptiveModel` as one file that `prance_jax.load_exported` runs anywhere.
 
-The program is StableHLO by `jax.export`, with a symbolic batch, for CPU, CUDA and TPU. Weights lie beside it as arrays,
-so that the program stays small, with a JSON card that tells what goes in and what was measured.
+The file is a zip archive of three entries. The program is StableHLO by `jax.export`, with a
+symbolic batch size, for CPU, CUDA and TPU. The weights are separate arrays, so the program stays
+small. A JSON card describes input, output and what was measured.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -26,26 +28,25 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def export(model: AdaptiveModel, path: str | Path, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Writes the file and returns its card.
+    """Writes a model as one file.
 
-    facts: what the card tells beside shapes: preprocessing, labels, measured figures. Raises UserError on a full disk;
-    an older file at `path` is then intact.
+    Args:
+      model: the model.
+      path: file to write; folders are created.
+      facts: entries added to the card, such as preprocessing, labels, measured figures.
+
+    Returns:
+      The card.
+
+    Raises:
+      UserError: the disk is full; an older file at `path` is then intact.
     """
     spec = model.spec
     leaves, tree = jax.tree.flatten((model.params, model.policy_params))
 
     def run(weights, images, *budget):
         params, policy_params = jax.tree.unflatten(tree, weights)
-        own = AdaptiveModel(
-            params,
-            policy_params,
-            model.buckets,
-            model.policy,
-            model.decision_cost,
-            model.budget_table,
-            model.chunk,
-        )
-        return own(images, *budget)
+        return dataclasses.replace(model, params=params, policy_params=policy_params)(images, *budget)
 
     (batch,) = jax_export.symbolic_shape("batch")
     shape = (spec.image_size, spec.image_size, spec.channels)
@@ -72,15 +73,15 @@ def export(model: AdaptiveModel, path: str | Path, facts: Mapping[str, Any] | No
     weights = io.BytesIO()
     np.savez(weights, **{str(index): np.asarray(leaf) for index, leaf in enumerate(leaves)})
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part_path = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with zipfile.ZipFile(beside, "w") as file:
+            with zipfile.ZipFile(part_path, "w") as file:
                 file.writestr(CARD, json.dumps(card, indent=1))
                 file.writestr(PROGRAM, program.serialize())
                 file.writestr(WEIGHTS, weights.getvalue())
-            os.replace(beside, path)
+            os.replace(part_path, path)
     finally:
-        beside.unlink(missing_ok=True)
+        part_path.unlink(missing_ok=True)
     return card

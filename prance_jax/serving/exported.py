@@ -1,4 +1,4 @@
-"""An exported model: one file with program, weights and card, run by JAX alone, without this package's model code."""
+"""An exported model: program, weights and card in one file, run without the models' code."""
 
 from __future__ import annotations
 
@@ -23,41 +23,56 @@ PROGRAM, WEIGHTS, CARD = "program.stablehlo", "weights.npz", "card.json"
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """What `load_exported` gives. card: what the file tells about itself."""
+    """An exported model; called with images it returns logits.
+
+    Attributes:
+      card: description of the file: input, output, `budget_range`, and the facts given to `export`.
+      weights: arrays that the program takes.
+      program: the compiled network and selector, for any batch size.
+    """
 
     card: dict[str, Any]
     weights: tuple[jax.Array, ...]
     program: jax_export.Exported
 
     def __call__(self, images: jax.Array, budget: float | None = None) -> jax.Array:
-        """Logits float32 [B, num_classes] of float images [B, S, S, channels], any B.
+        """Classifies images, each with its own structure.
 
-        budget: share of the full network's MACs, within the card's `budget_range`; by default its upper end.
-        Raises UserError for images or a budget that the card does not admit.
+        Args:
+          images: float [B, S, S, channels], normalised as in training; any B.
+          budget: share of the dense MACs, within the card's `budget_range`; None takes its upper
+            end.
+
+        Returns:
+          Logits, float32 [B, num_classes].
+
+        Raises:
+          UserError: images or budget do not fit the card.
         """
         check_images(images, tuple(self.card["input"]["shape"][1:]))
-        span = self.card["budget_range"]
-        if span is None:
+        budget_range = self.card["budget_range"]
+        if budget_range is None:
             if budget is not None:
                 raise UserError("this model was exported for one budget; it takes no other")
             return self.program.call(self.weights, jnp.asarray(images, jnp.float32))
-        budget = span[1] if budget is None else budget
-        check_budget(budget, *span)
+        budget = budget_range[1] if budget is None else budget
+        check_budget(budget, *budget_range)
         return self.program.call(self.weights, jnp.asarray(images, jnp.float32), jnp.float32(budget))
 
 
 def load_exported(path: str | Path) -> ExportedModel:
-    """Reads a file written by `prance_jax export`.
+    """Reads a file that `prance_jax export` wrote.
 
-    Raises UserError where it is not there, broken, or of another version.
+    Raises:
+      UserError: the file does not exist, is broken, or has another version.
     """
     try:
         with zipfile.ZipFile(path) as file:
             card = json.loads(file.read(CARD))
             if card.get("format") != FORMAT or card.get("version") != VERSION:
                 raise UserError(
-                    f"{path} is {card.get('format')!r} version {card.get('version')}, this program reads {FORMAT!r} "
-                    f"version {VERSION}; export the model again"
+                    f"{path} is {card.get('format')!r} version {card.get('version')}, this program reads "
+                    f"{FORMAT!r} version {VERSION}; export the model again"
                 )
             program = jax_export.deserialize(bytearray(file.read(PROGRAM)))
             with np.load(io.BytesIO(file.read(WEIGHTS)), allow_pickle=False) as arrays:
@@ -66,6 +81,6 @@ def load_exported(path: str | Path) -> ExportedModel:
         raise UserError(f"{path} does not exist; write it with the export command") from None
     except UserError:
         raise
-    except Exception as error:  # of four formats, each with exceptions of its own
+    except Exception as error:  # zip, JSON, StableHLO and npz raise different exceptions
         raise UserError(f"{path} is not an exported model ({error}); export it again") from error
     return ExportedModel(card, weights, program)

@@ -1,4 +1,4 @@
-"""A trained network as a function of images: `model = prance_jax.load(workdir)`, `logits = model(images)`."""
+"""A trained network as a function of images."""
 
 from __future__ import annotations
 
@@ -14,22 +14,29 @@ from jax.sharding import Mesh, PartitionSpec
 
 from prance_jax.adaptive.buckets import Buckets
 from prance_jax.adaptive.budget import BudgetTable
-from prance_jax.adaptive.executor import Served, serve_adaptive
+from prance_jax.adaptive.executor import AdaptiveOutput, serve_adaptive
 from prance_jax.core.checks import check_images
 from prance_jax.core.errors import UserError
+from prance_jax.core.old_names import renamed
 from prance_jax.selector.policies import DecisionPolicy, PolicyWithCost
 from prance_jax.spec.macs import macs, token_counts
+from prance_jax.spec.model_spec import ModelSpec
 
 Tree = Any
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What was decided for one image.
+    """What the selector chose for one image, and what that costs.
 
-    predicted: class. macs_kept: share of the full network's MACs, the selector included. widths, hidden, tokens: per
-    layer, as its MLP ran. surviving: per decision, for every patch the token that carries it, -1 once it was pruned,
-    int32 [P].
+    Attributes:
+      predicted: index of the predicted class.
+      macs_kept: MACs as a share of the dense MACs, the selector included.
+      widths: embedding width of each layer, in channels.
+      mlp_dims: hidden units of each layer's MLP.
+      tokens: tokens in each layer's MLP, CLS counted.
+      tokens_of_patches: after each decision the token that carries each patch, -1 once it is
+        pruned; int32 [P] each.
     """
 
     predicted: int
@@ -37,7 +44,7 @@ class Explanation:
     widths: tuple[int, ...]
     mlp_dims: tuple[int, ...]
     tokens: tuple[int, ...]
-    surviving: tuple[np.ndarray, ...]
+    tokens_of_patches: tuple[np.ndarray, ...]
 
 
 @functools.partial(
@@ -47,10 +54,26 @@ class Explanation:
 )
 @dataclass(frozen=True)
 class AdaptiveModel:
-    """A network, a selector and the plans that they are served with; a pytree, so that it can be passed to `jax.jit`.
+    """A network with its selector and buckets; called with images it returns logits.
 
-    ladder: what each budget costs, where the selector was trained for every budget; else None.
-    chunk: images that share a plan in a batch.
+    Every image gets its own structure. Calls are compiled once per batch size. The model is a
+    pytree: pass it to your own `jax.jit` as an argument, so its weights are no constants of the
+    program.
+
+        model = prance_jax.load("runs/digits_budgets")
+        logits = model(images)                               # every image at the largest budget
+        logits = model(images, budget=0.5)                   # half of the dense MACs on average
+        run = jax.jit(lambda model, images: model(images).argmax(-1))
+
+    Attributes:
+      params: parameters of the network.
+      policy_params: parameters of the policy, without a cost weight.
+      buckets: static upper sizes of each group of layers; holds the `ModelSpec`.
+      policy: takes the decisions.
+      decision_cost: MACs of one decision.
+      budget_table: calibrated budgets; None if the selector was trained for one budget.
+      chunk: images that share a bucket, at most; small chunks round less, large ones use wide
+        hardware better.
     """
 
     params: Tree
@@ -61,53 +84,99 @@ class AdaptiveModel:
     budget_table: BudgetTable | None = None
     chunk: int = 16
 
+    plans = renamed("plans", "buckets")
+    rule = renamed("rule", "policy")
+    ladder = renamed("ladder", "budget_table")
+    over = renamed("over", "shard")
+    contract = renamed("contract", "certified_budget")
+
     @property
-    def spec(self):
+    def spec(self) -> ModelSpec:
+        """The network's `ModelSpec`."""
         return self.buckets.spec
 
     def __call__(self, images: jax.Array, budget: jax.Array | float | None = None) -> jax.Array:
-        """Logits float32 [B, num_classes] of images [B, S, S, channels].
+        """Classifies images, each with its own structure.
 
-        budget: share of the full network's MACs, a number or [B]; needs a selector that was trained for every budget.
-        Raises UserError for images of another shape, not of floating point, or (outside of jit) not finite, and for a
-        budget that was not calibrated.
+        Args:
+          images: float [B, S, S, channels], normalised as in training.
+          budget: mean MACs as a share of the dense MACs; float, or float32 [B] for one per image.
+            None takes the largest calibrated budget. A new budget does not recompile. Needs a
+            selector that was trained for every budget.
+
+        Returns:
+          Logits, float32 [B, num_classes].
+
+        Raises:
+          UserError: images have the wrong shape, are not floating point, or are not finite; or the
+            budget is outside the calibrated range. Inside `jit` values are not checked, and budgets
+            are clipped.
         """
         return self.serve(images, budget).logits
 
-    def serve(self, images: jax.Array, budget: jax.Array | float | None = None) -> Served:
-        """Logits, decisions and plans of a batch, see `Served`; arguments and errors as in `__call__`."""
-        cost_weight = self._checked(images, budget)
-        return _run(self, jnp.asarray(images), cost_weight)
+    def serve(self, images: jax.Array, budget: jax.Array | float | None = None) -> AdaptiveOutput:
+        """Classifies images and returns decisions and buckets as well.
+
+        Args:
+          images: as in `__call__`.
+          budget: as in `__call__`.
+
+        Returns:
+          Logits, structure, the token that carries each patch, and buckets; see `AdaptiveOutput`.
+
+        Raises:
+          UserError: as in `__call__`.
+        """
+        cost_weight = self._check(images, budget)
+        return _serve_jit(self, jnp.asarray(images), cost_weight)
 
     def explain(self, images: jax.Array, budget: jax.Array | float | None = None) -> list[Explanation]:
-        """What was decided for each image; arguments and errors as in `__call__`."""
-        served = jax.device_get(self.serve(images, budget))
+        """Lists for each image what the selector chose and what that costs.
+
+        Args:
+          images: as in `__call__`.
+          budget: as in `__call__`.
+
+        Returns:
+          One `Explanation` per image, on the host.
+
+        Raises:
+          UserError: as in `__call__`.
+        """
+        output = jax.device_get(self.serve(images, budget))
         full = macs(self.spec, self.spec.largest).total
-        found = []
-        for index, logits in enumerate(served.logits):
-            own = served.structure.image(index)
-            found.append(
+        explanations = []
+        for index, logits in enumerate(output.logits):
+            structure = output.structure.image(index)
+            explanations.append(
                 Explanation(
                     predicted=int(logits.argmax()),
-                    macs_kept=macs(self.spec, own, self.decision_cost).total / full,
-                    widths=own.widths,
-                    mlp_dims=own.mlp_dims,
-                    tokens=token_counts(self.spec, own).mlp,
-                    surviving=tuple(token_of_patch[index] for token_of_patch in served.tokens_of_patches),
+                    macs_kept=macs(self.spec, structure, self.decision_cost).total / full,
+                    widths=structure.widths,
+                    mlp_dims=structure.mlp_dims,
+                    tokens=token_counts(self.spec, structure).mlp,
+                    tokens_of_patches=tuple(tokens[index] for tokens in output.tokens_of_patches),
                 )
             )
-        return found
+        return explanations
 
     def shard(self, mesh: Mesh, axis: str = "data") -> Callable[..., jax.Array]:
-        """The model over the devices of a mesh: a function (images, budget) -> logits, sharded over `axis` of the batch.
+        """Returns the model over the devices of a mesh, with the batch divided over one axis.
 
-        Every device sorts and chunks its own images, so that nothing crosses devices. Arguments and errors as in
-        `__call__`; the batch must divide by the devices on `axis`.
+        Every device sorts and chunks its own images, so nothing crosses devices.
+
+        Args:
+          mesh: the devices.
+          axis: mesh axis that divides the batch.
+
+        Returns:
+          (images, budget=None) -> logits, with arguments and errors as in `__call__`. It also
+          raises UserError if the batch does not divide by the devices on `axis`.
         """
         devices = mesh.shape[axis]
 
         def call(images: jax.Array, budget: jax.Array | float | None = None) -> jax.Array:
-            cost_weight = self._checked(images, budget)
+            cost_weight = self._check(images, budget)
             if images.shape[0] % devices:
                 raise UserError(f"a batch of {images.shape[0]} does not divide by {devices} devices; pad it")
             if cost_weight is not None:
@@ -117,23 +186,37 @@ class AdaptiveModel:
         return call
 
     def certified_budget(self, eps: float, delta: float) -> float:
-        """The cheapest budget whose disagreement with the full network is at most `eps` with confidence 1 - delta, see
-        `adaptive.budget.Ladder.contract`; raises UserError where there is none, or only one budget."""
+        """Returns the cheapest budget at which at most a share `eps` of predictions changes.
+
+        The guarantee holds for images like those of the calibration. `model(images, budget=...)`
+        takes the result.
+
+        Args:
+          eps: largest rate of images whose predicted class differs from the full network's (largest
+            structure, all tokens), in (0, 1).
+          delta: probability with which a calibration may miss that rate, in (0, 1); confidence is 1
+            - delta.
+
+        Returns:
+          A share of the dense MACs.
+
+        Raises:
+          UserError: no calibrated budget qualifies, or the selector was trained for one budget.
+
+        Reference: Learn then Test, arXiv 2110.01052; see `BudgetTable.certified_budget`.
+        """
         if self.budget_table is None:
             raise UserError(_ONE_BUDGET)
         return self.budget_table.certified_budget(eps, delta)
 
     def with_chunk(self, chunk: int) -> AdaptiveModel:
-        """The same with another chunk size."""
+        """Returns the same model with another chunk size, in images."""
         return dataclasses.replace(self, chunk=chunk)
 
-    def _checked(self, images: jax.Array, budget: jax.Array | float | None) -> jax.Array | None:
-        """The price of the budget; raises UserError for what does not fit."""
+    def _check(self, images: jax.Array, budget: jax.Array | float | None) -> jax.Array | None:
+        """Checks the arguments of a call and returns the cost weight of the budget."""
         spec = self.spec
         check_images(images, (spec.image_size, spec.image_size, spec.channels))
-        return self._price(budget)
-
-    def _price(self, budget: jax.Array | float | None) -> jax.Array | None:
         if self.budget_table is None:
             if budget is not None:
                 raise UserError(_ONE_BUDGET)
@@ -144,7 +227,7 @@ class AdaptiveModel:
 _ONE_BUDGET = "this selector was trained for one budget; train with selector.cost_weights to choose it here"
 
 
-def _serve(model: AdaptiveModel, images: jax.Array, cost_weight: jax.Array | None) -> Served:
+def _serve(model: AdaptiveModel, images: jax.Array, cost_weight: jax.Array | None) -> AdaptiveOutput:
     conditioned_params = (
         model.policy_params if cost_weight is None else PolicyWithCost(model.policy_params, cost_weight)
     )
@@ -153,13 +236,15 @@ def _serve(model: AdaptiveModel, images: jax.Array, cost_weight: jax.Array | Non
     )
 
 
-_run = jax.jit(_serve)
+_serve_jit = jax.jit(_serve)
 
 
 @functools.lru_cache(maxsize=None)
 def _sharded(mesh: Mesh, axis: str) -> Callable:
-    whole, part = PartitionSpec(), PartitionSpec(axis)
+    replicated, divided = PartitionSpec(), PartitionSpec(axis)
     run = lambda model, images, cost_weight: _serve(model, images, cost_weight).logits
     return jax.jit(
-        jax.shard_map(run, mesh=mesh, in_specs=(whole, part, part), out_specs=part, check_vma=False)
+        jax.shard_map(
+            run, mesh=mesh, in_specs=(replicated, divided, divided), out_specs=divided, check_vma=False
+        )
     )

@@ -1,1 +1,1 @@
-"""What can be chosen in a network, and what a choice costs. No Flax, no parameters."""
+"""Which structures a network has, and what each costs. Needs no Flax and no parameters."""

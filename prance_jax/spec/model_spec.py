@@ -1,4 +1,4 @@
-"""The specification of one network: everything that decides shapes and semantics, nothing that is learned."""
+"""The specification of one network: all that sets its shapes and semantics, nothing learned."""
 
 from __future__ import annotations
 
@@ -14,8 +14,13 @@ from prance_jax.tokens.methods.registry import get_method
 
 @dataclass(frozen=True)
 class ChannelCounts:
-    """What channel pruning has left of a network, a number for each layer: channels of each head's queries and keys, of
-    its values, and hidden units."""
+    """Channels of each layer after channel pruning.
+
+    Attributes:
+      qk: channels of a head's queries and keys, for each layer.
+      vo: channels of a head's values, for each layer.
+      hidden: hidden units of the MLP, for each layer.
+    """
 
     qk: tuple[int, ...]
     vo: tuple[int, ...]
@@ -24,29 +29,43 @@ class ChannelCounts:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A meta-network.
+    """A meta-network, or a plain ViT: a meta-network with one structure.
 
-    image_size, patch_size: pixels; square images. channels: of the image. num_classes: outputs.
-    token_optimization: at every decision point; 'prune', 'merge' or 'prune_merge' of the paper, or any other of
-      `tokens.METHODS`, say 'tome'.
-    weighted_merge: merge by size-weighted mean in place of the paper's plain mean.
-    norm_epsilon: of LayerNorm; 1e-6 in timm and DeiT files, 1e-5 in the official ones.
-    dtype: of the computation, 'float32' or 'bfloat16'; parameters, norms, softmax and logits stay float32.
-    channels_left: of a network whose channels were pruned (`channels.materialize`); None: all that the space stores.
-    distilled: a second class token with a classifier of its own (Touvron et al. 2021, arXiv 2012.12877, section 4); logits are
-      the mean of both, and token methods leave both tokens alone.
-    pixels: the head says a class for every pixel, from all patches, in place of one for the image; num_classes is then of a
-      pixel. Reduced tokens are put back on the grid for it.
-    residual_maps: a learned linear map in place of the plain residual where a group ends, as in the paper. Without them a
-      structure of one width is a plain ViT, see `models.cut`.
-    remat: attention weights and hidden units are computed again in the backward pass in place of being kept: the bulk of
-      what training remembers, for about a third more work there.
+    `enter_at_widest`, `scale_norm` and `token_floor` reproduce the released inference code of
+    PRANCE, see `official`.
 
-    The last three switches reproduce the released inference code of PRANCE, see `official`:
-    enter_at_widest: the layer before a decision point writes the widest choice, and the attention at the decision
-      point reads it; the residual is cut afterwards. Native: nothing runs at a width that was not chosen.
-    scale_norm: normalised values are multiplied by sqrt(width / super width).
-    token_floor: fewest tokens that a reduction leaves (native: CLS and one patch token), a distillation token not counted.
+    Attributes:
+      space: the structures that the weights hold.
+      image_size: side of the square image, in pixels.
+      patch_size: side of a patch, in pixels; divides `image_size`.
+      num_classes: classes of an image, or of a pixel if `pixels`.
+      channels: of the image.
+      token_optimization: token method at every decision point: 'prune', 'merge' or 'prune_merge' of
+        the paper, or another name in `tokens.methods.registry.METHODS`, for example 'tome'.
+      weighted_merge: merge by the mean weighted by token sizes. False: the plain mean of the paper.
+      norm_epsilon: of LayerNorm; 1e-6 for timm and DeiT files, 1e-5 for the released PRANCE files.
+      dtype: of the computation, 'float32' or 'bfloat16'. Parameters, norms, softmax and logits are
+        always float32.
+      remat: recompute attention weights and hidden units in the backward pass. They are most of the
+        memory of training; recomputing adds about a third to the work of that pass.
+      channels_left: channels after pruning, see `baselines.channel_removal.remove_channels`. None:
+        all channels of the space.
+      distilled: a second class token with its own classifier (DeiT, arXiv 2012.12877, section 4).
+        Logits are the mean of both. Token methods leave both tokens alone; token predictors
+        (SPViT, DynamicViT) refuse such networks.
+      residual_maps: a learned linear map replaces the plain residual at the end of a group, as in
+        the paper. Without them a structure of one width is a plain ViT, see `zoo.extract`.
+      pixels: predict a class for each pixel, from all patches. Reduced tokens are put back on the
+        grid first. False: one class for the image.
+      enter_at_widest: the layer before a decision point writes the largest width, which the
+        attention at the decision point reads; the residual is cut afterwards. False: layers run at
+        their chosen widths.
+      scale_norm: multiply normalised values by sqrt(width / super_width).
+      token_floor: fewest tokens after a reduction, a distillation token not counted. 2 keeps CLS
+        and one patch token.
+
+    Raises:
+      UserError: a field is out of its range, or `pixels` and `distilled` are both set.
     """
 
     space: SearchSpace
@@ -77,67 +96,77 @@ class ModelSpec:
             raise UserError(f"num_classes={self.num_classes} and channels={self.channels} must be positive")
         if self.pixels and self.distilled:
             raise UserError(
-                "pixels=True reads patches; a distilled network has classifiers of its class tokens alone"
+                "pixels=True classifies patches, distilled=True classifies class tokens only; set one of them"
             )
         if self.dtype not in ("float32", "bfloat16"):
-            raise UserError(f"dtype {self.dtype!r} is not supported; say 'float32' or 'bfloat16'")
+            raise UserError(f"dtype {self.dtype!r} is not supported; set 'float32' or 'bfloat16'")
 
     def official(self) -> ModelSpec:
-        """The same network with the semantics of the released inference code, for official checkpoints."""
+        """Returns this network with the semantics of PRANCE's released inference code."""
         return dataclasses.replace(
             self, enter_at_widest=True, scale_norm=True, token_floor=1, norm_epsilon=1e-5
         )
 
     @property
     def method(self) -> TokenMethod:
+        """The token method at every decision point."""
         return get_method(self.token_optimization)
 
     @property
     def rates(self) -> int:
-        """Keep rates per decision point."""
+        """Number of keep rates of a decision point."""
         return self.method.rates
 
     def tokens_after(self, count: Size, rates: tuple[Rate, ...]) -> tuple[Size, ...]:
-        """Tokens after each step of a reduction of `count` tokens at the given keep rates; ints or int32 [B]."""
+        """Counts the tokens after each step of a reduction.
+
+        Args:
+          count: tokens before it, class tokens counted; int or int32 [B].
+          rates: keep rate of each step; float or float32 [B] each.
+
+        Returns:
+          Tokens after each step; int or int32 [B] each.
+        """
         return self.method.tokens_after(count, rates, self.fewest_tokens, self.patches, self.class_tokens - 1)
 
     @property
     def patches(self) -> int:
+        """Patches of an image."""
         return (self.image_size // self.patch_size) ** 2
 
     @property
     def class_tokens(self) -> int:
-        """CLS, and the distillation token where there is one."""
+        """Number of class tokens: CLS, and the distillation token if there is one."""
         return 1 + self.distilled
 
     @property
     def tokens(self) -> int:
-        """Original tokens: class tokens and the patches."""
+        """Tokens before any reduction: class tokens and patches."""
         return self.class_tokens + self.patches
 
     @property
     def fewest_tokens(self) -> int:
-        """What a reduction leaves at least, all class tokens counted."""
+        """Fewest tokens after a reduction, all class tokens counted."""
         return self.token_floor + self.distilled
 
     @property
     def outputs(self) -> int:
-        """Numbers that the head says of one token: a class, or one for each of a patch's pixels."""
+        """Logits that the head computes for one token: for all pixels of a patch if `pixels`."""
         return self.num_classes * (self.patch_size**2 if self.pixels else 1)
 
     @property
     def read_tokens(self) -> int:
-        """Tokens that heads read: class tokens, or all patches."""
+        """Tokens that the heads classify: class tokens, or all patches if `pixels`."""
         return self.patches if self.pixels else self.class_tokens
 
     @property
     def patch_values(self) -> int:
-        """Numbers in one flattened patch."""
+        """Values of one flattened patch."""
         return self.patch_size**2 * self.channels
 
     @property
     def largest(self):
-        """The largest structure of the space with all tokens: the full network."""
+        """The dense network's structure: all channels and all tokens."""
         structure = self.space.largest(self.rates)
         if self.channels_left is None:
             return structure
@@ -147,13 +176,13 @@ class ModelSpec:
         return structure._replace(groups=tuple(groups))
 
     def head_dims(self, layer: int) -> tuple[int, int]:
-        """Channels of one head in a layer: of queries and keys, of values."""
+        """Returns the channels of a head in a layer: of queries and keys, and of values."""
         if self.channels_left is None:
             return self.space.head_dim, self.space.head_dim
         return self.channels_left.qk[layer], self.channels_left.vo[layer]
 
     def stored_mlp_dim(self, layer: int) -> int:
-        """Hidden units that a layer's weights hold."""
+        """Returns the hidden units of a layer's stored weights."""
         if self.channels_left is None:
             return self.space.mlp_dim(self.space.super_width, self.space.super_ratio)
         return self.channels_left.hidden[layer]

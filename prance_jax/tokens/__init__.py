@@ -1,1 +1,1 @@
-"""Sets of tokens, and what every method of token reduction is made of."""
+"""Token sets, and the building blocks of token reduction methods."""

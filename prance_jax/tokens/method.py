@@ -1,4 +1,15 @@
-"""The interface of a token reduction method."""
+"""The interface of a token reduction method.
+
+To add a method of your own:
+
+1. Write a file in `prance_jax/tokens/methods`. It holds a function that reduces a `TokenSet` (most
+   call `prance_jax.tokens.regroup.regroup`), a function that counts its MACs, and a `TokenMethod`
+   made of both.
+2. Import it in `prance_jax/tokens/methods/registry.py` and add it to the list there. Configs and
+   commands then accept its name, and the tests of all methods run it.
+
+`prance_jax/tokens/methods/evit.py` is a short example.
+"""
 
 from __future__ import annotations
 
@@ -8,49 +19,70 @@ from typing import Callable
 import jax
 
 from prance_jax.core.sizes import Rate, Size, size_value
-from prance_jax.tokens import counts
+from prance_jax.tokens.counts import shift_size
 from prance_jax.tokens.regroup import Grouping
 from prance_jax.tokens.token_set import TokenSet, num_keep_at
 
 Amount = int | jax.Array
-# (tokens that arrive, tokens wanted, original patches) -> tokens that the method leaves then.
-Possible = Callable[[Size, Size, int], Size]
-# (tokens that arrive, tokens left after each of its steps, channels, width of a key) -> multiply-accumulates.
-Cost = Callable[[Amount, tuple[Amount, ...], Amount, int], Amount]
+"""A count or MACs: int for a static structure, float32 [B] for one structure per image."""
+
+FeasibleCount = Callable[[Size, Size, int], Size]
+"""(tokens that arrive, tokens requested, original patches) -> tokens that the method leaves."""
+
+MethodMacs = Callable[[Amount, tuple[Amount, ...], Amount, int], Amount]
+"""(tokens that arrive, tokens after each step, channels, channels of a key) -> MACs."""
 
 
 @dataclass(frozen=True)
 class TokenMethod:
-    """A way to reduce tokens: after the attention of a layer, before its MLP, or one step ahead.
+    """A method that reduces the tokens of a layer, after its attention and before its MLP.
 
-    reduce: (TokenSet, AttentionSignals, *left) -> TokenSet; pure, static shapes; `left`, one number per rate, are ints
-      (compact execution) or int32 [B] (masked), as `possible` gives them.
-    possible: how many tokens it can leave. macs: what its products cost.
-    rates: keep rates that it takes. sized: sizes are tracked, so attention is proportional to them.
-    received: it reads the attention that each token receives. weighted: it has the option of that name.
-    ahead: (TokenSet, AttentionSignals, *left) -> Grouping, of methods that come before the attention whose map they read, see
-      `models.block.Block.attend_ahead`; `reduce` is the same after it. None: after it.
+    Attributes:
+      name: name in configs and tables.
+      reduce: (TokenSet, AttentionSignals, *num_keep) -> TokenSet. A pure function with static
+        shapes. `num_keep` has one number per keep rate, as `feasible_count` returns it: an int
+        (compact: tokens are removed) or int32 [B] (masked: tokens become invalid).
+      feasible_count: (count, num_keep, patches) -> the count nearest to `num_keep` that the method
+        can produce from `count` tokens; see `prance_jax.tokens.feasible_counts`.
+      macs: (count, num_keep, width, key_dim) -> MACs of the matrix products in `reduce`.
+      rates: number of keep rates that it takes; 2 for methods of two steps.
+      tracks_sizes: whether `TokenSet.size` is updated, which makes attention proportional to sizes.
+      needs_received: whether it reads `AttentionSignals.received`.
+      takes_weighted: whether `reduce` has the keyword argument `weighted`; see
+        `prance_jax.tokens.methods.prance.merge`.
+      group_ahead: (TokenSet, AttentionSignals, *num_keep) -> Grouping, for methods that run before
+        the attention whose map they read (one-step-ahead attention, as MCTF); see
+        `prance_jax.models.block.Block.attention_one_step_ahead`. None: after the attention.
     """
 
     name: str
     reduce: Callable[..., TokenSet]
-    possible: Possible
-    macs: Cost
+    feasible_count: FeasibleCount
+    macs: MethodMacs
     rates: int = 1
-    sized: bool = True
-    received: bool = False
-    weighted: bool = False
-    ahead: Callable[..., Grouping] | None = None
+    tracks_sizes: bool = True
+    needs_received: bool = False
+    takes_weighted: bool = False
+    group_ahead: Callable[..., Grouping] | None = None
 
     def tokens_after(
         self, count: Size, rates: tuple[Rate, ...], floor: int, patches: int, extra_prefix_tokens: int = 0
     ) -> tuple[Size, ...]:
-        """Tokens after each rate is applied in turn: floor(rate x tokens), `floor` at least, as far as is possible.
-        aside: tokens that are counted but stay out of it, see `aside`."""
-        result = []
+        """Returns the tokens after each step of the method, each step with a keep rate of its own.
+
+        The request of a step is floor(rate x tokens), with at least `floor` tokens.
+
+        Args:
+          count: tokens that arrive, all class tokens included: int or int32 [B].
+          rates: keep rate of each step, in (0, 1].
+          floor: smallest number of tokens to request.
+          patches: original patches of the image.
+          extra_prefix_tokens: class tokens other than CLS; they count, but are never reduced.
+        """
+        counts = []
         for rate in rates:
-            wanted = counts.shift_size(num_keep_at(count, rate, floor), -extra_prefix_tokens)
-            possible = self.possible(counts.shift_size(count, -extra_prefix_tokens), wanted, patches)
-            result.append(counts.shift_size(possible, extra_prefix_tokens))
-            count = size_value(result[-1])
-        return tuple(result)
+            requested = shift_size(num_keep_at(count, rate, floor), -extra_prefix_tokens)
+            feasible = self.feasible_count(shift_size(count, -extra_prefix_tokens), requested, patches)
+            counts.append(shift_size(feasible, extra_prefix_tokens))
+            count = size_value(counts[-1])
+        return tuple(counts)

@@ -1,8 +1,7 @@
-"""How many tokens are left after each layer: schedules of the training-free methods.
+"""Schedules: how many tokens stay after each layer, for methods without a learned policy.
 
-A schedule is hashable (it selects a compiled program) and gives, for a depth and a number of tokens, the tokens left
-after the reduction in each layer. What a schedule asks beyond the possible is cut: CLS and one more token stay, and
-methods that merge pairs remove at most half of the tokens in a layer.
+A schedule is hashable, because it selects a compiled program. Where it asks for more than a method
+can do, `TokenMethod.feasible_count` limits it.
 """
 
 from __future__ import annotations
@@ -15,14 +14,25 @@ from prance_jax.core.errors import UserError
 
 
 class Schedule(Protocol):
-    """left(depth, tokens): tokens (CLS counted) after each of `depth` layers, when `tokens` arrive at the first."""
+    """Gives the tokens after each layer, for a depth and a number of tokens."""
 
-    def tokens_after(self, depth: int, tokens: int) -> tuple[int, ...]: ...
+    def tokens_after(self, depth: int, tokens: int) -> tuple[int, ...]:
+        """Returns the tokens after each layer, CLS included.
+
+        Args:
+          depth: number of layers.
+          tokens: tokens that arrive at the first layer, CLS included.
+        """
+        ...
 
 
 @dataclass(frozen=True)
 class Removed:
-    """Tokens removed in each layer, as a list; layers beyond it remove none. At most half of the tokens go at once."""
+    """Removes a given number of tokens in each layer, half of the tokens at most.
+
+    Attributes:
+      amounts: tokens to remove in each layer; layers beyond the end of the list remove none.
+    """
 
     amounts: tuple[int, ...]
 
@@ -31,6 +41,12 @@ class Removed:
             raise UserError(f"schedule: amounts={self.amounts} must be whole numbers of 0 or more")
 
     def tokens_after(self, depth: int, tokens: int) -> tuple[int, ...]:
+        """Returns the tokens after each layer.
+
+        Args:
+          depth: number of layers.
+          tokens: tokens at the first layer, CLS included.
+        """
         counts = []
         for layer in range(depth):
             amount = self.amounts[layer] if layer < len(self.amounts) else 0
@@ -41,8 +57,12 @@ class Removed:
 
 @dataclass(frozen=True)
 class Constant:
-    """ToMe's r: as many tokens in every layer. inflect: -1 removes from 2 r in the first layer down to 0 in the last,
-    1 the other way round, 0 evenly."""
+    """Removes the same number of tokens in every layer, as ToMe does, or a linearly changing one.
+
+    Attributes:
+      amount: ToMe's r, tokens to remove in each layer; with `inflect` the mean over layers.
+      inflect: -1 falls from 2 r in the first layer to 0 in the last, 1 rises, 0 is constant.
+    """
 
     amount: int
     inflect: float = 0.0
@@ -54,30 +74,54 @@ class Constant:
             )
 
     def tokens_after(self, depth: int, tokens: int) -> tuple[int, ...]:
-        lowest = self.amount * (1 - self.inflect)
+        """Returns the tokens after each layer.
+
+        Args:
+          depth: number of layers.
+          tokens: tokens at the first layer, CLS included.
+        """
+        first = self.amount * (1 - self.inflect)
         step = 2 * self.amount * self.inflect / max(depth - 1, 1)
-        return Removed(tuple(int(lowest + step * layer) for layer in range(depth))).tokens_after(
-            depth, tokens
-        )
+        amounts = tuple(int(first + step * layer) for layer in range(depth))
+        return Removed(amounts).tokens_after(depth, tokens)
 
 
 @dataclass(frozen=True)
 class Sites:
-    """PPT's: `amount` tokens at each of the layers `sites` (counted from 0)."""
+    """Removes the same number of tokens at chosen layers, as PPT does.
+
+    Attributes:
+      amount: tokens to remove at each of them.
+      sites: layers, counted from 0.
+    """
 
     amount: int
     sites: tuple[int, ...] = (3, 6, 9)
 
     def tokens_after(self, depth: int, tokens: int) -> tuple[int, ...]:
-        _check_sites(self.sites, depth)
-        return Removed(tuple(self.amount * (layer in self.sites) for layer in range(depth))).tokens_after(
-            depth, tokens
-        )
+        """Returns the tokens after each layer.
+
+        Args:
+          depth: number of layers.
+          tokens: tokens at the first layer, CLS included.
+
+        Raises:
+          UserError: a layer does not exist.
+        """
+        _check_layers(self.sites, depth)
+        amounts = tuple(self.amount * (layer in self.sites) for layer in range(depth))
+        return Removed(amounts).tokens_after(depth, tokens)
 
 
 @dataclass(frozen=True)
 class KeepRate:
-    """EViT's: of the patches, ceil(rate x patches) stay at each of `sites`. fused: one more token holds the others."""
+    """Keeps ceil(rate x patches) patches at chosen layers, as EViT does.
+
+    Attributes:
+      rate: keep rate, in (0, 1].
+      sites: layers, counted from 0.
+      fused: whether one more token stays, which fuses the removed ones.
+    """
 
     rate: float
     sites: tuple[int, ...] = (3, 6, 9)
@@ -88,29 +132,51 @@ class KeepRate:
             raise UserError(f"schedule: keep rate {self.rate} must be above 0 and up to 1")
 
     def tokens_after(self, depth: int, tokens: int) -> tuple[int, ...]:
-        _check_sites(self.sites, depth)
+        """Returns the tokens after each layer.
+
+        Args:
+          depth: number of layers.
+          tokens: tokens at the first layer, CLS included.
+
+        Raises:
+          UserError: a layer does not exist.
+        """
+        _check_layers(self.sites, depth)
         counts = []
         for layer in range(depth):
             if layer in self.sites:
-                kept = math.ceil(self.rate * (tokens - 1))
-                tokens = min(tokens, 1 + kept + self.fused)
+                num_keep = math.ceil(self.rate * (tokens - 1))
+                tokens = min(tokens, 1 + num_keep + self.fused)
             counts.append(tokens)
         return tuple(counts)
 
 
 @dataclass(frozen=True)
 class Kept:
-    """Tokens left after each layer, as a list (DiffRate's schedules); never rising."""
+    """Keeps a given number of tokens after each layer, as DiffRate's published schedules do.
+
+    Attributes:
+      counts: tokens after each layer, CLS included; they never rise.
+    """
 
     counts: tuple[int, ...]
 
     def tokens_after(self, depth: int, tokens: int) -> tuple[int, ...]:
+        """Returns the tokens after each layer.
+
+        Args:
+          depth: number of layers.
+          tokens: tokens at the first layer, CLS included.
+
+        Raises:
+          UserError: the list has another length than `depth`, or rises.
+        """
         counts = self.counts
         if len(counts) != depth or min(counts) < 1 or list(counts) != sorted(counts, reverse=True):
             raise UserError(f"schedule: {counts} must be {depth} counts of 1 or more that never rise")
         return tuple(min(count, tokens) for count in counts)
 
 
-def _check_sites(sites: tuple[int, ...], depth: int) -> None:
-    if any(not 0 <= site < depth for site in sites):
-        raise UserError(f"schedule: sites={sites} must be layers from 0 to {depth - 1}")
+def _check_layers(layers: tuple[int, ...], depth: int) -> None:
+    if any(not 0 <= layer < depth for layer in layers):
+        raise UserError(f"schedule: sites={layers} must be layers from 0 to {depth - 1}")

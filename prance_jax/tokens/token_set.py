@@ -1,7 +1,8 @@
 """The tokens of a batch on their way through the network.
 
-Valid tokens are always a prefix: every method sorts what it keeps to the front, so that "k_i tokens of image i" is a
-prefix of the array whatever k_i is, and masked and compact execution see the same tokens in the same order.
+Valid tokens are always a prefix: every method sorts the tokens that it keeps to the front. So
+"tokens 0 to k_i of image i" is a prefix of the array for every k_i, and masked and compact
+execution have the same tokens in the same order.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ from prance_jax.core.sizes import BoundedSize, Rate, Size, array_size, size_valu
 class TokenSet(NamedTuple):
     """Tokens of a batch; token 0 is CLS.
 
-    features: [B, N, C].
-    size: [B, N] float32, how many original tokens each stands for; None while every size is 1.
-    valid: [B, N] bool, a prefix per image; None when every token is valid (compact execution).
-    owner: [B, P] int32, for each original patch the index of the token that now carries it, -1 once it was pruned.
-    package: [B] float32, the score that the package token has gathered (see `package`), which is then the last valid
-      token; None while there is none.
-
     Features of invalid tokens are arbitrary finite numbers; nothing valid depends on them.
+
+    Attributes:
+      features: [B, N, C].
+      size: float32 [B, N], original tokens that each token represents; None while every size is 1.
+      valid: bool [B, N], a prefix per image; None when every token is valid (compact execution).
+      token_of_patch: int32 [B, P], for each original patch the index of the token that contains it
+        now; -1 once it was pruned.
+      package: float32 [B], total score of the package token, which is then the last valid token;
+        None if there is none. See `prance_jax.tokens.methods.spvit_package`.
     """
 
     features: jax.Array
@@ -41,28 +44,33 @@ class TokenSet(NamedTuple):
 
     @property
     def sizes(self) -> jax.Array:
-        """[B, N] float32; 0 for invalid tokens."""
+        """Sizes as an array, float32 [B, N]; 0 for invalid tokens."""
         size = jnp.ones(self.features.shape[:2], jnp.float32) if self.size is None else self.size
         return size if self.valid is None else jnp.where(self.valid, size, 0.0)
 
     @property
     def members(self) -> jax.Array:
-        """[B, N] float32, original tokens that each token stands for, from `owner`: also where a method leaves sizes
-        alone."""
+        """Original tokens that each token contains, float32 [B, N].
+
+        Counted from `token_of_patch`, so it also holds where a method does not update sizes.
+        """
         slots = jnp.arange(self.features.shape[1])
-        held = jnp.sum(self.token_of_patch[:, :, None] == slots, axis=1, dtype=jnp.float32)
-        # A class token stands for itself.
-        return jnp.maximum(held.at[:, 0].add(1.0), 1.0)
+        patches = jnp.sum(self.token_of_patch[:, :, None] == slots, axis=1, dtype=jnp.float32)
+        # A class token counts as one.
+        return jnp.maximum(patches.at[:, 0].add(1.0), 1.0)
 
 
 class AttentionSignals(NamedTuple):
-    """What one attention layer tells about its tokens; token methods and selector states are made of it.
+    """What one attention layer reveals about its tokens: input of token methods and the selector.
 
-    cls_attention: [B, N] float32, attention from CLS to each token, mean over heads; 0 for invalid tokens.
-    keys: [B, N, D] float32, mean over heads.
-    values: [B, N] float32, L2 norm of the values, heads concatenated; None where they do not exist yet (one step ahead).
-    received: [B, N] float32, attention that each token receives, mean over heads and queries; None where no method asks
-      for it, since it takes the whole attention map.
+    Attributes:
+      cls_attention: float32 [B, N], attention from CLS to each token, mean over heads; 0 for
+        invalid tokens.
+      keys: float32 [B, N, D], mean over heads.
+      values: float32 [B, N], L2 norm of the values, heads concatenated; None where they are not
+        computed yet (one step ahead).
+      received: float32 [B, N], attention that each token receives, mean over heads and queries. It
+        needs the whole attention map, so it is None unless the method needs it.
     """
 
     cls_attention: jax.Array
@@ -72,7 +80,12 @@ class AttentionSignals(NamedTuple):
 
 
 def initial_tokens(features: jax.Array, class_tokens: int = 1) -> TokenSet:
-    """All tokens valid and of size one. features: [B, class tokens + P, C], CLS first."""
+    """Returns a token set with all tokens valid and of size one.
+
+    Args:
+      features: [B, class_tokens + P, C], CLS first.
+      class_tokens: CLS and other class tokens, say a distillation token.
+    """
     batch, tokens, _ = features.shape
     token_of_patch = jnp.arange(class_tokens, tokens, dtype=jnp.int32)
     token_of_patch = jnp.broadcast_to(token_of_patch, (batch, tokens - class_tokens))
@@ -80,38 +93,58 @@ def initial_tokens(features: jax.Array, class_tokens: int = 1) -> TokenSet:
 
 
 def num_keep_at(count: Size, keep: Rate, floor: int) -> Size:
-    """floor(keep x count), at least `floor`, at most `count`; both factors in float32 so that int and array agree.
+    """Returns floor(keep x count), at least `floor` and at most `count`.
 
-    A NaN rate (possible only inside a compiled program; the doors refuse it) keeps everything. The bound of a `Within`
-    rate bounds the result.
+    Both factors are float32, so that ints and arrays give the same number.
+
+    Args:
+      count: tokens that arrive, int or int32 [B].
+      keep: keep rate. NaN keeps every token; it is possible only inside `jit`, since inputs are
+        checked. The bound of a `BoundedSize` bounds the result.
+      floor: smallest result, unless fewer tokens arrive.
     """
     if isinstance(count, int) and isinstance(keep, (int, float)):
         return int(np.clip(np.floor(np.float32(keep) * np.float32(count)), min(floor, count), count))
     if isinstance(keep, BoundedSize):
-        kept = num_keep_at(count, keep.value, floor)
-        return BoundedSize(jnp.minimum(kept, keep.bound), keep.bound)
+        num_keep = num_keep_at(count, keep.value, floor)
+        return BoundedSize(jnp.minimum(num_keep, keep.bound), keep.bound)
     keep = jnp.nan_to_num(jnp.asarray(keep, jnp.float32), nan=1.0)
-    wanted = jnp.floor(keep * jnp.asarray(count, jnp.float32)).astype(jnp.int32)
-    return jnp.clip(wanted, jnp.minimum(floor, count), count)
+    requested = jnp.floor(keep * jnp.asarray(count, jnp.float32)).astype(jnp.int32)
+    return jnp.clip(requested, jnp.minimum(floor, count), count)
 
 
 def keep_rate_for(num_keep: Size, count: Size) -> Rate:
-    """A keep rate at which `kept_count(count, rate, floor)` is `left` (at most `count`): the middle of those that lead
-    there, so that rounding cannot miss it. A float for ints, float32 for arrays."""
+    """Returns a keep rate at which `num_keep_at(count, rate, floor)` is `num_keep`.
+
+    It is the middle of all such rates, so that rounding does not change the result.
+
+    Args:
+      num_keep: tokens to keep, at most `count`.
+      count: tokens that arrive.
+
+    Returns:
+      A float for ints, float32 for arrays.
+    """
     if isinstance(count, int) and isinstance(num_keep, int):
         return min((num_keep + 0.5) / count, 1.0)
     return jnp.minimum((jnp.asarray(num_keep, jnp.float32) + 0.5) / count, 1.0)
 
 
-def sort_by_importance(tokens: TokenSet, importance: jax.Array, kept: Size) -> tuple[TokenSet, jax.Array]:
-    """Tokens in order of falling importance; CLS first, ties to the lower index, invalid tokens last.
+def sort_by_importance(tokens: TokenSet, importance: jax.Array, num_keep: Size) -> tuple[TokenSet, jax.Array]:
+    """Sorts tokens by falling importance: CLS first, ties by lower index, invalid tokens last.
 
-    importance: [B, N]. kept: with an int only that many tokens are gathered (compact execution), with an array [B] all
-    are (up to its bound, if it has one), and validity is left to the caller.
-    Returns the tokens with `owner` not yet renumbered, and the rank of every old token, int32 [B, N].
+    Args:
+      tokens: tokens [B, N].
+      importance: [B, N].
+      num_keep: an int gathers only that many tokens (compact); int32 [B] gathers all of them, up to
+        its bound if it has one, and the caller sets their validity.
+
+    Returns:
+      The tokens, with the indices in `token_of_patch` not yet updated, and the rank of every old
+      token, int32 [B, N].
     """
     order, rank = _sorting(_importance(tokens, importance))
-    order = order[:, : array_size(kept, tokens.features.shape[1])]
+    order = order[:, : array_size(num_keep, tokens.features.shape[1])]
     features = jnp.take_along_axis(tokens.features, order[:, :, None], axis=1)
     size = None if tokens.size is None else jnp.take_along_axis(tokens.size, order, axis=1)
     valid = None if tokens.valid is None else jnp.take_along_axis(tokens.valid, order, axis=1)
@@ -119,12 +152,19 @@ def sort_by_importance(tokens: TokenSet, importance: jax.Array, kept: Size) -> t
 
 
 def ranks(tokens: TokenSet, importance: jax.Array) -> jax.Array:
-    """int32 [B, N]: place of every token by falling importance [B, N]; CLS first, ties to the lower index, invalid last."""
+    """Returns the rank of every token by falling importance, int32 [B, N].
+
+    CLS comes first, ties go to the lower index, invalid tokens come last.
+
+    Args:
+      tokens: tokens [B, N].
+      importance: [B, N].
+    """
     return _sorting(_importance(tokens, importance))[1]
 
 
-def descending(values: jax.Array) -> jax.Array:
-    """int32 [B, N]: place of every value in falling order, ties to the lower index."""
+def descending_rank(values: jax.Array) -> jax.Array:
+    """Returns the rank of every value [B, N] in falling order, int32; ties go to the lower index."""
     return _sorting(values)[1]
 
 
@@ -136,30 +176,53 @@ def _importance(tokens: TokenSet, importance: jax.Array) -> jax.Array:
 
 
 def _sorting(values: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The order that makes values [B, N] fall, and the place of each in it."""
-    # Not `top_k` and a scatter: over several devices the compiler gathers the batch for those, and for sorting it does not.
+    """The order that makes values [B, N] fall, and the rank of each value in it."""
+    # Not `top_k` and a scatter: on several devices the compiler would gather the batch for those.
     order = jnp.argsort(-values, axis=1, stable=True)
     return order, jnp.argsort(order, axis=1)
 
 
-def resized(tokens: TokenSet, slots: int) -> TokenSet:
-    """The first `slots` places, which hold all valid tokens, or more places, invalid ones behind."""
-    more = slots - tokens.features.shape[1]
+def resize_slots(tokens: TokenSet, slots: int) -> TokenSet:
+    """Shortens or lengthens the arrays of a token set.
 
-    def fit(x: jax.Array | None) -> jax.Array | None:
-        if x is None or not more:
+    Args:
+      tokens: tokens [B, N].
+      slots: new length of the token axis. If shorter, the first `slots` entries must contain all
+        valid tokens; if longer, the new entries are invalid.
+    """
+    num_added = slots - tokens.features.shape[1]
+
+    def resize(x: jax.Array | None) -> jax.Array | None:
+        if x is None or not num_added:
             return x
-        return jnp.pad(x, ((0, 0), (0, more), *[(0, 0)] * (x.ndim - 2))) if more > 0 else x[:, :slots]
+        if num_added < 0:
+            return x[:, :slots]
+        return jnp.pad(x, ((0, 0), (0, num_added), *[(0, 0)] * (x.ndim - 2)))
 
-    return tokens._replace(features=fit(tokens.features), size=fit(tokens.size), valid=fit(tokens.valid))
+    return tokens._replace(
+        features=resize(tokens.features), size=resize(tokens.size), valid=resize(tokens.valid)
+    )
 
 
-def prefix(slots: int, kept: Size) -> jax.Array:
-    """bool [B, slots] (fewer if `kept` has a lower bound): the first kept[b] entries."""
-    return jnp.arange(array_size(kept, slots)) < size_value(kept)[:, None]
+def prefix_mask(slots: int, num_keep: Size) -> jax.Array:
+    """Returns bool [B, slots]: whether an entry is among the first `num_keep` of its image.
+
+    Args:
+      slots: length of the token axis; the result is shorter if `num_keep` has a lower bound.
+      num_keep: int32 [B], may be bounded.
+    """
+    return jnp.arange(array_size(num_keep, slots)) < size_value(num_keep)[:, None]
 
 
 def compose_index(token_of_patch: jax.Array, mapping: jax.Array) -> jax.Array:
-    """Follows each original patch through one reduction. mapping: [B, N] int32, new index of every old token or -1."""
+    """Follows each original patch through one reduction.
+
+    Args:
+      token_of_patch: int32 [B, P], before the reduction.
+      mapping: int32 [B, N], new index of every old token, or -1.
+
+    Returns:
+      `token_of_patch` after the reduction.
+    """
     moved = jnp.take_along_axis(mapping, jnp.maximum(token_of_patch, 0), axis=1)
     return jnp.where(token_of_patch < 0, -1, moved)

@@ -1,1 +1,1 @@
-"""The training loop and what it writes to disk."""
+"""The training loop and the files that it writes."""

@@ -1,8 +1,8 @@
-"""Checkpoints on Orbax: whole or not there, checked when they are read, bit-identical when they come back.
+"""Checkpoints with Orbax: written atomically, verified when read, bit-identical when restored.
 
-Every checkpoint carries a description beside its arrays: the shape, dtype and checksum of each. From it comes
-the list of what does not fit when the checkpoint is another model's, and the certainty that a damaged one is
-never trained on. Orbax writes into a temporary folder and renames it, so a killed process leaves no half.
+Every checkpoint has a description beside its arrays: shape, dtype and checksum of each. With it an
+error can list all mismatches with another model, and a damaged checkpoint is never trained on. Orbax
+writes into a temporary folder and renames it, so a killed process leaves no half.
 """
 
 import logging
@@ -23,7 +23,13 @@ _FORMAT = "prance_jax checkpoint 1"
 
 
 class Restored(NamedTuple):
-    """A checkpoint that was read: its step, its tree, and the note it was saved with."""
+    """A checkpoint that was read.
+
+    Attributes:
+      step: its step.
+      tree: its pytree of arrays.
+      note: the JSON values that it was saved with.
+    """
 
     step: int
     tree: Any
@@ -31,15 +37,15 @@ class Restored(NamedTuple):
 
 
 class _Damaged(Exception):
-    """The checkpoint cannot be trusted; an older one may be."""
+    """The checkpoint cannot be used; an older one may be."""
 
 
 class Checkpoints:
     """The newest checkpoints of one stage.
 
     Args:
-      directory: the folder, made by the first `save`.
-      keep: how many are kept; two or more, so that there is another if the newest is damaged.
+      directory: the folder; the first `save` creates it.
+      keep: number of checkpoints to keep; two or more, in case the newest is damaged.
     """
 
     def __init__(self, directory: str | Path, keep: int = 2):
@@ -51,12 +57,12 @@ class Checkpoints:
         """Writes a checkpoint and returns when it is on the disk.
 
         Args:
-          step: larger than every step saved before.
+          step: its step, larger than all steps saved before.
           tree: a pytree of arrays; typed PRNG keys are stored as their data.
-          note: JSON-able values that belong to the checkpoint but not to the tree.
+          note: JSON values that belong to the checkpoint but not to the tree.
 
         Raises:
-          UserError: the disk is full; the checkpoint before this one is intact.
+          UserError: the disk is full; the previous checkpoint is intact.
         """
         import orbax.checkpoint as ocp
 
@@ -78,16 +84,16 @@ class Checkpoints:
             with disk_errors(f"checkpoint {step} in {self.directory}"), _silent_orbax():
                 self._manager(create=True).save(step, args=args, force=True)
         except Exception:
-            # On a full disk the half that was written would be in the way of the next attempt.
-            for half in self.directory.glob(f"{step}.*-tmp*"):
-                shutil.rmtree(half, ignore_errors=True)
+            # On a full disk an incomplete folder would block the next attempt.
+            for incomplete in self.directory.glob(f"{step}.*-tmp*"):
+                shutil.rmtree(incomplete, ignore_errors=True)
             raise
 
     def steps(self) -> list[int]:
-        """The steps of the finished checkpoints, oldest first.
+        """Returns the steps of the finished checkpoints, oldest first.
 
         Raises:
-          UserError: the folder holds something, but nothing of ours.
+          UserError: the folder holds files, but no checkpoint of this program.
         """
         if not self.directory.exists():
             return []
@@ -95,26 +101,31 @@ class Checkpoints:
             raise UserError(f"checkpoint folder {self.directory} is a file")
         steps = sorted(self._manager(create=False).all_steps())
         names = [path.name for path in self.directory.iterdir()]
-        ours = ("-tmp", ".damaged")
-        strange = [name for name in names if not name.isdigit() and not any(part in name for part in ours)]
-        if strange and not steps:
-            raise UserError(f"{self.directory} holds no checkpoint of ours; found: {_few(sorted(strange))}")
+        known = ("-tmp", ".damaged")
+        foreign = [name for name in names if not name.isdigit() and not any(part in name for part in known)]
+        if foreign and not steps:
+            raise UserError(
+                f"{self.directory} holds no checkpoint of prance_jax; found: {_shorten(sorted(foreign))}"
+            )
         return steps
 
     def latest(self) -> int | None:
-        """The step of the newest finished checkpoint, or None."""
+        """Returns the step of the newest finished checkpoint, or None."""
         return max(self.steps(), default=None)
 
     def restore(self, example: Any, step: int | None = None) -> Any:
-        """The tree saved at `step`, or the newest one that is not damaged.
+        """Reads the tree of a checkpoint, by default of the newest one that is not damaged.
 
         Args:
-          example: a tree of the wanted structure: arrays, or `jax.ShapeDtypeStruct`s with their shardings.
+          example: a tree of the same structure: arrays, or `jax.ShapeDtypeStruct`s with shardings.
           step: one of `steps`; None for the newest.
 
+        Returns:
+          The tree, with the shardings of the example.
+
         Raises:
-          UserError: no such checkpoint, or it does not fit the example (every path with what was wanted and
-            what was found), or it is damaged and there is no other.
+          UserError: there is no such checkpoint; it does not fit the example (the message names each
+            path with both shapes and dtypes); or it is damaged and there is no other.
         """
         if step is None:
             restored = self.restore_newest(example)
@@ -129,30 +140,29 @@ class Checkpoints:
             raise UserError(f"checkpoint {self.directory / str(step)} is damaged: {error}") from error
 
     def restore_newest(self, example: Any) -> Restored | None:
-        """The newest checkpoint that can be read, or None if there never was one.
+        """Reads the newest checkpoint that is not damaged; None if there is no checkpoint.
 
-        A damaged one is put aside (``<step>.damaged``) with a warning and the one before is used.
+        A damaged one is renamed to ``<step>.damaged`` with a warning, and the one before is used.
 
         Raises:
           UserError: the newest does not fit the example, or all are damaged.
         """
-        problems = []
+        problems: list[tuple[int, _Damaged]] = []
         for step in reversed(self.steps()):
             try:
                 restored = self._read(step, example)
             except _Damaged as error:
-                problems.append(f"{step}: {error}")
+                problems.append((step, error))
                 continue
-            for line in problems:
-                damaged = line.partition(":")[0]
-                reason = line.partition(": ")[2]
-                folder = self.directory / damaged
+            for damaged, reason in problems:
+                folder = self.directory / str(damaged)
                 _log.warning("checkpoint %s is damaged (%s); using step %d", folder, reason, step)
-                self._put_aside(damaged)
+                self._rename_damaged(str(damaged))
             return restored
         if problems:
+            reasons = "; ".join(f"{damaged}: {reason}" for damaged, reason in problems)
             raise UserError(
-                f"no checkpoint in {self.directory} can be read ({'; '.join(problems)}); "
+                f"no checkpoint in {self.directory} can be read ({reasons}); "
                 "remove the folder to start this stage again"
             )
         return None
@@ -166,48 +176,42 @@ class Checkpoints:
             with _silent_orbax():
                 about = manager.restore(step, args=args)["about"]
         except Exception as error:
-            raise _Damaged(f"its description cannot be read, found {_few(self._found(step))}") from error
+            raise _Damaged(f"its description cannot be read, found {_shorten(self._files(step))}") from error
         if not isinstance(about, Mapping) or about.get("format") != _FORMAT:
-            raise _Damaged(f"it was not written by this program, found {_few(self._found(step))}")
+            raise _Damaged(f"it was not written by this program, found {_shorten(self._files(step))}")
         abstract = tree_leaves.leaves_by_path(jax.eval_shape(tree_leaves.plain_arrays, example))
-        wanted = {path: leaf for path, leaf in abstract.items() if leaf.size}
-        self._check(
-            step, {path: tree_leaves.leaf_kind(leaf) for path, leaf in wanted.items()}, about["leaves"]
-        )
-
-        places = tree_leaves.leaves_by_path(example)
-        targets = {path: tree_leaves.abstract_leaf(leaf, places[path]) for path, leaf in wanted.items()}
-        try:
-            args = ocp.args.Composite(state=ocp.args.StandardRestore(targets))
-            with _silent_orbax():
-                found = manager.restore(step, args=args)["state"]
-        except Exception as error:
-            raise _Damaged(f"its arrays cannot be read, found {_few(self._found(step))}") from error
-        sums = {path: checksum for path, (_, _, checksum) in about["leaves"].items()}
-        wrong = [path for path, leaf in found.items() if sums[path] not in (None, tree_leaves.checksum(leaf))]
-        if wrong:
-            raise _Damaged(f"the checksum does not fit for {_few(wrong)}")
-        tree = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: tree_leaves.rebuild_tree(leaf, found.get(tree_leaves.path_name(path))), example
-        )
-        return Restored(step, tree, dict(about["note"]))
-
-    def _check(self, step: int, wanted: Mapping[str, list], found: Mapping[str, list]) -> None:
-        found = {path: [shape, dtype] for path, (shape, dtype, _) in found.items()}
-        lines = [
-            f"{path}: wanted {_spell(wanted.get(path))}, found {_spell(found.get(path))}"
-            for path in [*wanted, *(path for path in found if path not in wanted)]
-            if wanted.get(path) != found.get(path)
-        ]
-        if lines:
+        expected = {path: leaf for path, leaf in abstract.items() if leaf.size}
+        stored = {path: [shape, dtype] for path, (shape, dtype, _) in about["leaves"].items()}
+        kinds = {path: tree_leaves.leaf_kind(leaf) for path, leaf in expected.items()}
+        if lines := tree_leaves.mismatches(kinds, stored):
             folder = self.directory / str(step)
             raise UserError(f"checkpoint {folder} is of another model: {'; '.join(lines)}")
 
-    def _found(self, step: int) -> list[str]:
+        examples = tree_leaves.leaves_by_path(example)
+        targets = {path: tree_leaves.abstract_leaf(leaf, examples[path]) for path, leaf in expected.items()}
+        try:
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(targets))
+            with _silent_orbax():
+                arrays = manager.restore(step, args=args)["state"]
+        except Exception as error:
+            raise _Damaged(f"its arrays cannot be read, found {_shorten(self._files(step))}") from error
+        sums = {path: checksum for path, (_, _, checksum) in about["leaves"].items()}
+        wrong = [
+            path for path, leaf in arrays.items() if sums[path] not in (None, tree_leaves.checksum(leaf))
+        ]
+        if wrong:
+            raise _Damaged(f"the checksum does not fit for {_shorten(wrong)}")
+        tree = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: tree_leaves.rebuild_leaf(leaf, arrays.get(tree_leaves.path_name(path))),
+            example,
+        )
+        return Restored(step, tree, dict(about["note"]))
+
+    def _files(self, step: int) -> list[str]:
         folder = self.directory / str(step)
         return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
-    def _put_aside(self, step: str) -> None:
+    def _rename_damaged(self, step: str) -> None:
         folder = self.directory / step
         folder.rename(folder.with_name(f"{step}.damaged"))
         self._close()
@@ -220,7 +224,7 @@ class Checkpoints:
                 max_to_keep=self._keep,
                 create=create,
                 cleanup_tmp_directories=True,
-                # Waiting for the disk is the point: after save() the metrics on disk may rely on it.
+                # After save() the metrics on the disk rely on it.
                 enable_async_checkpointing=False,
             )
             self._open = ocp.CheckpointManager(self.directory, options=options)
@@ -234,7 +238,7 @@ class Checkpoints:
 
 @contextmanager
 def _silent_orbax() -> Iterator[None]:
-    """Without the tracebacks that Orbax's threads log of a failure that is raised anyway."""
+    """Hides the tracebacks that Orbax's threads log of a failure that is raised anyway."""
     logger = logging.getLogger("absl")
 
     def drop(record: logging.LogRecord) -> bool:
@@ -247,10 +251,6 @@ def _silent_orbax() -> Iterator[None]:
         logger.removeFilter(drop)
 
 
-def _spell(kind: list | None) -> str:
-    return f"{kind[1]}{tuple(kind[0])}" if kind else "nothing"
-
-
-def _few(names: list[str], most: int = 8) -> str:
-    shown = ", ".join(names[:most]) or "nothing"
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+def _shorten(names: list[str], limit: int = 8) -> str:
+    shown = ", ".join(names[:limit]) or "nothing"
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -10,24 +10,39 @@ import jax
 import numpy as np
 
 
-def _agreed(meeting: bool, late: bool, stop: bool) -> tuple[bool, bool]:
-    """Whether to save and whether to stop. Several hosts must do both at the same step, but their clocks and signals
-    differ: at a `meeting` all do what one of them asks for, between two meetings none does."""
+def agree_on_stop(exchange: bool, save: bool, stop: bool) -> tuple[bool, bool]:
+    """Decides for all hosts whether to save a checkpoint and whether to stop.
+
+    Several hosts must do both at the same step, but their clocks and signals differ. So they act only
+    at steps at which they exchange their requests; one host's request is enough.
+
+    Args:
+      exchange: whether the hosts exchange their requests at this step; the same on every host.
+      save: whether this host requests a checkpoint.
+      stop: whether this host requests a stop.
+
+    Returns:
+      Whether to save, whether to stop.
+    """
     if jax.process_count() == 1:
-        return late, stop
-    if not meeting:
+        return save, stop
+    if not exchange:
         return False, False
     from jax.experimental import multihost_utils
 
-    asked = multihost_utils.process_allgather(np.array([late, stop]))
-    return tuple(bool(value) for value in asked.any(axis=0))
+    requests = multihost_utils.process_allgather(np.array([save, stop]))
+    return tuple(bool(value) for value in requests.any(axis=0))
 
 
 @contextmanager
-def _stop_requests() -> Iterator[list[BaseException]]:
-    """Collects Ctrl-C and SIGTERM instead of dying from them, so that a step is never cut in half.
+def collect_stop_signals() -> Iterator[list[BaseException]]:
+    """Collects Ctrl-C and SIGTERM while a step runs, so that a step is never cut in half.
 
-    A second Ctrl-C stops at once. Outside the main thread, where signals cannot be caught, it collects none.
+    A second Ctrl-C stops at once. Outside the main thread signals cannot be caught, so none are
+    collected.
+
+    Yields:
+      The exceptions to raise, in the order of the signals; empty while there was none.
     """
     stops: list[BaseException] = []
 

@@ -1,8 +1,8 @@
-"""The one training loop, for every stage: steps, metrics, checkpoints, and a guard against non-finite values.
+"""The training loop of every stage: steps, metrics, checkpoints, and a check for non-finite values.
 
-All randomness of a stage is derived from its step number, so a run that is killed at any moment and started
-again ends bit-identical to one that was not: the state comes from the newest checkpoint, the metrics file is
-cut back to that step, and the half-filled logging window travels with the checkpoint.
+All randomness of a stage is derived from its step number. So a run that is killed at any moment and
+started again ends bit-identical to one that was not. The state comes from the newest checkpoint, the
+metrics file is cut back to that step, and the checkpoint holds the metrics since the last line.
 """
 
 import math
@@ -21,12 +21,13 @@ import numpy as np
 from prance_jax.core.errors import UserError
 from prance_jax.training import tree_leaves
 from prance_jax.training.checkpoint import Checkpoints
-from prance_jax.training.interrupts import _agreed, _stop_requests
-from prance_jax.training.metrics import MetricsWriter, Progress
+from prance_jax.training.interrupts import agree_on_stop, collect_stop_signals
+from prance_jax.training.metrics import MetricsWriter
+from prance_jax.training.progress import Progress
 
 PyTree = Any
-_RUN_AHEAD = 4  # steps that may be queued on the device; more gains nothing and delays a stop
-_SAVE_SHARE = 0.05  # of the time at most goes into timed checkpoints, however large the state
+_RUN_AHEAD = 4  # steps queued on the device, at most; more would not be faster and would delay a stop
+_SAVE_SHARE = 0.05  # share of the time spent on timed checkpoints, at most
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,12 @@ class Stage:
     """One stage of training.
 
     Attributes:
-      name: the name in the metrics and the folder of its checkpoints, for example ``seed0/meta``.
-      steps: how many steps it has.
-      init: makes the fresh state; called for its structure, too, when a checkpoint is restored.
-      step: ``(state, step) -> (state, metrics)``, jitted; `step` is an int32 scalar counted from 0 and the
-        only source of randomness; the metrics are scalars. The state may be donated.
-      headline: the metrics shown in the progress line; by default the first three.
+      name: name in the metrics and folder of the checkpoints, for example ``seed0/meta``.
+      steps: number of steps.
+      init: () -> initial state; also called for its structure when a checkpoint is restored.
+      step: (state, step) -> (state, metrics), jitted. The step number is an int32 scalar, from 0, and
+        the only source of randomness. Metrics are scalars. The state may be donated.
+      headline: names of the metrics in the progress line; the first three by default.
     """
 
     name: str
@@ -59,19 +60,25 @@ def run_stage(
     log_every: int = 20,
     progress: Progress,
 ) -> PyTree:
-    """Runs a stage to its end, from its newest checkpoint if it has one, and returns the final state.
-
-    A metrics line every `log_every` steps holds the mean of each metric over the steps since the line before.
+    """Runs a stage to its end, from its newest checkpoint if it has one.
 
     Args:
-      checkpoints_dir: the folder of all stages' checkpoints.
-      checkpoint_seconds: time between checkpoints; stretched when saving takes long, and on several hosts up to the
-        next metrics line.
+      stage: the stage.
+      checkpoints_dir: folder of the checkpoints of all stages.
+      metrics: writer of the metrics lines.
+      checkpoint_seconds: seconds between checkpoints. Longer if saving takes long, and on several
+        hosts up to the next metrics line.
       checkpoint_every: steps between checkpoints, in addition.
+      log_every: steps between metrics lines. A line has the mean of each metric over the steps since
+        the line before.
+      progress: display of the progress.
+
+    Returns:
+      The final state.
 
     Raises:
-      UserError: a metric or the state became non-finite (the last good checkpoint stays), the checkpoints do
-        not fit the stage, or the disk is full.
+      UserError: a metric or the state became non-finite (the last good checkpoint stays), the
+        checkpoints do not fit the stage, or the disk is full.
       KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM (exit status 143), after a checkpoint was saved.
     """
     checkpoints = Checkpoints(Path(checkpoints_dir) / stage.name)
@@ -93,7 +100,7 @@ def run_stage(
 
     progress.start(stage.name, stage.steps, run.done)
     try:
-        with _stop_requests() as stops:
+        with collect_stop_signals() as stops:
             while run.done < stage.steps:
                 state, values = stage.step(state, jnp.int32(run.done))
                 run.take(values)
@@ -101,8 +108,9 @@ def run_stage(
                 progress.update(run.done, _headline(stage, run.log()) if logs else None)
                 due = checkpoint_every is not None and run.done % checkpoint_every == 0
                 pause = max(checkpoint_seconds, run.save_seconds / _SAVE_SHARE)
-                late, stop = _agreed(logs, run.unsaved_seconds() > pause, bool(stops))
-                if due or late or stop or run.done == stage.steps:
+                late = run.unsaved_seconds() > pause
+                save, stop = agree_on_stop(logs, late, bool(stops))
+                if due or save or stop or run.done == stage.steps:
                     run.save(state)
                 if stop and run.done < stage.steps:
                     raise stops[0] if stops else SystemExit(128 + signal.SIGTERM)
@@ -116,13 +124,13 @@ def run_stage(
 
 
 class _Run:
-    """The bookkeeping of one call: what is done, what was measured, what is saved."""
+    """The state of one call: finished steps, metrics since the last line, last checkpoint."""
 
     def __init__(self, stage: Stage, checkpoints: Checkpoints, metrics: MetricsWriter):
         self.done = 0
         self.save_seconds = 0.0
         self._stage, self._checkpoints, self._metrics = stage, checkpoints, metrics
-        self._pending: deque[dict[str, jax.Array]] = deque()  # still on the device, the newest steps
+        self._pending: deque[dict[str, jax.Array]] = deque()  # metrics still on the device
         self._window: list[dict[str, float]] = []  # since the last metrics line
         self._saved: int | None = None
         self._seconds_before = 0.0
@@ -134,14 +142,14 @@ class _Run:
         self._window = list(note["window"])
 
     def take(self, values: dict[str, jax.Array]) -> None:
-        """Counts a step and keeps its metrics, on the device as long as possible."""
+        """Counts a step and stores its metrics, on the device as long as possible."""
         self._pending.append(values)
         self.done += 1
         if len(self._pending) > _RUN_AHEAD:
             jax.block_until_ready(self._pending[-1 - _RUN_AHEAD])
 
     def log(self) -> dict[str, float]:
-        """Writes the metrics line of the window and empties it."""
+        """Writes a metrics line with the means over the window, and empties the window."""
         self._fetch()
         means = {name: float(np.mean([values[name] for values in self._window])) for name in self._window[-1]}
         self._metrics.write(self._stage.name, self.done, self._seconds(), means)
@@ -149,7 +157,7 @@ class _Run:
         return means
 
     def save(self, state: PyTree) -> None:
-        """Saves a checkpoint, unless something in it is not finite."""
+        """Saves a checkpoint; raises UserError if a value in it is not finite."""
         self._fetch()
         for path, leaf in tree_leaves.leaves_by_path(state).items():
             if not _finite(leaf):
@@ -191,7 +199,7 @@ def _headline(stage: Stage, means: dict[str, float]) -> dict[str, float]:
 
 
 def _abstract(state: PyTree) -> PyTree:
-    """Shapes, dtypes and places only, so that the fresh state's memory is free for the restored one."""
+    """Returns shapes, dtypes and shardings, so that the memory of the initial state is freed."""
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
         state,
@@ -199,7 +207,7 @@ def _abstract(state: PyTree) -> PyTree:
 
 
 def _strong(leaf: Any) -> jax.Array:
-    """Without the weak type of a Python scalar: restored arrays have none, and it changes results."""
+    """Removes the weak type of a Python scalar: restored arrays have none, and it changes results."""
     if tree_leaves.is_key(leaf):
         return leaf
     array = jnp.asarray(leaf)

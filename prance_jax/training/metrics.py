@@ -1,36 +1,44 @@
-"""What a run tells while it runs: a JSON-lines file for programs, one line of progress for people."""
+"""The metrics of a run: a file of JSON lines."""
 
 import json
 import math
-import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from prance_jax.core.files import disk_errors, write_atomic
 from prance_jax.core.sharding import is_main_process
-from prance_jax.training.tensorboard import Events
+from prance_jax.training.tensorboard import TensorBoardWriter
 
 
 class MetricsWriter:
-    """Appends lines ``{"stage": ..., "step": ..., "seconds": ..., <name>: <float>, ...}`` to one file.
+    """Appends lines ``{"stage": ..., "step": ..., "seconds": ..., <name>: <float>, ...}`` to a file.
 
-    A line is on its way to the disk when `write` returns, so that killing the process loses none of them. Of several hosts
-    the first one writes.
+    A line is flushed when `write` returns, so a killed process loses none. Of several hosts only the
+    first one writes.
 
     Args:
-      path: the file; its folder is made, and what it holds already is kept.
-      events: gets every line as well.
+      path: the file; its folder is created, and lines that it has already are kept.
+      events: TensorBoard files that receive every line as well.
     """
 
-    def __init__(self, path: str | Path, events: Events | None = None):
+    def __init__(self, path: str | Path, events: TensorBoardWriter | None = None):
         self.path = Path(path)
         self._events = events
         self._file: IO[str] | None = None
 
     def write(self, stage: str, step: int, seconds: float, values: Mapping[str, float]) -> None:
-        """Writes one line. Raises UserError on a full disk."""
+        """Writes one line.
+
+        Args:
+          stage: name of the stage.
+          step: number of finished steps.
+          seconds: time of the stage so far, seconds.
+          values: metrics by name; a value that is not finite is written as null.
+
+        Raises:
+          UserError: the disk is full.
+        """
         if not is_main_process():
             return
         numbers = {name: _json_number(value) for name, value in values.items()}
@@ -45,17 +53,23 @@ class MetricsWriter:
             self._events.add(record, lambda: read_metrics(self.path))
 
     def rewind(self, stage: str, step: int) -> None:
-        """Drops the stage's lines after `step` and a torn last line, for a run that continues from `step`."""
+        """Removes the lines of a stage after a step, and an incomplete last line.
+
+        Args:
+          stage: name of the stage.
+          step: step from which the run continues.
+        """
         self.close()
         if not is_main_process() or not self.path.exists():
             return
         text = self.path.read_text(encoding="utf-8", errors="replace")
-        kept = [line for line in text.splitlines() if _stays(line, stage, step)]
-        rewound = "".join(line + "\n" for line in kept)
-        if rewound != text:
-            write_atomic(self.path, rewound)
+        kept = [line for line in text.splitlines() if _is_kept(line, stage, step)]
+        kept_text = "".join(line + "\n" for line in kept)
+        if kept_text != text:
+            write_atomic(self.path, kept_text)
 
     def close(self) -> None:
+        """Closes the file and the TensorBoard files; the next line opens them again."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -64,7 +78,7 @@ class MetricsWriter:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file as dicts, in order; a torn last line is left out."""
+    """Reads the lines of a metrics file as dicts, in order, without an incomplete last line."""
     lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     return [record for record in map(_record, lines) if record is not None]
 
@@ -77,7 +91,7 @@ def _record(line: str) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and "stage" in record and "step" in record else None
 
 
-def _stays(line: str, stage: str, step: int) -> bool:
+def _is_kept(line: str, stage: str, step: int) -> bool:
     record = _record(line)
     return record is not None and (record["stage"] != stage or record["step"] <= step)
 
@@ -85,85 +99,3 @@ def _stays(line: str, stage: str, step: int) -> bool:
 def _json_number(value: float) -> float | None:
     value = float(value)
     return value if math.isfinite(value) else None  # JSON has no NaN
-
-
-class Progress:
-    """How far the current stage is: a bar on a terminal, a plain line now and then in a log.
-
-    Args:
-      quiet: say nothing.
-      stream: where to; standard error by default.
-      every_seconds: the time between plain lines where the stream is not a terminal.
-    """
-
-    def __init__(self, quiet: bool = False, stream: IO[str] | None = None, every_seconds: float = 10.0):
-        self._stream = stream if stream is not None else sys.stderr
-        self._quiet = quiet
-        self._every = every_seconds
-        self._terminal = bool(getattr(self._stream, "isatty", lambda: False)())
-        self._bar: Any = None
-
-    def start(self, name: str, steps: int, done: int = 0) -> None:
-        """Opens a stage of `steps` steps of which `done` are there already."""
-        self._name, self._steps, self._first, self._done = name, steps, done, done
-        self._began = self._spoke = time.monotonic()
-        self._headline = ""
-        if self._terminal and not self._quiet:
-            from tqdm import tqdm
-
-            self._bar = tqdm(
-                desc=name,
-                total=steps,
-                initial=done,
-                file=self._stream,
-                dynamic_ncols=True,
-                unit="step",
-                leave=True,
-            )
-
-    def update(self, step: int, values: Mapping[str, float] | None = None) -> None:
-        """`step` steps are finished; `values` are the metrics worth showing (the last ones stay)."""
-        if self._quiet:
-            return
-        if values:
-            self._headline = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        if self._bar is not None:
-            self._bar.set_postfix_str(self._headline, refresh=False)
-            self._bar.update(step - self._done)
-        self._done = step
-        if self._bar is None and time.monotonic() - self._spoke >= self._every:
-            self._say()
-
-    def stop(self) -> None:
-        """Closes the stage."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-        elif not self._quiet and self._done > self._first:
-            self._say()
-
-    def note(self, text: str) -> None:
-        """One line that stays, between or above the bars."""
-        if self._quiet:
-            return
-        if self._bar is not None:
-            self._bar.write(text, file=self._stream)
-        else:
-            print(text, file=self._stream, flush=True)
-
-    def _say(self) -> None:
-        self._spoke = time.monotonic()
-        elapsed = max(self._spoke - self._began, 1e-9)
-        rate = (self._done - self._first) / elapsed
-        left = (self._steps - self._done) / rate if rate else math.inf
-        wait = f"{_clock(left)} left" if self._done < self._steps else f"done in {_clock(elapsed)}"
-        line = f"{self._name}  {self._done}/{self._steps}  {rate:.3g} steps/s  {wait}  {self._headline}"
-        print(line.rstrip(), file=self._stream, flush=True)
-
-
-def _clock(seconds: float) -> str:
-    if not math.isfinite(seconds):
-        return "?"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,4 +1,4 @@
-"""TensorBoard's event files beside the metrics, where tensorboardX is installed."""
+"""TensorBoard event files of the metrics, if tensorboardX is installed."""
 
 from __future__ import annotations
 
@@ -10,51 +10,57 @@ from typing import Any
 Lines = Sequence[Mapping[str, Any]]
 
 
-class Events:
-    """Scalars of one stage at a time in `folder`/STAGE, which TensorBoard shows as a run of that name.
+class TensorBoardWriter:
+    """Writes the scalars of one stage at a time to `folder`/STAGE, a run of that name in TensorBoard.
 
-    The metrics file is the truth: a stage's event file is made anew from its lines when the first line is added, so that a run
-    that was stopped and cut back shows every step once. Nothing here ever stops a run: the reason is told, and that was all.
+    The event file of a stage is written again from the metrics file when the first line is added. So a
+    run that was stopped and continued shows every step once. A failure here never stops a run; it
+    gives one line of explanation.
 
     Args:
-      folder: of all stages.
-      tell: takes one line for people.
+      folder: folder of all stages.
+      report: prints one line for people.
     """
 
-    def __init__(self, folder: str | Path, tell: Callable[[str], None]):
-        self._folder, self._tell = Path(folder), tell
+    def __init__(self, folder: str | Path, report: Callable[[str], None]):
+        self._folder, self._report = Path(folder), report
         self._stage: str | None = None
         self._writer: Any = None
         self._works = True
 
-    def add(self, record: Mapping[str, Any], before: Callable[[], Lines]) -> None:
-        """Adds a line of the metrics file; before: reads all lines of the file, this one included."""
+    def add(self, record: Mapping[str, Any], read_lines: Callable[[], Lines]) -> None:
+        """Adds a line of the metrics file.
+
+        Args:
+          record: the line.
+          read_lines: reads all lines of the file, this one included.
+        """
         if not self._works:
             return
         try:
             if record["stage"] == self._stage:
                 self._write(record, time.time())
             else:
-                own = [line for line in before() if line["stage"] == record["stage"]]
-                self._begin(record["stage"], own)
+                lines = [line for line in read_lines() if line["stage"] == record["stage"]]
+                self._begin(record["stage"], lines)
             self._writer.flush()
         except ImportError:
             self._works = False
-            self._tell(
+            self._report(
                 "no TensorBoard files: pip install tensorboardX to get them; metrics.jsonl has everything"
             )
         except OSError as error:
             self._works = False
-            self._tell(f"no more TensorBoard files ({error}); metrics.jsonl goes on")
+            self._report(f"no more TensorBoard files ({error}); metrics.jsonl goes on")
 
     def close(self) -> None:
-        """Ends the stage; the next line begins a new file."""
+        """Closes the file of the stage; the next line begins a new one."""
         if self._writer is not None:
             self._writer.close()
         self._stage = self._writer = None
 
     def _begin(self, stage: str, lines: Lines) -> None:
-        # Its asynchronous writer would wait for ever once the disk is full.
+        # The asynchronous writer of tensorboardX would wait for ever once the disk is full.
         from tensorboardX.event_file_writer import EventsWriter
 
         self.close()

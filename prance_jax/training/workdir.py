@@ -1,4 +1,4 @@
-"""The folder of a run: its config and command, and writes that are whole or not there at all."""
+"""The folder of a run: its config, command, metrics and checkpoints."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -12,11 +12,13 @@ from prance_jax.core.files import disk_errors, write_atomic
 
 
 class Workdir:
-    """One folder, one configuration: a run that finds another configuration in it refuses to start. Seeds may be added
-    behind those that are there, since no stage of one depends on another's.
+    """The folder of a run, which belongs to one configuration.
+
+    A run with another configuration is refused. Seeds may be appended to those of the folder, since the
+    stages of one seed do not depend on those of another.
 
     Attributes:
-      path: the folder; made by `claim`.
+      path: the folder; `claim` creates it.
     """
 
     def __init__(self, path: str | Path):
@@ -24,46 +26,51 @@ class Workdir:
 
     @property
     def config_file(self) -> Path:
+        """Path of config.json."""
         return self.path / "config.json"
 
     @property
     def metrics_file(self) -> Path:
+        """Path of metrics.jsonl."""
         return self.path / "metrics.jsonl"
 
     @property
     def events(self) -> Path:
-        """Folder of TensorBoard's event files, one for each stage."""
+        """Folder of the TensorBoard files, with a folder for each stage."""
         return self.path / "tensorboard"
 
     @property
     def checkpoints(self) -> Path:
+        """Folder of the checkpoints, with a folder for each stage."""
         return self.path / "checkpoints"
 
     def claim(
         self,
         config: Mapping[str, Any],
         command: str,
-        complete: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda found: found,
+        complete: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda stored: stored,
     ) -> bool:
-        """Makes the folder and writes ``config.json``, or finds the same config there (a run to continue), or the same with
-        fewer seeds: then ``config.json`` is written anew.
+        """Creates the folder with ``config.json``, or checks that it belongs to this config.
+
+        A folder with the same config is continued. If only seeds were appended, ``config.json`` is
+        written again.
 
         Args:
-          config: what `config_io.to_dict` made of the config.
-          command: the command line, kept for the reader.
-          complete: fills in what a config of an earlier version lacks, before the two are compared.
+          config: the config as nested dicts, from `config.io.to_dict`.
+          command: the command line, stored for the reader.
+          complete: brings a config of an earlier version up to date before the comparison.
 
         Returns:
-          Whether the folder held this config already.
+          Whether the folder had this config already.
 
         Raises:
-          UserError: the folder belongs to another config (the differing keys are listed), its ``config.json``
-            is not readable, or the folder cannot be made.
+          UserError: the folder belongs to another config (the message lists the keys that differ), its
+            ``config.json`` cannot be read, or the folder cannot be created.
         """
         if self.config_file.exists():
-            found = complete(self.record())
-            more_seeds = _more_seeds(config, found)
-            lines = io.differences(config, {**found, "seeds": config["seeds"]} if more_seeds else found)
+            stored = complete(self.record())
+            more_seeds = _more_seeds(config, stored)
+            lines = io.differences(config, {**stored, "seeds": config["seeds"]} if more_seeds else stored)
             if lines:
                 raise UserError(
                     f"workdir {self.path} belongs to another configuration ({'; '.join(lines)}); "
@@ -87,21 +94,21 @@ class Workdir:
         write_atomic(self.config_file, text + "\n")
 
     def config(self) -> Config:
-        """The config that the folder was made with.
+        """Reads the config of the folder; old names of keys are accepted silently.
 
         Raises:
-          UserError: as `record`, or a key or value of it is not known here.
+          UserError: as `record`; or a key or value is not known in this version.
         """
         return io.from_dict(Config, self.record())
 
     def record(self) -> dict[str, Any]:
-        """The config that the folder was made with, as nested dicts.
+        """Reads the config of the folder as nested dicts, as it was stored.
 
         Raises:
-          UserError: there is none, or it is not what `claim` writes.
+          UserError: there is none, or it is not a file that `claim` wrote.
         """
         try:
-            found = json.loads(self.config_file.read_text())
+            content = json.loads(self.config_file.read_text())
         except FileNotFoundError:
             raise UserError(f"{self.path} holds no config.json, so it is not a workdir") from None
         except (OSError, ValueError) as error:
@@ -109,12 +116,12 @@ class Workdir:
                 f"{self.config_file} is not readable JSON ({error}); remove it if nothing in the folder is "
                 "worth keeping, or choose another --workdir"
             ) from error
-        if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
+        if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
             raise UserError(f"{self.config_file} was not written by this program; choose another --workdir")
-        return found["config"]
+        return content["config"]
 
 
-def _more_seeds(config: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
-    """Whether the seeds are those of the folder's config and others behind them."""
-    ours, theirs = list(config.get("seeds", ())), list(found.get("seeds", ()))
-    return len(ours) > len(theirs) > 0 and ours[: len(theirs)] == theirs
+def _more_seeds(config: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:
+    """Returns whether the config only appends seeds to those of the stored config."""
+    seeds, stored_seeds = list(config.get("seeds", ())), list(stored.get("seeds", ()))
+    return len(seeds) > len(stored_seeds) > 0 and seeds[: len(stored_seeds)] == stored_seeds

@@ -1,1 +1,1 @@
-"""Pictures of what a network decides, and the HTML report."""
+"""Images of what a network decides, and the HTML report."""

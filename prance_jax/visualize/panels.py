@@ -1,4 +1,4 @@
-"""One image with all that was decided for it, ready to be put on a sheet or on the page."""
+"""Everything that was decided for one image, ready for a contact sheet or for the page."""
 
 from __future__ import annotations
 
@@ -13,10 +13,17 @@ from prance_jax.visualize.trace import Trace
 
 @dataclass(frozen=True)
 class ImagePanel:
-    """name: of the image, in the report. panels: RGB uint8 [H, H, 3], the image and what was left of it after each decision.
+    """One image and the decisions for it.
 
-    tokens: CLS counted, one number a panel. widths: per layer; ratios: MLP ratio per layer, hidden units over width.
-    macs_kept: share of the full network's MACs. predicted, label: names of classes; label is None where nobody knows.
+    Attributes:
+      name: name of the image in the report.
+      panels: RGB uint8 [H, H, 3] each: the image, then its remaining tokens after each decision.
+      tokens: number of tokens per panel, CLS included.
+      widths: embedding width per layer.
+      ratios: MLP ratio per layer, hidden units over width.
+      macs_kept: MACs as a share of the dense network's.
+      predicted: name of the predicted class.
+      label: name of the labelled class; None for an image without a label.
     """
 
     name: str
@@ -29,53 +36,79 @@ class ImagePanel:
     label: str | None
 
     @property
-    def wrong(self) -> bool:
+    def is_wrong(self) -> bool:
+        """Whether the prediction differs from the label."""
         return self.label is not None and self.predicted != self.label
 
     @property
-    def verdict(self) -> str:
-        """In a few words what was predicted and whether it is right; without a label, of which picture."""
+    def caption(self) -> str:
+        """Prediction and label in a few words; without a label, name and prediction."""
         if self.label is None:
             return f"{self.name}: {self.predicted}"
-        return f"says {self.predicted}, is {self.label}" if self.wrong else f"{self.predicted}, right"
+        return f"{self.predicted}, label {self.label}" if self.is_wrong else f"{self.predicted}, right"
 
 
 def make_panels(
-    units: np.ndarray,
-    found: Trace,
+    images: np.ndarray,
+    trace: Trace,
     classes: Sequence[str],
     labels: Sequence[int] | None,
     names: Sequence[str],
-    panels: bool = True,
+    with_decisions: bool = True,
 ) -> list[ImagePanel]:
-    """units: [N, S, S, channels] in [0, 1], the images of `found`. panels: whether to draw the decisions; else the image alone."""
-    result = []
-    for index, (unit, name) in enumerate(zip(units, names)):
-        own, pixels = found.some(index), enlarge(unit)
-        numbers = patch_groups(own.tokens_of_patches) if panels else ()
-        result.append(
+    """Draws images with the decisions for them.
+
+    Args:
+      images: float [N, S, S, channels] in [0, 1].
+      trace: decisions for the same N images.
+      classes: names of the classes.
+      labels: class index per image; None for images without labels.
+      names: name per image.
+      with_decisions: whether to draw a panel after each decision, else the image alone.
+    """
+    panels = []
+    for index, (image, name) in enumerate(zip(images, names)):
+        facts, pixels = trace.select(index), enlarge(image)
+        groups = patch_groups(facts.tokens_of_patches) if with_decisions else ()
+        panels.append(
             ImagePanel(
                 name=name,
-                panels=(pixels, *(draw_kept(pixels, row) for row in numbers)),
-                tokens=tuple(map(int, own.tokens)),
-                widths=tuple(map(int, own.widths)),
-                ratios=tuple(float(mlp_dims / width) for mlp_dims, width in zip(own.mlp_dims, own.widths)),
-                macs_kept=float(own.macs_kept),
-                predicted=classes[own.predicted],
+                panels=(pixels, *(draw_kept(pixels, row) for row in groups)),
+                tokens=tuple(map(int, facts.tokens)),
+                widths=tuple(map(int, facts.widths)),
+                ratios=tuple(float(mlp_dim / width) for mlp_dim, width in zip(facts.mlp_dims, facts.widths)),
+                macs_kept=float(facts.macs_kept),
+                predicted=classes[facts.predicted],
                 label=None if labels is None else classes[labels[index]],
             )
         )
-    return result
+    return panels
 
 
 def spread_by_macs(macs_kept: np.ndarray, count: int) -> np.ndarray:
-    """Indices of `count` images (or all there are), evenly from the one of fewest MACs to the one of most."""
+    """Selects images evenly from the fewest MACs to the most.
+
+    Args:
+      macs_kept: [N], MACs per image.
+      count: number of images; all where there are fewer.
+
+    Returns:
+      Indices of the images, by rising MACs.
+    """
     order = np.argsort(macs_kept, kind="stable")
     return order[np.unique(np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int))]
 
 
 def easiest_and_hardest(macs_kept: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the `count` images of fewest MACs, rising, and of the `count` of most, falling; none in both."""
+    """Selects the images with the fewest and with the most MACs; no image is in both.
+
+    Args:
+      macs_kept: [N], MACs per image.
+      count: images in each of the two; at most half of all.
+
+    Returns:
+      Indices of the fewest by rising MACs, and of the most by falling MACs.
+    """
     order = np.argsort(macs_kept, kind="stable")
     count = min(count, len(order) // 2)
     return order[:count], order[::-1][:count]

@@ -1,4 +1,4 @@
-"""What a rule decides for every image, decision by decision: the facts that the pictures show."""
+"""Records what a decision policy chooses for every image, decision by decision."""
 
 from __future__ import annotations
 
@@ -18,11 +18,16 @@ from prance_jax.spec.model_spec import ModelSpec
 
 
 class Trace(NamedTuple):
-    """N images under one rule; L layers, D decisions, P patches.
+    """Decisions for N images under one policy; L layers, D decisions, P patches.
 
-    predicted: int [N]. macs_kept: [N], share of the full network's MACs, the selector included. widths, hidden: int [N, L].
-    keep: [N, D, rates]. tokens: int [N, D + 1], CLS counted, at the start and after each decision. owners: int [N, D, P],
-    after each decision for every patch the token that carries it, -1 once it was pruned.
+    Attributes:
+      predicted: int [N], predicted class.
+      macs_kept: float [N], share of the dense network's MACs, the selector included.
+      widths: int [N, L], embedding width of each layer.
+      mlp_dims: int [N, L], hidden units of each MLP.
+      keep: float [N, D, rates], keep rates of each decision.
+      tokens: int [N, D + 1], tokens at the start and after each decision, CLS included.
+      tokens_of_patches: int [N, D, P], token of each patch after each decision; -1 once pruned.
     """
 
     predicted: np.ndarray
@@ -33,51 +38,55 @@ class Trace(NamedTuple):
     tokens: np.ndarray
     tokens_of_patches: np.ndarray
 
-    def some(self, index: Any) -> Trace:
-        """The images of an index or a slice."""
+    def select(self, index: Any) -> Trace:
+        """Returns the images of an index, a slice or an index array."""
         return Trace(*(field[index] for field in self))
 
 
 def trace_images(row: TableEntry, images: np.ndarray, batch: int = 250) -> Trace:
-    """Runs a row of the table on images [N, S, S, channels], normalised; on this host alone. One program for any N."""
-    run, parts = _run(row.spec, row.policy, row.decision_cost), []
+    """Runs a row of the table on images and records its decisions, on this host alone.
+
+    Args:
+      row: network, parameters and decision policy.
+      images: float [N, S, S, channels], normalised as in training.
+      batch: images that run together; one compiled program serves any N.
+    """
+    run, parts = _compiled_trace(row.spec, row.policy, row.decision_cost), []
     for number, start in enumerate(range(0, len(images), batch)):
         part = np.asarray(images[start : start + batch])
         padded = np.pad(part, [(0, batch - len(part))] + [(0, 0)] * 3)
         key = jax.random.fold_in(jax.random.key(0), number)
-        found = jax.device_get(run(row.params, row.policy_params, padded, key))
-        parts.append(found.some(slice(len(part))))
+        padded_trace = jax.device_get(run(row.params, row.policy_params, padded, key))
+        parts.append(padded_trace.select(slice(len(part))))
     return Trace(*map(np.concatenate, zip(*parts)))
 
 
 @functools.lru_cache(maxsize=None)
-def _run(spec: ModelSpec, policy: DecisionPolicy, decision_cost: int) -> Callable:
-    """Compiled (params, variables, images, key) -> `Trace`: the walk, looked at after every decision."""
+def _compiled_trace(spec: ModelSpec, policy: DecisionPolicy, decision_cost: int) -> Callable:
+    """Compiles (params, policy_params, images, key) -> `Trace`."""
     model = ViT(spec)
-    full = float(macs(spec, spec.largest).total)
+    dense_macs = float(macs(spec, spec.largest).total)
 
     def run(params, policy_params, images, key):
-        each = lambda size: jnp.broadcast_to(jnp.asarray(size), images.shape[:1])
+        per_image = lambda size: jnp.broadcast_to(jnp.asarray(size), images.shape[:1])
         decide = policy.decide(policy_params, key)
-        state, choices, tokens_of_patches = (
-            forward_first_group(model, params, images, policy.first_choice),
-            [policy.first_choice],
-            [],
-        )
-        tokens = [each(spec.tokens)]
+        state = forward_first_group(model, params, images, policy.first_choice)
+        choices, tokens, tokens_of_patches = [policy.first_choice], [per_image(spec.tokens)], []
         for group in range(1, spec.space.groups):
             choices.append(decide(group, state))
             state = forward_group(model, params, state, choices[group], group)
-            tokens.append(each(state.tokens.count))
+            tokens.append(per_image(state.tokens.count))
             tokens_of_patches.append(state.tokens.token_of_patch)
         logits = forward_head(model, params, state)
-        structure = jax.tree.map(each, tuple(choices))
-        per_layer = lambda name: jnp.stack([own for one in structure for own in getattr(one, name)], axis=1)
-        cost = macs(spec, type(spec.largest)(structure), decision_cost).total
-        keep = [jnp.stack(one.keep, axis=1) for one in structure[1:]]
+        groups = jax.tree.map(per_image, tuple(choices))
+        per_layer = lambda name: jnp.stack(
+            [size for group in groups for size in getattr(group, name)], axis=1
+        )
+        cost = macs(spec, type(spec.largest)(groups), decision_cost).total
+        keep = [jnp.stack(group.keep, axis=1) for group in groups[1:]]
         return Trace(
             predicted=jnp.argmax(logits, axis=-1),
-            macs_kept=cost / full,
+            macs_kept=cost / dense_macs,
             widths=per_layer("widths"),
             mlp_dims=per_layer("mlp_dims"),
             keep=jnp.stack(keep, axis=1),

@@ -1,4 +1,4 @@
-"""A user's own pictures, prepared as a source prepares those it evaluates on."""
+"""Reads a user's images as the data source prepares its test images."""
 
 from __future__ import annotations
 
@@ -9,35 +9,42 @@ import numpy as np
 
 from prance_jax.core.errors import UserError
 from prance_jax.data import crops
-from prance_jax.data.images.decode import BadPicture, crop_image, decode_image
+from prance_jax.data.images.decode import BadImage, crop_image, decode_image
 from prance_jax.data.load import DataConfig
 from prance_jax.data.source import Source
 
-_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
 def read_user_images(
     paths: Sequence[str], source: Source, config: DataConfig
 ) -> tuple[np.ndarray, list[str]]:
-    """Normalised images [N, S, S, channels] of picture files, or of those in folders, and their names.
+    """Reads image files, cuts out the middle and normalises it.
 
-    The middle is cut out and resized, grey where the network takes one channel. Raises UserError for what is not there or
-    is no picture.
+    Args:
+      paths: image files, or folders of them.
+      source: the source whose size, channels and normalisation are used; one channel means grey.
+      config: the settings of that source, for the share of the image that is cut out.
+
+    Returns:
+      Images float32 [N, S, S, channels], and the name of each file.
+
+    Raises:
+      UserError: a path does not exist, a folder has no image, or a file is not a readable image.
     """
     files = [file for path in paths for file in _files(Path(path))]
-    # The embedded digits fill their canvas; pictures of a user are then shown whole.
+    # The embedded digits fill their canvas, so a user's image is shown whole there.
     share = 1.0 if config.name == "digits" else config.images.crop
     images = []
     for file in files:
         try:
             picture = decode_image(file.read_bytes())
-        except (BadPicture, OSError) as error:
-            raise UserError(f"{file} cannot be read as a picture ({error})") from error
+        except (BadImage, OSError) as error:
+            raise UserError(f"{file} cannot be read as an image ({error})") from error
         if source.channels == 1:
             picture = picture.convert("L").convert("RGB")
-        pixels = crop_image(
-            picture, source.image_size, crops.evaluation(picture.height, picture.width, share)
-        )
+        box = crops.evaluation(picture.height, picture.width, share)
+        pixels = crop_image(picture, source.image_size, box)
         images.append(pixels[:, :, : source.channels] / np.float32(255))
     scaled = (np.stack(images) - np.float32(source.mean)) / np.float32(source.std)
     return scaled.astype(np.float32), [file.name for file in files]
@@ -45,10 +52,10 @@ def read_user_images(
 
 def _files(path: Path) -> list[Path]:
     if not path.exists():
-        raise UserError(f"{path} does not exist; give pictures or folders of them")
+        raise UserError(f"{path} does not exist; give image files or folders of them")
     if not path.is_dir():
         return [path]
-    found = sorted(file for file in path.iterdir() if file.suffix.lower() in _ENDINGS)
-    if not found:
-        raise UserError(f"{path} holds no picture ({', '.join(sorted(_ENDINGS))})")
-    return found
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES)
+    if not files:
+        raise UserError(f"{path} holds no image; known are {', '.join(sorted(_SUFFIXES))}")
+    return files

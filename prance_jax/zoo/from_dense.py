@@ -1,13 +1,22 @@
-"""A meta-network that starts from a dense one: compression begins at pretrained weights.
+"""Starts a meta-network from the weights of a dense ViT.
 
-A narrow structure is the leading slice of a wide one, so the channels and hidden units of the dense network are put in order of
-importance first (as once-for-all networks sort theirs, Cai et al. 2020, arXiv 1908.09791). The order of the residual
-stream is one for the whole network, in every tensor that reads or writes it; every MLP has an order of its own. Residual
-maps that the dense network has not start as the identity.
+`--config.meta.init_from=FILE` starts stage one at a dense ViT, `=dense` at the run's own dense
+network.
 
-Stored weights beyond the dense network: what would write into the residual stream is zero, so that nothing changes; what reads
-keeps its fresh value, so that it can learn. A structure as wide as the dense network is that network. A wider one is not
-exactly: LayerNorm runs over its additional channels too.
+A narrow structure is the leading slice of a wide one. Channels and hidden units of the dense
+network are therefore sorted by importance first, as in once-for-all networks. The residual stream
+has one order in the whole network; every MLP has its own order. Residual maps start as the
+identity, or as those of the dense network.
+
+The structure of the dense network's width computes what the dense network computes (to 1e-5, by
+test). Weights beyond the dense network that write into the residual stream are zero, so they change
+nothing. Weights that read from it keep their random values, so they can learn. A wider structure
+differs from the dense network, since LayerNorm includes its additional channels.
+
+`deit_base` is the largest structure of `prance_base`. `deit_tiny` and `deit_small` are inside their
+spaces (width 192 of 240, 384 of 416).
+
+Reference: Cai et al. 2020, Once-for-All, arXiv 1908.09791.
 """
 
 from __future__ import annotations
@@ -24,13 +33,14 @@ from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.search_space import SearchSpace
 from prance_jax.spec.structure import Structure
 from prance_jax.zoo.formats.files import read_tensors
-from prance_jax.zoo.formats.match import fill_tree, paths
+from prance_jax.zoo.formats.match import fill_tree, named_leaves
 from prance_jax.zoo.load import detect_format, load_weights, to_our_names
 
 Tree = dict[str, Any]
 
-# What the axes of a leaf are. stream: channels of the residual stream; qkv, heads: columns of q, k and v, rows of the output
-# projection; hidden: units of the layer's MLP. A trailing "!": the leaf writes along it what others read.
+# Meaning of each parameter's axes. stream: channels of the residual stream. qkv: columns of q, k and v.
+# heads: rows of the output projection. hidden: units of the layer's MLP. A trailing "!": others read
+# what the parameter writes along this axis.
 _AXES = {
     "cls_token": ("stream!",),
     "dist_token": ("stream!",),
@@ -54,142 +64,206 @@ _AXES = {
 
 
 def meta_from_dense(dense: Tree, source: ModelSpec, spec: ModelSpec, fresh: Tree) -> Tree:
-    """Parameters of `ViT(spec)` whose structure `same_structure(source, spec)` computes what the dense network computes.
+    """Puts the weights of a dense network into a meta-network.
 
-    dense: parameters of `ViT(source)`, of which the largest structure is meant. fresh: parameters of `ViT(spec)` as
-    initialised. A classifier for another number of classes stays fresh. Raises UserError that lists everything in which
-    the dense network does not fit into the search space.
+    The structure `matching_structure(source, spec)` then computes what the dense network computes.
+    A classifier for another number of classes keeps its random values.
+
+    Args:
+      dense: parameters of `ViT(source)`; its largest structure is used.
+      source: of the dense network.
+      spec: of the meta-network.
+      fresh: parameters of `ViT(spec)`, as initialised.
+
+    Returns:
+      Parameters of `ViT(spec)`.
+
+    Raises:
+      UserError: lists all ways in which the dense network does not fit into the search space.
     """
-    same_structure(source, spec)
-    flat, found = dict(paths(dense)), {}
+    matching_structure(source, spec)
+    dense_leaves, arrays = dict(named_leaves(dense)), {}
     width, inner = source.space.max_width, source.space.attention_width
-    stream = channel_order(dense, source)
+    channels = channel_order(dense, source)
     hidden = {layer: hidden_order(dense, source, layer) for layer in range(source.space.depth)}
-    places = {
-        "stream": (stream, np.arange(width)),
+    # Along each kind of axis: indices in the dense network, indices in the meta-network.
+    index_pairs = {
+        "stream": (channels, np.arange(width)),
         "heads": (np.arange(inner), np.arange(inner)),
         "qkv": (
             np.arange(3 * inner),
             np.concatenate([part * spec.space.attention_width + np.arange(inner) for part in range(3)]),
         ),
     }
-    for path, leaf in paths(fresh):
-        value = _plain_residual(leaf) if "/residual_map/" in path else np.array(leaf)
-        block, _, rest = path.partition("/")
-        layer = int(block.removeprefix("block_")) if block.startswith("block_") else None
-        if path not in flat or (block.startswith("head") and flat[path].shape[-1] != value.shape[-1]):
-            found[path] = value  # a residual map, or a classifier for other classes
+    for path, leaf in named_leaves(fresh):
+        value = _identity(leaf) if "/residual_map/" in path else np.array(leaf)
+        module, _, path_in_block = path.partition("/")
+        layer = int(module.removeprefix("block_")) if module.startswith("block_") else None
+        if path not in dense_leaves or (
+            module.startswith("head") and dense_leaves[path].shape[-1] != value.shape[-1]
+        ):
+            arrays[path] = value  # a residual map, or a classifier for other classes
             continue
-        rows, columns = [], []  # where from, where to
-        for axis, kind in enumerate(_AXES[path if layer is None else rest]):
+        dense_index, meta_index = [], []
+        for axis, kind in enumerate(_AXES[path if layer is None else path_in_block]):
             name = (kind or "").removesuffix("!")
-            order = (hidden[layer], np.arange(len(hidden[layer]))) if name == "hidden" else places.get(name)
-            order = order or (np.arange(value.shape[axis]),) * 2
-            rows.append(order[0])
-            columns.append(order[1])
+            if name == "hidden":
+                pair = hidden[layer], np.arange(len(hidden[layer]))
+            else:
+                pair = index_pairs.get(name) or (np.arange(value.shape[axis]),) * 2
+            dense_index.append(pair[0])
+            meta_index.append(pair[1])
             if kind and kind.endswith("!"):
-                beyond = np.setdiff1d(np.arange(value.shape[axis]), order[1])
+                beyond = np.setdiff1d(np.arange(value.shape[axis]), pair[1])
                 np.moveaxis(value, axis, 0)[beyond] = 0
-        value[np.ix_(*columns)] = np.asarray(flat[path])[np.ix_(*rows)]
-        found[path] = value
-    return fill_tree(found, fresh, "the dense network")
+        value[np.ix_(*meta_index)] = np.asarray(dense_leaves[path])[np.ix_(*dense_index)]
+        arrays[path] = value
+    return fill_tree(arrays, fresh, "the dense network")
 
 
-def same_structure(source: ModelSpec, spec: ModelSpec) -> Structure:
-    """The structure of `spec` in which a dense network has its place: its width, the largest ratio, all tokens.
+def matching_structure(source: ModelSpec, spec: ModelSpec) -> Structure:
+    """Returns the structure of a meta-network that can hold a dense network.
 
-    Raises UserError that lists everything that stands in the way.
+    It has the dense network's width, the largest MLP ratio and all tokens.
+
+    Args:
+      source: of the dense network.
+      spec: of the meta-network.
+
+    Raises:
+      UserError: lists all ways in which the dense network does not fit into the search space.
     """
-    mine, theirs = spec.space, source.space
+    meta_space, dense_space = spec.space, source.space
     problems = [
         f"{name} {getattr(source, name)}, wanted {getattr(spec, name)}"
         for name in ("image_size", "patch_size", "channels", "norm_epsilon", "distilled")
         if getattr(source, name) != getattr(spec, name)
     ]
     problems += [
-        f"{name} {getattr(theirs, name)}, wanted {getattr(mine, name)}"
+        f"{name} {getattr(dense_space, name)}, wanted {getattr(meta_space, name)}"
         for name in ("depth", "head_dim")
-        if getattr(theirs, name) != getattr(mine, name)
+        if getattr(dense_space, name) != getattr(meta_space, name)
     ]
-    if theirs.heads > mine.heads:
-        problems.append(f"{theirs.heads} heads, at most {mine.heads}")
-    room = mine.mlp_dim(theirs.max_width, mine.ratios[-1])
-    if theirs.max_width not in mine.widths:
-        problems.append(f"width {theirs.max_width}, wanted one of {mine.widths}")
-    elif theirs.max_mlp_dim > room:
-        problems.append(f"{theirs.max_mlp_dim} hidden units, at most {room} at width {theirs.max_width}")
-    mapped = set(theirs.first_layers[1:]) if source.residual_maps else set()
-    if not mapped <= (set(mine.first_layers[1:]) if spec.residual_maps else set()):
+    if dense_space.heads > meta_space.heads:
+        problems.append(f"{dense_space.heads} heads, at most {meta_space.heads}")
+    width, max_ratio = dense_space.max_width, meta_space.ratios[-1]
+    mlp_limit = meta_space.mlp_dim(width, max_ratio)
+    if width not in meta_space.widths:
+        problems.append(f"width {width}, wanted one of {meta_space.widths}")
+    elif dense_space.max_mlp_dim > mlp_limit:
+        problems.append(f"{dense_space.max_mlp_dim} hidden units, at most {mlp_limit} at width {width}")
+    dense_maps = set(dense_space.first_layers[1:]) if source.residual_maps else set()
+    meta_maps = set(meta_space.first_layers[1:]) if spec.residual_maps else set()
+    if not dense_maps <= meta_maps:
         problems.append("residual maps where this network has none")
     if problems:
         raise UserError(
-            f"the dense network does not fit into the search space {mine.name!r}: {'; '.join(problems)}"
+            f"the dense network does not fit into the search space {meta_space.name!r}: {'; '.join(problems)}"
         )
-    return mine.uniform(theirs.max_width, mine.ratios[-1], (1.0,) * spec.rates)
+    return meta_space.uniform(width, max_ratio, (1.0,) * spec.rates)
 
 
 def channel_order(dense: Tree, spec: ModelSpec) -> np.ndarray:
-    """Channels of the residual stream, the most important first: by the product of the norms of all weights that write one and of
-    all that read it (behind the scale of their LayerNorm)."""
+    """Sorts the channels of the residual stream, the most important first.
+
+    The importance is the product of two sums of squares: of the weights that write the channel, and
+    of the weights that read it, multiplied by the scale of their LayerNorm.
+
+    Args:
+      dense: parameters of `ViT(spec)`.
+      spec: of the dense network.
+
+    Returns:
+      Channel indices, int [width].
+    """
     width = spec.space.max_width
-    wrote = _energy(dense["patch_embed"]["kernel"], 0) + np.asarray(dense["pos_embed"]).var(axis=0)
+    write = _energy(dense["patch_embed"]["kernel"], 0) + np.asarray(dense["pos_embed"]).var(axis=0)
     read = _energy(dense["head"]["kernel"], 1) * np.square(dense["norm"]["scale"])
     for layer in range(spec.space.depth):
         block = dense[f"block_{layer}"]
-        wrote = wrote + _energy(block["proj"]["kernel"], 0) + _energy(block["fc2"]["kernel"], 0)
+        write = write + _energy(block["proj"]["kernel"], 0) + _energy(block["fc2"]["kernel"], 0)
         read = read + _energy(block["qkv"]["kernel"], 1) * np.square(block["norm1"]["scale"])
         read = read + _energy(block["fc1"]["kernel"], 1) * np.square(block["norm2"]["scale"])
-    return np.argsort(-(wrote * read)[:width], kind="stable")
+    return np.argsort(-(write * read)[:width], kind="stable")
 
 
 def hidden_order(dense: Tree, spec: ModelSpec, layer: int) -> np.ndarray:
-    """Hidden units of a layer's MLP, the most important first: by the product of the norms of what one reads and writes."""
+    """Sorts the hidden units of a layer's MLP, the most important first.
+
+    The importance is the product of the sums of squares of a unit's input and output weights.
+
+    Args:
+      dense: parameters of `ViT(spec)`.
+      spec: of the dense network.
+      layer: index of the layer.
+
+    Returns:
+      Unit indices, int [hidden units].
+    """
     block, width = dense[f"block_{layer}"], spec.space.max_width
     scale = np.asarray(block["norm2"]["scale"])[:width, None]
     read = _energy(np.asarray(block["fc1"]["kernel"])[:width] * scale, 0)
     read = read + np.square(block["fc1"]["bias"])
-    wrote = _energy(np.asarray(block["fc2"]["kernel"])[:, :width], 1)
-    return np.argsort(-(read * wrote)[: spec.space.max_mlp_dim], kind="stable")
+    write = _energy(np.asarray(block["fc2"]["kernel"])[:, :width], 1)
+    return np.argsort(-(read * write)[: spec.space.max_mlp_dim], kind="stable")
 
 
-def dense_weights(path: str | Path, spec: ModelSpec) -> tuple[Tree, ModelSpec]:
-    """A dense checkpoint (timm's or big_vision's names) and its specification, whose sizes are read from the file.
+def load_dense(path: str | Path, spec: ModelSpec) -> tuple[Tree, ModelSpec]:
+    """Reads a dense checkpoint under timm's or big_vision's names.
 
-    spec: of the network that is to start from it: image size, head width and LayerNorm's epsilon, which no file tells, are its.
-    Raises UserError as `load_weights` does.
+    Args:
+      path: of the weight file.
+      spec: of the meta-network that starts from it. Image size, head width and LayerNorm's epsilon
+        are taken from it, since a file does not show them.
+
+    Returns:
+      Parameters and specification of the dense network; its other sizes are read from the file.
+
+    Raises:
+      UserError: a parameter is missing, or as in `load_weights`.
     """
-    tensors, what = read_tensors(path), str(path)
-    found = to_our_names(tensors, dataclasses.replace(spec, distilled="dist_token" in tensors), what)
+    tensors, origin = read_tensors(path), str(path)
+    arrays = to_our_names(tensors, dataclasses.replace(spec, distilled="dist_token" in tensors), origin)
     try:
-        width, hidden = found["block_0/fc1/kernel"].shape
-        inner, classes = len(found["block_0/proj/kernel"]), len(found["head/bias"])
-        values = len(found["patch_embed/kernel"])
+        width, mlp_dim = arrays["block_0/fc1/kernel"].shape
+        inner, num_classes = len(arrays["block_0/proj/kernel"]), len(arrays["head/bias"])
+        patch_values = len(arrays["patch_embed/kernel"])
     except KeyError as error:
-        raise UserError(f"{what} is no whole ViT: it has no {error.args[0]}") from None
-    depth, head_dim = sum(name.endswith("/fc1/kernel") for name in found), spec.space.head_dim
-    ratio = SearchSpace.ratio(width, hidden)
+        raise UserError(f"{origin} is not a complete ViT: it has no {error.args[0]}") from None
+    depth, head_dim = sum(name.endswith("/fc1/kernel") for name in arrays), spec.space.head_dim
+    ratio = SearchSpace.ratio(width, mlp_dim)
     space = SearchSpace(
         Path(path).stem, width, ratio, inner // head_dim, (width,), (ratio,), (depth,), head_dim
     )
     source = dataclasses.replace(
         spec,
         space=space,
-        patch_size=math.isqrt(values // spec.channels),
-        num_classes=classes,
+        patch_size=math.isqrt(patch_values // spec.channels),
+        num_classes=num_classes,
         pixels=False,
-        distilled="dist_token" in found,
+        distilled="dist_token" in arrays,
     )
     return load_weights(path, source), source
 
 
-def load_start(path: str | Path, spec: ModelSpec, fresh: Tree) -> Tree:
-    """Parameters to begin stage one with, from a file: a meta-network's as they are, a dense network's by `meta_from_dense`."""
+def load_initial_params(path: str | Path, spec: ModelSpec, fresh: Tree) -> Tree:
+    """Reads the parameters that stage one starts with.
+
+    Args:
+      path: of a weight file of a meta-network or a dense network.
+      spec: of the meta-network.
+      fresh: parameters of `ViT(spec)`, as initialised.
+
+    Returns:
+      A meta-network's parameters unchanged; a dense network's by `meta_from_dense`.
+    """
     if detect_format(read_tensors(path)) in ("prance_jax", "official"):
         return load_weights(path, spec)
-    return meta_from_dense(*dense_weights(path, spec), spec, fresh)
+    return meta_from_dense(*load_dense(path, spec), spec, fresh)
 
 
-def _plain_residual(leaf: Any) -> np.ndarray:
+def _identity(leaf: Any) -> np.ndarray:
+    """The kernel or bias of a residual map that is the identity."""
     return np.eye(*leaf.shape, dtype=np.float32) if leaf.ndim > 1 else np.zeros(leaf.shape, np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Models by name, as people of the field expect them: `create_model('prance_small_patch16_224')`."""
+"""Models by name, as in timm: `create_model('prance_small_patch16_224')`."""
 
 from __future__ import annotations
 
@@ -13,34 +13,55 @@ from prance_jax.core.errors import UserError
 from prance_jax.models.vit import ViT
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.search_space import SPACES, SearchSpace
-from prance_jax.zoo.load import load_weights, semantics
+from prance_jax.zoo.load import load_weights, read_semantics
 
 _MODELS: dict[str, Callable[[], ModelSpec]] = {}
 
 
 def register_model(name: str, spec: Callable[[], ModelSpec]) -> None:
-    """Adds a model under a name; spec: makes its specification. Raises UserError for a name that is taken."""
+    """Adds a model under a name.
+
+    Args:
+      name: of the model, as in `create_model(name)`.
+      spec: () -> ModelSpec.
+
+    Raises:
+      UserError: the name is in use.
+    """
     if name in _MODELS:
         raise UserError(f"a model {name!r} is registered already; choose another name")
     _MODELS[name] = spec
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names in order; pattern: with * and ?, say 'prance*'."""
+    """Returns the names of registered models, sorted.
+
+    Args:
+      pattern: of the names, with * and ?, for example 'prance*'.
+    """
     return sorted(fnmatch.filter(_MODELS, pattern))
 
 
 def create_model(name: str, *, weights: str | Path | None = None, **changes: Any) -> ViT | tuple[ViT, dict]:
-    """A Flax module by name; with `weights` a pair of the module and its parameters.
+    """Creates a model by name, with or without weights.
 
-    The module is called as `model.apply({"params": params}, images)`, images [B, S, S, channels] normalised, for the full
-    network, and with a structure of its search space for any other. `model.init(key, images)` makes fresh parameters.
+    `model.apply({"params": params}, images)` runs the dense network on images [B, S, S, channels],
+    normalised as in training. A structure of the search space as further argument runs that
+    structure. `model.init(key, images)` initialises parameters.
 
-    weights: a file, see `models.weights.load_weights`; what its card tells of the network's semantics holds, and a released
-    PRANCE file means official deployment (`ModelSpec.official`), unless `changes` say otherwise. changes: fields of
-    `ModelSpec`, say num_classes=10, image_size=384, token_optimization='merge', dtype='bfloat16'.
+    Args:
+      name: of the model, see `list_models`.
+      weights: a weight file, see `zoo.load.load_weights`. Its card sets the semantics of the
+        network, and a released PRANCE file implies `ModelSpec.official`; `changes` take precedence.
+      **changes: fields of `ModelSpec`, for example num_classes=10, image_size=384,
+        token_optimization='merge', dtype='bfloat16'.
 
-    Raises UserError for a name or a field that is not known (with the nearest ones), and for weights of another model.
+    Returns:
+      The Flax module; with `weights`, the module and its parameters.
+
+    Raises:
+      UserError: the name or a field is unknown (the nearest are listed), or the weights belong to
+        another model.
     """
     if name not in _MODELS:
         near = difflib.get_close_matches(name, _MODELS, n=3, cutoff=0.4) or list_models()
@@ -51,13 +72,13 @@ def create_model(name: str, *, weights: str | Path | None = None, **changes: Any
         if change not in fields:
             near = difflib.get_close_matches(change, fields, n=1) or fields
             raise UserError(f"create_model has no option {change!r}; nearest: {', '.join(near)}")
-    told = {} if weights is None else semantics(weights)
-    model = ViT(dataclasses.replace(spec, **{**told, **changes}))
+    from_file = {} if weights is None else read_semantics(weights)
+    model = ViT(dataclasses.replace(spec, **{**from_file, **changes}))
     return model if weights is None else (model, load_weights(weights, model.spec))
 
 
 def _plain(size: str, distilled: bool = False) -> ModelSpec:
-    """A DeiT or ViT: nothing to choose, one group, no residual maps."""
+    """A DeiT or ViT: one structure, one group, no residual maps."""
     preset = SPACES[f"deit_{size}"]
     space = SearchSpace(
         f"deit_{size}",

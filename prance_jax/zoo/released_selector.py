@@ -1,4 +1,4 @@
-"""Released PRANCE selectors: an actor or a critic under the official names, told apart by their last layer."""
+"""Released PRANCE selectors: an actor or a critic under the official names."""
 
 from __future__ import annotations
 
@@ -18,17 +18,28 @@ _LAST = {"actor": "fc_mu.weight", "critic": "fc3.weight"}
 
 
 def detect_kind(tensors: Mapping[str, np.ndarray]) -> str | None:
-    """'actor', 'critic', or None for what is no selector."""
-    return next((own for own, last in _LAST.items() if "fc1.weight" in tensors and last in tensors), None)
+    """Detects a selector by the name of its last layer.
 
-
-def selector_weights(tensors: Mapping[str, np.ndarray], spec: ModelSpec) -> dict[str, Any]:
-    """Parameters of the paper's actor or critic for a network: one number per token in, a Gaussian policy out.
-
-    Raises UserError that lists every tensor that is missing, left over or of another shape.
+    Returns:
+      'actor' or 'critic'; None for other files.
     """
-    own = detect_kind(tensors)
-    network = Actor(ActionSpace(spec.space, spec.rates).components) if own == "actor" else Critic()
-    blank = jax.ShapeDtypeStruct((1, ObservationEncoder(spec, "keys").size), "float32")
-    wanted = jax.eval_shape(network.init, jax.random.key(0), blank)["params"]
-    return released_prance.selector_params(tensors, wanted, own)
+    return next((kind for kind, last in _LAST.items() if "fc1.weight" in tensors and last in tensors), None)
+
+
+def load_selector_params(tensors: Mapping[str, np.ndarray], spec: ModelSpec) -> dict[str, Any]:
+    """Reads the parameters of the paper's actor or critic.
+
+    Their observation has one number per token; the actor's policy is Gaussian.
+
+    Args:
+      tensors: name -> array of the file.
+      spec: of the network that the selector decides for.
+
+    Raises:
+      UserError: lists every tensor that is missing, not used or of another shape.
+    """
+    kind = detect_kind(tensors)
+    network = Actor(ActionSpace(spec.space, spec.rates).components) if kind == "actor" else Critic()
+    observation = jax.ShapeDtypeStruct((1, ObservationEncoder(spec, "keys").size), "float32")
+    template = jax.eval_shape(network.init, jax.random.key(0), observation)["params"]
+    return released_prance.selector_params(tensors, template, kind)

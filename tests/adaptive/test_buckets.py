@@ -1,4 +1,4 @@
-"""Plans cover what was decided, are nested, and cost as little as any cut of the images can make them cost."""
+"""Buckets cover the decisions, are nested, and cost as little as any cut of the images makes possible."""
 
 import itertools
 
@@ -18,57 +18,56 @@ from prance_jax.spec.macs import token_counts
 FIRST = SPACE.first_group("24x2")
 
 
-def decided(spec, seed, batch):
-    drawn = structures(spec, seed, batch)
-    return drawn._replace(groups=(FIRST, *drawn.groups[1:]))
+def random_decisions(spec, seed, batch):
+    structure = structures(spec, seed, batch)
+    return structure._replace(groups=(FIRST, *structure.groups[1:]))
 
 
 @given(st.lists(st.tuples(st.integers(1, 30), st.integers(1, 5)), min_size=2, max_size=9), st.integers(1, 4))
-def test_the_cuts_are_the_best_there_are(rows, number):
+def test_the_cuts_are_the_best(rows, number):
     steps, images = np.array(rows).T
     costs = np.cumsum(steps)
     last = len(costs) - 1
 
     def total(cuts):
         return sum(
-            costs[end] * images[forward_first_group + 1 : end + 1].sum()
-            for forward_first_group, end in zip((-1, *cuts), cuts)
+            costs[end] * images[previous + 1 : end + 1].sum() for previous, end in zip((-1, *cuts), cuts)
         )
 
     cuts = cheapest_cuts(costs, images, number)
     assert len(cuts) <= number and cuts[-1] == last and list(cuts) == sorted(set(cuts))
-    every = (
+    candidates = (
         (*inner, last) for k in range(number) for inner in itertools.combinations(range(last), min(k, last))
     )
-    assert total(cuts) == min(total(one) for one in every)
+    assert total(cuts) == min(map(total, candidates))
 
 
 @pytest.mark.parametrize("mode", ["prune", "prune_merge"])
-def test_every_image_fits_into_its_plan_and_not_into_a_smaller_one(mode):
+def test_every_image_fits_into_its_bucket_and_not_into_a_smaller_one(mode):
     spec = make_spec(mode)
-    buckets = choose_buckets(spec, decided(spec, 0, 60), 3, multiple=2)
-    other = decided(spec, 1, 40)
-    counts = token_counts(spec, other)
+    buckets = choose_buckets(spec, random_decisions(spec, 0, 60), 3, multiple=2)
+    others = random_decisions(spec, 1, 40)
+    counts = token_counts(spec, others)
     for group in range(1, SPACE.groups):
         assert 1 <= len(buckets.groups[group - 1]) <= 4
-        arrive = jnp.broadcast_to(counts.attention[SPACE.first_layers[group]], 40)
-        index = np.asarray(buckets.index(group, other.groups[group], arrive))
-        wanted = np.stack(
-            [np.broadcast_to(x, 40) for x in bucket_sizes(spec, other.groups[group], arrive)], axis=1
+        arriving = jnp.broadcast_to(counts.attention[SPACE.first_layers[group]], 40)
+        index = np.asarray(buckets.index(group, others.groups[group], arriving))
+        sizes = np.stack(
+            [np.broadcast_to(x, 40) for x in bucket_sizes(spec, others.groups[group], arriving)], axis=1
         )
-        for image, own in enumerate(index):
-            assert (wanted[image] <= buckets.groups[group - 1][own].sizes).all()
-            if own:
-                assert (wanted[image] > buckets.groups[group - 1][own - 1].sizes).any()
+        for image, bucket in enumerate(index):
+            assert (sizes[image] <= buckets.groups[group - 1][bucket].sizes).all()
+            if bucket:
+                assert (sizes[image] > buckets.groups[group - 1][bucket - 1].sizes).any()
 
 
 def test_tokens_are_rounded_to_what_hardware_likes():
     spec = make_spec("prune")
-    for buckets in choose_buckets(spec, decided(spec, 2, 60), 3, multiple=4).groups:
+    for buckets in choose_buckets(spec, random_decisions(spec, 2, 60), 3, multiple=4).groups:
         assert all(bucket.tokens[0] % 4 == 0 or bucket.tokens[0] == spec.tokens for bucket in buckets)
 
 
-def test_one_decision_for_all_makes_one_plan_of_its_size():
+def test_one_decision_for_all_makes_one_bucket_of_its_size():
     spec = make_spec("prune")
     alike = jax.tree.map(lambda leaf: jnp.full(20, leaf), SPACE.uniform(24, 2, (0.55,)))
     alike = alike._replace(groups=(FIRST, *alike.groups[1:]))
@@ -81,7 +80,7 @@ def test_one_decision_for_all_makes_one_plan_of_its_size():
         assert covering == Bucket((28,) * layers, (84,) * layers, (spec.tokens,))
 
 
-def test_even_plans_go_from_the_smallest_choice_to_the_largest():
+def test_even_buckets_go_from_the_smallest_choice_to_the_largest():
     spec = make_spec("merge")
     buckets = even_buckets(spec, FIRST, 4, 0.3)
     for group, layers in zip(buckets.groups, SPACE.layers[1:]):
@@ -90,7 +89,7 @@ def test_even_plans_go_from_the_smallest_choice_to_the_largest():
     assert buckets.groups[-1][0].tokens == (int(0.3 * spec.tokens),)
 
 
-def test_plans_that_are_not_nested_are_refused():
+def test_buckets_that_are_not_nested_are_refused():
     spec = make_spec("prune")
     wide, narrow = Bucket((28, 28), (56, 56), (9,)), Bucket((24, 24), (48, 48), (12,))
     with pytest.raises(UserError, match="group 2 are not nested"):

@@ -1,4 +1,4 @@
-"""Learned selectors served at levels: what masked execution gives, image by image, and really less is run."""
+"""Token predictors in token buckets: the result of masked execution, image by image, and less is run."""
 
 import functools
 
@@ -36,9 +36,9 @@ def trained(package):
 def test_served_is_masked(package):
     model, params = trained(package)
     images = jax.random.normal(jax.random.key(5), (BATCH, 16, 16, 3))
-    wanted = quick_jit(lambda p, x: model.apply({"params": p}, x))(params, images)
-    tokens_after = np.stack([wanted.tokens_after[site] for site in model.predictor.layers], axis=1)
-    assert all(len(set(own)) > 2 for own in tokens_after.T)  # images do differ
+    expected = quick_jit(lambda p, x: model.apply({"params": p}, x))(params, images)
+    tokens_after = np.stack([expected.tokens_after[layer] for layer in model.predictor.layers], axis=1)
+    assert all(len(set(counts)) > 2 for counts in tokens_after.T)  # images differ
     np.testing.assert_array_equal(
         collect_token_counts(SPEC, model.predictor, params, np.asarray(images), batch=8), tokens_after
     )
@@ -52,24 +52,24 @@ def test_served_is_masked(package):
     run = quick_jit(run)
     for order in (np.arange(BATCH), np.arange(BATCH)[::-1]):
         served = run(params, images[order])
-        np.testing.assert_allclose(served.logits, wanted.logits[order], rtol=1e-4, atol=1e-5)
-        np.testing.assert_array_equal(served.token_of_patch, wanted.tokens.token_of_patch[order])
-        for index, own in enumerate(token_buckets):
+        np.testing.assert_allclose(served.logits, expected.logits[order], rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(served.token_of_patch, expected.tokens.token_of_patch[order])
+        for index, bounds in enumerate(token_buckets):
             np.testing.assert_array_equal(served.tokens_after[index], tokens_after[order, index])
-            bounds = np.asarray(own)[np.asarray(served.bucket_used[index])]
-            assert (bounds >= tokens_after[order, index]).all() and bounds.min() < SPEC.tokens
+            used = np.asarray(bounds)[np.asarray(served.bucket_used[index])]
+            assert (used >= tokens_after[order, index]).all() and used.min() < SPEC.tokens
     assert len(traces) == 1
-    # One image, one chunk: at the smallest level that holds it.
+    # One image, one chunk: in the smallest token bucket that holds it.
     alone = quick_jit(lambda p, x: serve_predictor(SPEC, model.predictor, token_buckets, p, x, 4))(
         params, images[:1]
     )
-    np.testing.assert_allclose(alone.logits, wanted.logits[:1], rtol=1e-4, atol=1e-5)
-    assert [int(ran[0]) for ran in alone.bucket_used] == [
-        np.searchsorted(own, n) for own, n in zip(token_buckets, tokens_after[0])
+    np.testing.assert_allclose(alone.logits, expected.logits[:1], rtol=1e-4, atol=1e-5)
+    assert [int(used[0]) for used in alone.bucket_used] == [
+        np.searchsorted(bounds, count) for bounds, count in zip(token_buckets, tokens_after[0])
     ]
 
 
-def test_levels_that_cost_least():
+def test_token_buckets_that_cost_least():
     """Two tight groups of images, and one that keeps everything: by hand."""
     tokens_after = np.array([3] * 10 + [4] * 10 + [11] * 5 + [12] * 5 + [17])[:, None]
     assert choose_token_buckets(SPEC, tokens_after, 3, multiple=4) == ((4, 12, 17),)
@@ -85,9 +85,9 @@ def test_what_does_not_fit_is_refused():
     )
     with pytest.raises(UserError, match="keep as many tokens of every image"):
         serve(PredictorConfig(False, (1,), (0.5,)), ((17,),))
-    with pytest.raises(UserError, match="2 selectors need numbers of tokens each"):
+    with pytest.raises(UserError, match="2 predictors need numbers of tokens each"):
         serve(by_threshold, ((17,),))
-    with pytest.raises(UserError, match="the last one 17 at least"):
+    with pytest.raises(UserError, match="last one 17 at least"):
         serve(by_threshold, ((4, 8), (17,)))
     with pytest.raises(UserError, match="must rise"):
         serve(by_threshold, ((8, 4, 17), (17,)))

@@ -1,4 +1,4 @@
-"""Decisions rounded up to plans: exactly the plan's sizes, never less than was asked for, the same when served."""
+"""Decisions rounded up to buckets: exactly the bucket's sizes, and the same when served."""
 
 import jax
 import jax.numpy as jnp
@@ -17,38 +17,38 @@ from prance_jax.spec.macs import macs, token_counts
 FIRST, BATCH = SHORT.first_group("24x2"), 9
 
 
-def drawn(spec, seed, batch=BATCH):
-    some = structures(spec, seed, batch)
-    return some._replace(groups=(FIRST, *some.groups[1:]))
+def random_decisions(spec, seed, batch=BATCH):
+    structure = structures(spec, seed, batch)
+    return structure._replace(groups=(FIRST, *structure.groups[1:]))
 
 
 @pytest.mark.parametrize("mode", ["prune", "prune_merge"])
-def test_all_that_the_plan_gives(mode):
+def test_an_image_uses_its_whole_bucket(mode):
     spec = make_spec(mode, space=SHORT)
-    buckets = choose_buckets(spec, drawn(spec, 9, 60), 2, multiple=4)
-    params, wanted = noisy_params(spec), drawn(spec, 1)
+    buckets = choose_buckets(spec, random_decisions(spec, 9, 60), 2, multiple=4)
+    params, decided = noisy_params(spec), random_decisions(spec, 1)
     images = jax.random.normal(jax.random.key(3), (BATCH, 16, 16, 3))
     policy, key = BucketedPolicy(GivenPolicy(FIRST), buckets), jax.random.key(0)
-    outcome = jax.jit(
-        lambda: forward_adaptive(ViT(spec), params, images, FIRST, policy.decide(wanted, key))
+    output = jax.jit(
+        lambda: forward_adaptive(ViT(spec), params, images, FIRST, policy.decide(decided, key))
     )()
 
-    counts, asked = token_counts(spec, outcome.structure).mlp, token_counts(spec, wanted).mlp
+    counts, decided_counts = token_counts(spec, output.structure).mlp, token_counts(spec, decided).mlp
     arriving = np.full(BATCH, spec.tokens)
-    for group, own in enumerate(buckets.groups, start=1):
+    for group, group_buckets in enumerate(buckets.groups, start=1):
         first = SHORT.first_layers[group]
-        choice, least = outcome.structure.groups[group], wanted.groups[group]
+        choice, least = output.structure.groups[group], decided.groups[group]
         for image in range(BATCH):
             sizes = tuple(int(size[image]) for size in (*choice.widths, *choice.mlp_dims))
             tokens_after = int(counts[first][image])
-            fits = [bucket for bucket in own if bucket.widths + bucket.mlp_dims == sizes]
+            fits = [bucket for bucket in group_buckets if bucket.widths + bucket.mlp_dims == sizes]
             assert any(tokens_after == min(bucket.tokens[-1], arriving[image]) for bucket in fits)
             assert all(int(a[image]) >= int(b[image]) for a, b in zip(choice.widths, least.widths))
             assert all(int(a[image]) >= int(b[image]) for a, b in zip(choice.mlp_dims, least.mlp_dims))
-            assert tokens_after >= min(int(asked[first][image]), arriving[image])
+            assert tokens_after >= min(int(decided_counts[first][image]), arriving[image])
         arriving = np.asarray(counts[first])
-    assert (macs(spec, outcome.structure).total >= macs(spec, wanted).total).all()
+    assert (macs(spec, output.structure).total >= macs(spec, decided).total).all()
 
-    served = jax.jit(lambda: serve_adaptive(buckets, policy, params, wanted, images, key, 4))()
-    scale = float(jnp.abs(outcome.logits).max())
-    np.testing.assert_allclose(served.logits, outcome.logits, rtol=0, atol=1e-5 * scale)
+    served = jax.jit(lambda: serve_adaptive(buckets, policy, params, decided, images, key, 4))()
+    scale = float(jnp.abs(output.logits).max())
+    np.testing.assert_allclose(served.logits, output.logits, rtol=0, atol=1e-5 * scale)

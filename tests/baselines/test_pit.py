@@ -1,4 +1,4 @@
-"""PiT: its published sizes, grids through pooling, and one network in training and evaluation."""
+"""PiT: published sizes, the grids after pooling, and training that equals evaluation."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ import pytest
 from small import quick_jit
 from spec.test_macs import product_flops
 
-from prance_jax.baselines import pit
+from prance_jax.baselines import token_predictor
 from prance_jax.baselines.depthwise import DepthwisePool
 from prance_jax.baselines.pit import PiT
 from prance_jax.baselines.pit_spec import PiTSpec, pit_at_share, pit_macs
@@ -30,8 +30,8 @@ SMALL = {
 def network(images, **changes):
     model = PiT(PiTSpec(**{**SMALL, **changes}))
     params = quick_jit(model.init)(jax.random.key(0), images)["params"]
-    wave = lambda leaf: leaf + 0.1 * jnp.sin(jnp.arange(leaf.size, dtype=jnp.float32)).reshape(leaf.shape)
-    return model, jax.tree.map(wave, params)
+    add_wave = lambda leaf: leaf + 0.1 * jnp.sin(jnp.arange(leaf.size, dtype=jnp.float32)).reshape(leaf.shape)
+    return model, jax.tree.map(add_wave, params)
 
 
 @pytest.fixture(scope="module")
@@ -58,26 +58,28 @@ def test_published_sizes(dims, heads, depths, gmacs, millions):
 
 
 def test_everything_kept_is_the_plain_network(pictures):
-    """With selectors that keep all, in an odd grid (5 x 5, then 3 x 3)."""
+    """With token predictors that keep all patches, on odd grids (5 x 5, then 3 x 3)."""
     model, params = network(pictures, predictor_blocks=(1, 1), keep_rates=(1.0, 1.0))
     assert model.spec.grids == (5, 3)
     plain = PiT(PiTSpec(**SMALL))
-    split_prefix = {name: leaf for name, leaf in params.items() if not name.startswith("selector")}
+    plain_params = {name: leaf for name, leaf in params.items() if not name.startswith("selector")}
     run = lambda model, params: quick_jit(lambda p, x: model.apply({"params": p}, x))(params, pictures)
-    np.testing.assert_allclose(run(model, params), run(plain, split_prefix), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(run(model, params), run(plain, plain_params), rtol=1e-5, atol=1e-5)
 
 
 def test_training_is_evaluation_with_the_same_decisions(pictures, monkeypatch):
-    """The most likely tokens in both: masked and removed, through the pooling and the carried package. (Of several heads
-    the two averages, in logarithms and plain, may order tokens differently.)"""
+    """Both keep the most likely tokens, across the pooling and with the package of the stage before.
+
+    One head: of several heads, the averages of logarithms and of probabilities may rank differently.
+    """
     model, params = network(pictures, predictor_blocks=(1, 0), keep_rates=(0.4, 0.5), heads=(1, 1))
 
-    def best(chances, key):
-        left = model.spec.patches_after(0 if chances.shape[1] == 25 else 1)
-        rank = jnp.argsort(jnp.argsort(-jnp.exp(chances[..., 0]), axis=1), axis=1)
-        return (rank < left).astype(jnp.float32)
+    def keep_best(log_probs, key):
+        num_keep = model.spec.patches_after(0 if log_probs.shape[1] == 25 else 1)
+        rank = jnp.argsort(jnp.argsort(-jnp.exp(log_probs[..., 0]), axis=1), axis=1)
+        return (rank < num_keep).astype(jnp.float32)
 
-    monkeypatch.setattr(pit, "gumbel_keep_mask", best)
+    monkeypatch.setattr(token_predictor, "gumbel_keep_mask", keep_best)
     trained = quick_jit(lambda p, x, k: model.apply({"params": p}, x, k, method="train"))(
         params, pictures, jax.random.key(0)
     )
@@ -85,71 +87,76 @@ def test_training_is_evaluation_with_the_same_decisions(pictures, monkeypatch):
     logits = quick_jit(lambda p, x: model.apply({"params": p}, x))(params, pictures)
     np.testing.assert_allclose(trained.logits, logits, rtol=1e-4, atol=1e-4)
     order = np.array([2, 0, 3, 1])
-    again = quick_jit(lambda p, x: model.apply({"params": p}, x))(params, pictures[order])
-    np.testing.assert_allclose(again, logits[order], rtol=1e-5, atol=1e-5)
+    reordered = quick_jit(lambda p, x: model.apply({"params": p}, x))(params, pictures[order])
+    np.testing.assert_allclose(reordered, logits[order], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("side, dim, wide", [(5, 4, 8), (4, 3, 9)])
-def test_the_pooling_is_a_grouped_convolution(side, dim, wide):
+@pytest.mark.parametrize("side, dim, dim_out", [(5, 4, 8), (4, 3, 9)])
+def test_the_pooling_is_a_grouped_convolution(side, dim, dim_out):
     x = jax.random.normal(jax.random.key(2), (2, side, side, dim))
-    plain = nn.Conv(wide, (3, 3), (2, 2), padding=1, feature_group_count=dim)
-    params = plain.init(jax.random.key(3), x)
-    params["params"]["bias"] = jnp.arange(wide, dtype=jnp.float32)
-    found = DepthwisePool(wide).apply(params, x)
-    np.testing.assert_allclose(found, plain.apply(params, x), rtol=1e-5, atol=1e-5)
+    convolution = nn.Conv(dim_out, (3, 3), (2, 2), padding=1, feature_group_count=dim)
+    params = convolution.init(jax.random.key(3), x)
+    params["params"]["bias"] = jnp.arange(dim_out, dtype=jnp.float32)
+    pooled = DepthwisePool(dim_out).apply(params, x)
+    np.testing.assert_allclose(pooled, convolution.apply(params, x), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("predictor_blocks, kept", [((), ()), ((1, 0), (0.4, 0.5)), ((1, 1), (1.0, 0.5))])
-def test_costs_are_what_runs(predictor_blocks, kept):
-    """Every product of the program, and besides: the convolutions, which hold none, and a row of attention in each block
-    that only token methods by attention read."""
-    spec = PiTSpec(**SMALL, predictor_blocks=predictor_blocks, keep_rates=kept)
+@pytest.mark.parametrize(
+    "predictor_blocks, keep_rates", [((), ()), ((1, 0), (0.4, 0.5)), ((1, 1), (1.0, 0.5))]
+)
+def test_macs_are_the_products_of_the_program(predictor_blocks, keep_rates):
+    """Convolutions are added, which are no products here.
+
+    The row of attention from CLS in each block is left out: only other token methods read it.
+    """
+    spec = PiTSpec(**SMALL, predictor_blocks=predictor_blocks, keep_rates=keep_rates)
     image = jax.ShapeDtypeStruct((1, 20, 20, 3), jnp.float32)
     params = jax.eval_shape(PiT(spec).init, jax.random.key(0), image)["params"]
     program = lambda p, x: PiT(spec).apply({"params": p}, x)
-    found = product_flops(jax.make_jaxpr(program)(params, image).jaxpr) // 2
+    products = product_flops(jax.make_jaxpr(program)(params, image).jaxpr) // 2
     # Tokens in the blocks of both stages, of 25 and 9 patches: CLS, those that stay, the package.
     counts = {(): (26, 26, 10, 10), (1, 0): (26, 12, 6, 6), (1, 1): (26, 26, 10, 6)}[predictor_blocks]
     rows = 8 * sum(counts[:2]) + 16 * sum(counts[2:])
     convolutions = 25 * 4 * 4 * 3 * 8 + 9 * 3 * 3 * 16
-    assert pit_macs(spec) == found - rows + convolutions
+    assert pit_macs(spec) == products - rows + convolutions
 
 
 @pytest.mark.parametrize(
     "predictor_blocks, powers", [(None, (1, 1, 1)), ((1, 1, 0), None), ((1, 0, 0), (1, 1.5, 2))]
 )
-def test_no_rate_comes_nearer_to_a_share(predictor_blocks, powers):
-    """Against every rate in a finer grid, in shares of the plain network's cost."""
+def test_no_other_rate_is_nearer_to_a_share(predictor_blocks, powers):
+    """Compared with a finer grid of rates, as shares of the plain network's MACs."""
     spec = PiTSpec(28, 10, patch_size=4, stride=3, dims=(32, 64, 128), heads=(2, 4, 8), depths=(2, 4, 2))
-    cost = lambda own: pit_macs(own) / pit_macs(spec)
-    found = pit_at_share(spec, 0.75, predictor_blocks, powers)
+    macs_share = lambda candidate: pit_macs(candidate) / pit_macs(spec)
+    chosen = pit_at_share(spec, 0.75, predictor_blocks, powers)
     patches, predictor_blocks = (81, 25, 9), predictor_blocks or (1, 2, 1)
-    assert found.predictor_blocks == predictor_blocks and [
-        own * share for own, share in zip(patches, found.keep_rates)
-    ] == [pytest.approx(found.patches_after(stage)) for stage in range(3)]
+    assert chosen.predictor_blocks == predictor_blocks
+    num_keep = [count * rate for count, rate in zip(patches, chosen.keep_rates)]
+    assert num_keep == [pytest.approx(chosen.patches_after(stage)) for stage in range(3)]
     shares = []
     for rate in np.arange(0.005, 1.0, 0.005):
-        kept = tuple(float(rate**power) for power in powers or (1, 2, 3))
-        shares.append(cost(dataclasses.replace(spec, predictor_blocks=predictor_blocks, keep_rates=kept)))
+        keep_rates = tuple(float(rate**power) for power in powers or (1, 2, 3))
+        candidate = dataclasses.replace(spec, predictor_blocks=predictor_blocks, keep_rates=keep_rates)
+        shares.append(macs_share(candidate))
     nearest = min(abs(share - 0.75) for share in shares)
-    assert nearest <= abs(cost(found) - 0.75) < nearest + 0.01
-    assert cost(pit_at_share(spec, 0.65, predictor_blocks, powers)) < cost(found)
+    assert nearest <= abs(macs_share(chosen) - 0.75) < nearest + 0.01
+    assert macs_share(pit_at_share(spec, 0.65, predictor_blocks, powers)) < macs_share(chosen)
 
 
-def test_a_patch_alone_opens_no_package():
-    """It would take as much as it saves; where there is a package it goes in."""
+def test_a_single_patch_makes_no_package():
+    """A new package for one patch saves no token; an existing package takes it."""
     spec = PiTSpec(**SMALL, predictor_blocks=(1, 0), keep_rates=(24 / 25, 8 / 9))
     assert (spec.patches_after(0), spec.patches_after(1)) == (25, 9)
     spec = PiTSpec(**SMALL, predictor_blocks=(1, 0), keep_rates=(20 / 25, 8 / 9))
     assert (spec.patches_after(0), spec.patches_after(1)) == (20, 8)
 
 
-def test_specs_that_make_no_sense():
+def test_wrong_specs_are_refused():
     for changes, words in (
-        ({"dims": (8,)}, "must be as many"),
+        ({"dims": (8,)}, "depths=.* need one entry for each stage"),
         ({"dims": (8, 12)}, "multiple of the one before"),
-        ({"predictor_blocks": (1,), "keep_rates": (0.5,)}, "one entry for each stage"),
-        ({"predictor_blocks": (2, 0), "keep_rates": (0.5, 0.5)}, "blocks of stages"),
+        ({"predictor_blocks": (1,), "keep_rates": (0.5,)}, "keep_rates=.* need one entry for each stage"),
+        ({"predictor_blocks": (2, 0), "keep_rates": (0.5, 0.5)}, "block indices of their stages"),
         ({"predictor_blocks": (1, 0), "keep_rates": (0.5, 0.0)}, "above 0"),
     ):
         with pytest.raises(UserError, match=words):

@@ -1,4 +1,4 @@
-"""The profile of one layer: what is made of the times of its programs, and that the programs run."""
+"""The profile of one layer: the table from the times of its programs, and that the programs run."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from prance_jax.cli import main
 from prance_jax.config import io
 from prance_jax.config.experiment import Config
 from prance_jax.data.load import placeholder_source
-from prance_jax.models.reduction import at_milliseconds
+from prance_jax.models.reduction import reduction_at_latency
 from prance_jax.spec.block_latency import load_block_latency, network_name
 from prance_jax.spec.macs import TokenCounts
 
@@ -20,34 +20,34 @@ SPVIT = PredictorConfig(True, (0,), (1.0,), heads=2)
 
 
 def test_the_table_by_hand(monkeypatch):
-    """Of a device on which a call takes 4 ms, a token 8 ms in an attention and 16 in an MLP, a reduction of ToMe 24 and a
-    selector 40, in batches of 8; the dense network 4 and 4 x 17 x 24, and 8 for its embedding."""
+    """On a device where a call takes 4 ms, a token 8 ms in an attention and 16 in an MLP, a reduction of ToMe 24
+    and a token predictor 40, in batches of 8. The dense network takes 4 + 4 x 17 x 24, and 8 for its embedding."""
     spec = make_spec(space=SHORT)  # four layers, 17 tokens
 
     def time_interleaved(programs, repeats):
-        taken = {}
+        seconds = {}
         for name in programs:
-            what, count = name if isinstance(name, tuple) else (name, 0)
-            milliseconds = {"dense": 1640, "call": 0, "attend": 4 * 8 * count, "feed": 4 * 16 * count}.get(
-                what
+            part, count = name if isinstance(name, tuple) else (name, 0)
+            milliseconds = {"dense": 1640, "call": 0, "attention": 4 * 8 * count, "mlp": 4 * 16 * count}.get(
+                part
             )
-            if what == "tome":
+            if part == "tome":
                 milliseconds = 2 * (8 * count + 24)
-            elif what == SPVIT:
+            elif part == SPVIT:
                 milliseconds = 2 * 40
-            taken[name] = [9.0, (4 + milliseconds) / 1e3, 0.0]  # the median counts
-        return taken
+            seconds[name] = [9.0, (4 + milliseconds) / 1e3, 0.0]  # the median counts
+        return seconds
 
     monkeypatch.setattr(blocks, "time_interleaved", time_interleaved)
-    found = blocks.measure_blocks(spec, drawn_params(spec), ["tome", SPVIT], "here", 8, counts=(1, 2, 9, 17))
-    assert (found.network, found.device, found.batch) == (network_name(spec), "here", 8)
-    assert found.attend == pytest.approx((1, 2, 9, 17)) and found.feed == pytest.approx((2, 4, 18, 34))
-    columns = dict(found.methods)
+    result = blocks.measure_blocks(spec, drawn_params(spec), ["tome", SPVIT], "here", 8, counts=(1, 2, 9, 17))
+    assert (result.network, result.device, result.batch) == (network_name(spec), "here", 8)
+    assert result.attention == pytest.approx((1, 2, 9, 17)) and result.mlp == pytest.approx((2, 4, 18, 34))
+    columns = dict(result.methods)
     assert columns["tome"] == pytest.approx((0, 0, 3, 3)) and columns["spvit_2"] == pytest.approx(
         (0, 0, 5, 5)
     )
-    assert found.dense == pytest.approx(1644 / 8) and found.outside == pytest.approx(12 / 8)
-    assert found.milliseconds(TokenCounts((17,) * 4, (17,) * 4)) == pytest.approx(found.dense)
+    assert result.dense == pytest.approx(1644 / 8) and result.outside == pytest.approx(12 / 8)
+    assert result.milliseconds(TokenCounts((17,) * 4, (17,) * 4)) == pytest.approx(result.dense)
 
 
 def test_even_steps():
@@ -56,7 +56,7 @@ def test_even_steps():
 
 
 def test_the_command(tmp_path, capsys):
-    """Every program runs; the table fits the network and is one to choose by."""
+    """Every program runs; the table fits the network, and a schedule can be chosen by it."""
     file, words = tmp_path / "blocks.json", ["--config.model.patch_size=10"]  # five tokens
     words += ["--config.compare.methods=('mctf','spvit')", "--repeats", "1"]
     line = [
@@ -78,4 +78,4 @@ def test_the_command(tmp_path, capsys):
     assert table.tokens == (1, 2, 3, 4, 5) and table.batch == 2 and "JAX" in table.device
     assert [name for name, _ in table.methods] == ["mctf", "spvit_1"]
     assert all(times[0] == 0 for _, times in table.methods)
-    assert at_milliseconds(spec, "mctf", 1e6 * table.dense, table).tokens_after(spec) == (5, 5)
+    assert reduction_at_latency(spec, "mctf", 1e6 * table.dense, table).tokens_after(spec) == (5, 5)

@@ -1,4 +1,4 @@
-"""The stated spread of plans is what it says: each image on a plan, and exactly as large as it."""
+"""The even spread over buckets: each image is exactly as large as a bucket."""
 
 import numpy as np
 import pytest
@@ -10,21 +10,22 @@ from prance_jax.spec.macs import macs, token_counts
 
 
 @pytest.mark.parametrize("mode", ["prune", "prune_merge"])
-def test_every_image_is_as_large_as_a_plan(mode):
+def test_every_image_is_as_large_as_a_bucket(mode):
     spec, batch = make_spec(mode), 40
     first = SPACE.first_group("max")
     buckets = even_buckets(spec, first, 3, 0.3)
-    drawn = even_spread(buckets, batch)
-    counts = token_counts(spec, drawn)
-    kept = np.asarray(macs(spec, drawn).total) / macs(spec, spec.largest).total
+    structure = even_spread(buckets, batch)
+    counts = token_counts(spec, structure)
+    kept = np.asarray(macs(spec, structure).total) / macs(spec, spec.largest).total
     assert kept.max() == pytest.approx(1) and kept.min() < 0.6
     arriving = np.full(batch, spec.tokens)
-    for group, own in enumerate(buckets.groups, start=1):
+    for group, group_buckets in enumerate(buckets.groups, start=1):
         tokens = np.asarray(counts.mlp[SPACE.first_layers[group]])
-        widths = np.asarray(drawn.groups[group].widths[0])
+        widths = np.asarray(structure.groups[group].widths[0])
         for width, tokens_after, before in zip(widths, tokens, arriving):
             assert any(
-                bucket.widths[0] == width and min(bucket.tokens[-1], before) == tokens_after for bucket in own
+                bucket.widths[0] == width and min(bucket.tokens[-1], before) == tokens_after
+                for bucket in group_buckets
             )
-        assert set(widths) == {bucket.widths[0] for bucket in own}
+        assert set(widths) == {bucket.widths[0] for bucket in group_buckets}
         arriving = tokens

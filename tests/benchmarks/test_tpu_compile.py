@@ -1,4 +1,4 @@
-"""What a compiled program moves between devices; and a stage compiled for a pod where the TPU compiler is installed."""
+"""Collectives of a compiled program, and stages compiled for a pod if the TPU compiler is installed."""
 
 import importlib.util
 import os
@@ -33,7 +33,7 @@ def test_collectives_are_counted_once_with_what_they_produce():
     }
 
 
-def test_a_stand_in_needs_no_data():
+def test_a_placeholder_needs_no_data():
     source = placeholder_source(DataConfig(name="folder", images=ImagesConfig(size=48)))
     assert (source.image_size, source.channels, source.num_classes) == (48, 3, 1000)
     streamed = placeholder_source(DataConfig(name="folder", images=ImagesConfig(size=48, in_memory=False)))
@@ -63,8 +63,9 @@ def test_every_stage_compiles_for_a_pod():
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu, the TPU compiler")
 def test_a_chip_of_two_cores_is_one_device():
-    count = "from prance_jax.benchmarks.profiles.tpu_compile import devices_of; print(len({str(own.coords) for own in devices_of('v4:2x2x2')}), "
-    count += "len(devices_of('v4:2x2x2')))"
+    count = "from prance_jax.benchmarks.profiles.tpu_compile import devices_of; "
+    count += "devices = devices_of('v4:2x2x2'); "
+    count += "print(len({str(device.coords) for device in devices}), len(devices))"
     done = subprocess.run(
         [sys.executable, "-c", count],
         capture_output=True,

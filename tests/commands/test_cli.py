@@ -1,9 +1,7 @@
-"""The door: commands end to end on a tiny network, and one clear line for everything that a user can get wrong."""
+"""The command line end to end on a tiny network, and one clear line for every mistake of a user."""
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -11,7 +9,8 @@ from pathlib import Path
 import chex
 import notebook
 import pytest
-from visualize.browser import CHROMIUM, Page, seen
+from commands.command_line import CONFIG, refused, run
+from visualize.browser import CHROMIUM, Page, measure_page
 
 import prance_jax
 from prance_jax.cli import main
@@ -21,12 +20,10 @@ from prance_jax.data.digits.digits import load_digits_source
 from prance_jax.experiments.experiment import Experiment
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.search_space import SearchSpace
-from prance_jax.training.metrics import Progress
+from prance_jax.training.progress import Progress
 from prance_jax.training.workdir import Workdir
 from prance_jax.zoo.formats.files import read_card
 from prance_jax.zoo.load import load_weights
-
-CONFIG = str(Path(__file__).parents[1] / "tiny_config.py")
 
 
 @pytest.fixture(scope="module")
@@ -34,20 +31,6 @@ def trained(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("cli") / "run"
     assert main(["train", "--config", CONFIG, "--workdir", str(workdir), "--quiet"]) == 0
     return workdir
-
-
-def run(capsys, *arguments):
-    status = main(list(arguments))
-    said = capsys.readouterr()
-    return status, said.out, said.err
-
-
-def refused(capsys, *arguments):
-    """Status 2 and exactly one line on standard error."""
-    status, _, said = run(capsys, *arguments)
-    lines = [line for line in said.splitlines() if not line.startswith("continuing in")]
-    assert status == 2 and len(lines) == 1 and lines[0].startswith("prance_jax: "), said
-    return lines[0]
 
 
 def test_train_writes_what_it_says(trained):
@@ -62,7 +45,7 @@ def test_train_writes_what_it_says(trained):
         "prance_prune",
     ]
     assert results["images"] == 50 and "train --config" in results["command"] and results["seconds"] > 0
-    assert "| prance_prune |" in (trained / "results.md").read_text()
+    assert "| PRANCE (prune) |" in (trained / "results.md").read_text()
     for name in (
         "accuracy",
         "show/kept_prune",
@@ -78,13 +61,13 @@ def test_train_writes_what_it_says(trained):
 def test_evaluate_needs_only_the_workdir(trained, capsys):
     before = json.loads((trained / "results.json").read_text())["rows"]
     status, out, _ = run(capsys, "evaluate", "--workdir", str(trained), "--quiet")
-    assert status == 0 and "prance_prune" in out
+    assert status == 0 and "PRANCE (prune)" in out
     after = json.loads((trained / "results.json").read_text())["rows"]
     assert [row["top1"] for row in after] == [row["top1"] for row in before]
 
 
-def test_compare_adds_the_field_to_a_trained_workdir(trained, tmp_path, capsys):
-    """As it is, tuned, with as many tokens as each image needs, with channels removed; beside PRANCE, at the same MACs."""
+def test_compare_adds_other_methods_to_a_trained_workdir(trained, tmp_path, capsys):
+    """Not tuned, tuned, with an own token count per image, with channels removed; PRANCE at the same MACs."""
     workdir = tmp_path / "run"
     shutil.copytree(trained, workdir)
     before = (workdir / "results.json").read_bytes()
@@ -125,7 +108,7 @@ def test_segment_in_the_same_workdir(trained, tmp_path, capsys):
     ]
     assert rows[0]["macs_kept"] == 1 and rows[1]["macs_kept"] == rows[2]["macs_kept"] < 0.9
     assert rows[3]["macs_kept"] == 1 and 0.2 < rows[4]["macs_kept"] < 1.02
-    assert all(0 <= row["miou"] <= row["accuracy"] <= 1 for row in rows) and "| cait_tuned |" in out
+    assert all(0 <= row["miou"] <= row["accuracy"] <= 1 for row in rows) and "| CAIT, fine-tuned |" in out
 
 
 def test_pit_continues_what_is_there(tmp_path, capsys):
@@ -135,7 +118,7 @@ def test_pit_continues_what_is_there(tmp_path, capsys):
     rows = json.loads(first)["rows"]
     assert status == 0 and [row["method"] for row in rows] == ["dense", "dense_tuned", "spvit_tuned_75"]
     assert rows[1]["macs_kept"] == 1 and 0.6 < rows[2]["macs_kept"] < 0.9 and not rows[1]["kept"]
-    assert len(rows[2]["kept"]) == len(rows[2]["target"]) == 1 and "| spvit_tuned_75 |" in out
+    assert len(rows[2]["kept"]) == len(rows[2]["target"]) == 1 and "| SPViT, fine-tuned, 75 % |" in out
     metrics = (workdir / "metrics.jsonl").read_bytes()
     run(capsys, "pit", "--workdir", str(workdir), "--quiet")
     assert json.loads((workdir / "pit.json").read_text())["rows"] == rows
@@ -143,15 +126,15 @@ def test_pit_continues_what_is_there(tmp_path, capsys):
 
 
 def test_a_trained_workdir_is_a_function_of_images(trained):
-    """Served by the executor, the test images are classified as the table says."""
+    """Served by the executor, the accuracy and MACs are those of the table."""
     model = prance_jax.load(trained)
     split = load_digits_source(Workdir(trained).config().data.digits).split("test")
     rows = {row["method"]: row for row in json.loads((trained / "results.json").read_text())["rows"]}
-    told = model.explain(split.images)
-    right = [one.predicted == label for one, label in zip(told, split.labels)]
-    assert sum(right) / 50 == pytest.approx(rows["prance_prune"]["top1"])
-    kept = sum(one.macs_kept for one in told) / 50
-    assert kept == pytest.approx(rows["prance_prune"]["macs_kept"], rel=1e-5)
+    explanations = model.explain(split.images)
+    is_right = [image.predicted == label for image, label in zip(explanations, split.labels)]
+    assert sum(is_right) / 50 == pytest.approx(rows["prance_prune"]["top1"])
+    macs_kept = sum(image.macs_kept for image in explanations) / 50
+    assert macs_kept == pytest.approx(rows["prance_prune"]["macs_kept"], rel=1e-5)
     with pytest.raises(UserError, match="has seeds .* not seed 7"):
         prance_jax.load(trained, seed=7)
 
@@ -165,28 +148,34 @@ def test_pictures_that_cannot_be_drawn_cost_no_run(monkeypatch):
 
 
 def test_the_report_is_one_page_that_loads_nothing(trained, tmp_path):
-    found = Page((trained / "report.html").read_text())
-    assert not found.loads and len(found.images) == found.tags["img"] >= 60
-    assert not {"script", "link", "iframe", "object"} & set(found.tags)
+    page = Page((trained / "report.html").read_text())
+    assert not page.loads and len(page.images) == page.tags["img"] >= 60
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert "PRANCE (prune)" in page.text and "{" not in page.text.split("The run")[0]
     if CHROMIUM is None:
         pytest.skip("no chromium to look at it with")
     for width in (500, 1200):
-        told = seen(trained / "report.html", tmp_path, width)
-        assert told["pictures"] == len(found.images) and told["broken"] == 0
-        assert told["wide"] <= told["window"], "the page is wider than the window"
+        facts = measure_page(trained / "report.html", tmp_path, width)
+        assert facts["images"] == len(page.images) and facts["broken"] == 0
+        assert facts["page_width"] <= facts["window_width"], "the page is wider than the window"
 
 
-def test_what_show_cannot_show(trained, tmp_path, capsys):
+def test_errors_of_show(trained, tmp_path, capsys):
     words = ["show", "--workdir", str(trained)]
     assert "blue.png does not exist" in refused(capsys, *words, "--images", str(tmp_path / "blue.png"))
     assert "has seeds (0,) and token modes" in refused(capsys, *words, "--mode", "merge")
     assert "not seed 7" in refused(capsys, *words, "--seed", "7")
     assert "trained for one budget" in refused(capsys, *words, "--budget", "0.5")
     assert "not a workdir" in refused(capsys, "show", "--workdir", str(tmp_path))
+    other = ["--config", CONFIG, "--config.meta.steps=7"]
+    assert "meta.steps: 7 here, 6 in the workdir" in refused(capsys, *words, *other)
+    assert "--config.meta.steps=7 changes a --config, which is not given" in refused(
+        capsys, *words, other[-1]
+    )
 
 
 def test_the_notebook_runs_from_top_to_bottom(trained, tmp_path, capsys, monkeypatch):
-    """Its cells in order, on a workdir that is trained already: there a second train trains nothing."""
+    """Its cells in order, on a trained workdir, where train trains nothing."""
     root = Path(__file__).parents[2]
     cells = notebook.of_notebook(root / "launch/colab.ipynb")
     assert cells == notebook.of_script(root / "launch/colab.py")
@@ -196,7 +185,7 @@ def test_the_notebook_runs_from_top_to_bottom(trained, tmp_path, capsys, monkeyp
     display.Markdown, display.display = str, shown.append
     display.Image = lambda filename: Path(filename).read_bytes()
     monkeypatch.setitem(sys.modules, "IPython.display", display)
-    monkeypatch.setattr(train, "write_pictures", lambda *_: "drawn when it was trained")
+    monkeypatch.setattr(train, "write_pictures", lambda *_: "drawn during training")
     monkeypatch.chdir(root / "launch")
     mini = ModelSpec(SearchSpace("mini", 12, 2.0, 3, (6, 12), (1.0, 2.0), (1, 1), head_dim=4), 8, 4, 5)
     if not prance_jax.list_models("notebook_mini"):
@@ -208,60 +197,18 @@ def test_the_notebook_runs_from_top_to_bottom(trained, tmp_path, capsys, monkeyp
     for kind, text in cells:
         if kind == "code":
             exec(compile(text, "colab.ipynb", "exec"), names)
-    assert "| prance_prune |" in shown[0] and len(shown) == 5
+    assert "| PRANCE (prune) |" in shown[0] and len(shown) == 5
     assert all(picture.startswith(b"\x89PNG") for picture in shown[1:])
-    said, whispered = capsys.readouterr()
-    assert "(2, 10) at " in said and "one budget: " in said and "continuing in" in whispered
+    out, errors = capsys.readouterr()
+    assert "(2, 10) at " in out and "one budget: " in out and "continuing in" in errors
     assert (tmp_path / "run/metrics.jsonl").read_text() == (trained / "metrics.jsonl").read_text()
     page = (tmp_path / "run/report.html").read_text()
-    assert "Your pictures" in page and page.count('alt="1.png, 17 tokens"') == 1
-
-
-def test_one_stage_at_a_time(tmp_path, capsys):
-    status, out, _ = run(
-        capsys, "train", "--config", CONFIG, "--workdir", str(tmp_path / "w"), "--stage", "dense", "--quiet"
-    )
-    assert status == 0 and "next: --stage meta" in out
-    assert (tmp_path / "w/checkpoints/seed0/dense").is_dir() and not (
-        tmp_path / "w/checkpoints/seed0/meta"
-    ).exists()
-
-
-def test_evaluating_what_was_not_trained(tmp_path, capsys):
-    run(capsys, "train", "--config", CONFIG, "--workdir", str(tmp_path / "w"), "--stage", "dense", "--quiet")
-    assert "stage seed0/meta is at step 0 of 6; run the train command" in refused(
-        capsys, "evaluate", "--workdir", str(tmp_path / "w")
-    )
-    assert "not a workdir" in refused(capsys, "evaluate", "--workdir", str(tmp_path / "nowhere"))
-
-
-BAD_VALUES = [
-    ("--config.meta.step=5", "config.meta.step", "steps"),
-    ("--config.metta.steps=5", "config.metta", "meta"),
-    ("--config.meta.steps=many", "config.meta.steps", "int"),
-    ("--config.selector.keep_choices=(0.0,0.5)", "keep rate 0.0", "above 0 and up to 1"),
-    ("--config.selector.keep_choices=(0.5,nan)", "nan", ""),
-    ("--config.model.first_group=5x1", "first group '5x1'", "choose from min, max"),
-    ("--config.model.space.widths=(4,16)", "widths go up to 16", "stop at 8"),
-    ("--config.token_modes=('prun',)", "'prun' is not known", "prune"),
-    ("--config.data.name=imagenet", "'imagenet' is not known", "digits"),
-    ("--config.data.digits.test_images=0", "test_images", "1 or more"),
-    ("--config.data.digits.train_digits=0", "train_digits 0", "20 or more"),
-    ("--config.model.patch_size=3", "image size 20", "patch size 3"),
-    ("--config.seeds=()", "seeds", "at least one"),
-    ("--config.budgets=(0.5,)", "selector.cost_weights and budgets", "give both or neither"),
-]
-
-
-@pytest.mark.parametrize("override, what, right", BAD_VALUES, ids=[case[0] for case in BAD_VALUES])
-def test_a_bad_value_is_one_clear_line(override, what, right, tmp_path, capsys):
-    said = refused(capsys, "train", "--config", CONFIG, "--workdir", str(tmp_path / "w"), "--quiet", override)
-    assert what in said and right in said
+    assert "Your images" in page and page.count('alt="1.png, 17 tokens"') == 1
 
 
 def test_a_workdir_of_another_config(trained, capsys):
-    said = refused(capsys, "train", "--config", CONFIG, "--workdir", str(trained), "--config.meta.steps=7")
-    assert "meta.steps: 7 here, 6 in the workdir" in said and "another --workdir" in said
+    error = refused(capsys, "train", "--config", CONFIG, "--workdir", str(trained), "--config.meta.steps=7")
+    assert "meta.steps: 7 here, 6 in the workdir" in error and "another --workdir" in error
 
 
 def test_a_foreign_checkpoint_lists_paths(trained, tmp_path, capsys):
@@ -269,112 +216,12 @@ def test_a_foreign_checkpoint_lists_paths(trained, tmp_path, capsys):
     shutil.copytree(trained, copy)
     shutil.rmtree(copy / "checkpoints/seed0/meta")
     shutil.copytree(copy / "checkpoints/seed0/prune/selector", copy / "checkpoints/seed0/meta")
-    said = refused(capsys, "evaluate", "--workdir", str(copy), "--quiet")
-    assert "seed0/meta" in said
-
-
-def test_a_missing_config_file(tmp_path, capsys):
-    assert "nowhere.py" in refused(
-        capsys, "train", "--config", "nowhere.py", "--workdir", str(tmp_path / "w")
-    )
-
-
-def test_the_benchmark_of_the_rollout(capsys):
-    status, out, _ = run(capsys, "benchmark", "--config", CONFIG, "--measure", "rollout", "--repeats", "1")
-    figures = json.loads(out)
-    assert status == 0 and figures["ratio"] == pytest.approx(
-        figures["rollout_decisions_per_s"] / figures["loop_decisions_per_s"]
-    )
-
-
-def test_the_benchmark_of_a_trained_workdir(trained, tmp_path, capsys):
-    out = tmp_path / "speed"
-    words = ["--repeats", "2", "--batches", "5", "--dtypes", "float32", "--out", str(out)]
-    status, said, _ = run(capsys, "benchmark", "--workdir", str(trained), *words)
-    assert status == 0 and "trained weights of" in said
-    rows = {row["method"]: row for row in json.loads((out / "benchmark.json").read_text())["rows"]}
-    table = {row["method"]: row for row in json.loads((trained / "results.json").read_text())["rows"]}
-    assert rows["dense"]["top1"] == table["dense"]["top1"] and rows["masked"]["top1"] is None
-    # Serving rounds up to plans and computes the same decisions: few images may differ.
-    assert abs(rows["adaptive"]["top1"] - table["prance_prune"]["top1"]) <= 2 / 50
-    assert (out / "accuracy_speed.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_the_benchmark_of_serving(tmp_path, capsys):
-    out = tmp_path / "speed"
-    words = ["--repeats", "2", "--batches", "1,5", "--dtypes", "float32", "--out", str(out)]
-    status, said, _ = run(capsys, "benchmark", "--config", CONFIG, *words)
-    assert status == 0 and "random weights, an even spread" in said
-    record = json.loads((out / "benchmark.json").read_text())
-    assert [(row["method"], row["batch"]) for row in record["rows"]] == [
-        *((method, 1) for method in ("dense", "masked", "adaptive", "tome", "evit", "largest")),
-        *((method, 5) for method in ("dense", "masked", "adaptive", "tome", "evit")),
-    ]
-    for row in record["rows"]:
-        assert row["realised_share"] == pytest.approx(row["speedup"] * row["macs_kept"])
-        assert row["images_per_s"] == pytest.approx(1e3 * row["batch"] / row["latency_ms"])
-        assert (row["macs_kept"] == 1) == (row["method"] == "dense")
-    table = (out / "benchmark.csv").read_text().splitlines()
-    assert table[0].startswith("model,infer_samples_per_sec,infer_step_time") and len(table) == 12
-    assert "--batches '1,x'" in refused(capsys, "benchmark", "--config", CONFIG, "--batches", "1,x")
-
-
-def test_a_profile_can_take_the_place_of_macs(trained, tmp_path, capsys):
-    """The table of a trained workdir, and stage two rewarded by it."""
-    table = tmp_path / "latency.json"
-    words = ["--workdir", str(trained), "--out", str(table), "--batch", "4", "--repeats", "2"]
-    status, said, _ = run(capsys, "profile", *words)
-    assert status == 0 and "dense" in said and "group 1: widths" in said
-    copy = tmp_path / "copy"
-    for stage in ("dense", "meta"):
-        shutil.copytree(trained / "checkpoints/seed0" / stage, copy / "checkpoints/seed0" / stage)
-    reward = ["--config.selector.reward.cost=latency", f"--config.selector.latency_table={table}"]
-    words = ["--config", CONFIG, "--workdir", str(copy), "--stage", "selector", "--quiet"]
-    assert run(capsys, "train", *words, *reward)[0] == 0
-    lines = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
-    assert {line["stage"] for line in lines} == {"seed0/prune/selector"}
-    assert all(line["cost"] > 0 and line["cost"] != line["macs_kept"] for line in lines)
-    said = refused(capsys, "train", "--config", CONFIG, "--workdir", str(tmp_path / "w"), reward[0])
-    assert "belong together" in said
-    assert "give a trained --workdir, or a --config" in refused(capsys, "profile", "--out", str(table))
-
-
-def test_help_as_a_module():
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, "-m", "prance_jax", "--help"], capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 0 and "train" in done.stdout and "evaluate" in done.stdout
-
-
-def test_the_benchmark_of_the_input(tmp_path, capsys):
-    from PIL import Image
-
-    for split in ("train", "test"):
-        for name in "ab":
-            (tmp_path / split / name).mkdir(parents=True)
-            for number in range(4):
-                Image.new("RGB", (12, 12)).save(tmp_path / split / name / f"{number}.png")
-    words = ["--measure", "input", "--repeats", "1", "--config.data.images.size=8"]
-    folder = ["--config.data.name=folder", f"--config.data.folder.path={tmp_path}"]
-    status, out, _ = run(capsys, "benchmark", "--config", CONFIG, *words, *folder)
-    found = json.loads(out)
-    assert status == 0 and set(found["images_per_s"]) == {"stream", "library", "memory"}
-    assert "is for pictures on disk" in refused(capsys, "benchmark", "--config", CONFIG, *words)
-
-
-def test_the_benchmark_of_stage_one(trained, capsys):
-    status, out, _ = run(capsys, "benchmark", "--measure", "meta", "--workdir", str(trained))
-    found = json.loads(out)
-    assert status == 0 and found["steps"] == 6
-    assert list(found["top1"]["seed0"]) == ["largest", "smallest", "random"]
-    rows = json.loads((trained / "results.json").read_text())["rows"]
-    assert found["top1"]["seed0"]["largest"] == next(r["top1"] for r in rows if r["method"] == "meta_largest")
-    assert "needs a --workdir" in refused(capsys, "benchmark", "--measure", "meta")
+    error = refused(capsys, "evaluate", "--workdir", str(copy), "--quiet")
+    assert "seed0/meta" in error
 
 
 def test_weights_of_a_workdir_with_their_card(trained, tmp_path, capsys):
-    """Out and back bit-identical; a trained residual map keeps a dense network from timm's names, and the line says so."""
+    """Written and read bit-identical; a trained residual map has no place under timm's names: an error."""
     out = str(tmp_path / "out.safetensors")
     words = ["export", "--workdir", str(trained), "--out", out, "--licence", "apache-2.0"]
     assert run(capsys, *words, "--weights", "dense")[0] == 0
@@ -385,6 +232,51 @@ def test_weights_of_a_workdir_with_their_card(trained, tmp_path, capsys):
     assert card["licence"] == "apache-2.0" and card["search_space"]["widths"] == [4, 8]
     assert card["preprocessing"]["size"] == [20, 20] and len(card["preprocessing"]["mean"]) == 1
     assert card["measured"]["rows"][0]["method"] == "dense" and len(card["labels"]) == 10
-    said = refused(capsys, *words, "--weights", "meta", "--structure", "4x2", "--names", "timm")
-    assert "residual map differs from the identity in layer 0" in said
+    error = refused(capsys, *words, "--weights", "meta", "--structure", "4x2", "--names", "timm")
+    assert "residual map differs from the identity in layer 0" in error
     assert "are for weights" in refused(capsys, *words[:4], "x.prance", "--names", "timm")
+
+
+def test_the_benchmark_of_a_trained_workdir(trained, tmp_path, capsys):
+    out = tmp_path / "speed"
+    words = ["--repeats", "2", "--batches", "5", "--dtypes", "float32", "--out", str(out)]
+    status, out_text, _ = run(capsys, "benchmark", "--workdir", str(trained), *words)
+    assert status == 0 and "trained weights of" in out_text
+    rows = {row["method"]: row for row in json.loads((out / "benchmark.json").read_text())["rows"]}
+    table = {row["method"]: row for row in json.loads((trained / "results.json").read_text())["rows"]}
+    assert rows["dense"]["top1"] == table["dense"]["top1"] and rows["masked"]["top1"] is None
+    # Serving rounds up to buckets and computes the same decisions: few images may differ.
+    assert abs(rows["adaptive"]["top1"] - table["prance_prune"]["top1"]) <= 2 / 50
+    assert (out / "accuracy_speed.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_profile_can_take_the_place_of_macs(trained, tmp_path, capsys):
+    """The table of a trained workdir, and stage two rewarded by it."""
+    table = tmp_path / "latency.json"
+    words = ["--workdir", str(trained), "--out", str(table), "--batch", "4", "--repeats", "2"]
+    status, out_text, _ = run(capsys, "profile", *words)
+    assert status == 0 and "dense" in out_text and "group 1: widths" in out_text
+    copy = tmp_path / "copy"
+    for stage in ("dense", "meta"):
+        shutil.copytree(trained / "checkpoints/seed0" / stage, copy / "checkpoints/seed0" / stage)
+    reward = ["--config.selector.reward.cost=latency", f"--config.selector.latency_table={table}"]
+    words = ["--config", CONFIG, "--workdir", str(copy), "--stage", "selector", "--quiet"]
+    assert run(capsys, "train", *words, *reward)[0] == 0
+    lines = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
+    assert {line["stage"] for line in lines} == {"seed0/prune/selector"}
+    assert all(line["cost"] > 0 and line["cost"] != line["macs_kept"] for line in lines)
+    error = refused(capsys, "train", "--config", CONFIG, "--workdir", str(tmp_path / "w"), reward[0])
+    assert "belong together" in error
+    assert "give a trained --workdir, or a --config" in refused(capsys, "profile", "--out", str(table))
+
+
+def test_the_benchmark_of_stage_one(trained, capsys):
+    status, out, _ = run(capsys, "benchmark", "--measure", "meta", "--workdir", str(trained))
+    figures = json.loads(out)
+    assert status == 0 and figures["steps"] == 6
+    assert list(figures["top1"]["seed0"]) == ["largest", "smallest", "random"]
+    rows = json.loads((trained / "results.json").read_text())["rows"]
+    assert figures["top1"]["seed0"]["largest"] == next(
+        r["top1"] for r in rows if r["method"] == "meta_largest"
+    )
+    assert "needs a --workdir" in refused(capsys, "benchmark", "--measure", "meta")

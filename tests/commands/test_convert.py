@@ -1,4 +1,4 @@
-"""The convert command: released PRANCE files in, cards that anyone can read, structures cut out, clear refusals."""
+"""The convert command: released PRANCE files, readable cards, extracted structures, clear errors."""
 
 import json
 import pickle
@@ -20,7 +20,7 @@ from prance_jax.spec.search_space import SearchSpace
 from prance_jax.zoo.formats import released_prance
 from prance_jax.zoo.formats.files import read_tensors, save_weights
 from prance_jax.zoo.formats.timm import to_timm
-from prance_jax.zoo.load import flatten_params, load_weights, semantics
+from prance_jax.zoo.load import flatten_params, load_weights, read_semantics
 
 GOLDEN = """
 def get_config():
@@ -51,7 +51,7 @@ def weights(tmp_path):
 
 
 def card(path):
-    """As a reader without this package and without any other: eight bytes of length, then JSON."""
+    """The card, read without any package: eight bytes of length, then JSON."""
     with open(path, "rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         return json.loads(json.loads(file.read(length))["__metadata__"]["card"])
@@ -65,7 +65,7 @@ def refused(capsys, *words):
 
 @pytest.mark.parametrize("mode", ["prune", "merge"])
 def test_released_files_convert_with_nothing_left_over(mode, golden, tmp_path):
-    """The official names of both golden networks, their actors and their critics; every number lands in its place."""
+    """The released names of both golden networks, actors and critics; every tensor is used once."""
     (tmp_path / "golden.py").write_text(GOLDEN)
     config = io.load_config(tmp_path / "golden.py", Config)
     spec = config.spec(placeholder_source(config.data), mode).official()
@@ -79,10 +79,10 @@ def test_released_files_convert_with_nothing_left_over(mode, golden, tmp_path):
         np.savez(source, **arrays)
         words = ["--config", str(tmp_path / "golden.py"), "--token-mode", mode]
         assert main(["convert", str(source), str(target), *words]) == 0
-        found = read_tensors(target)
+        tensors = read_tensors(target)
         if part == "model":
-            assert semantics(target) == {
-                **semantics(source),
+            assert read_semantics(target) == {
+                **read_semantics(source),
                 "distilled": False,
                 "residual_maps": True,
                 "pixels": False,
@@ -95,9 +95,9 @@ def test_released_files_convert_with_nothing_left_over(mode, golden, tmp_path):
                 f"{part}/{name.split('.')[0]}/{kinds[name.split('.')[1]]}": value
                 for name, value in transposed.items()
             }
-        assert found.keys() == direct.keys() and len(found) == len(arrays)
+        assert tensors.keys() == direct.keys() and len(tensors) == len(arrays)
         for name, value in direct.items():
-            np.testing.assert_array_equal(found[name], value)
+            np.testing.assert_array_equal(tensors[name], value)
 
 
 def test_the_card_is_readable_without_this_package(weights, tmp_path):
@@ -106,22 +106,22 @@ def test_the_card_is_readable_without_this_package(weights, tmp_path):
     target = str(tmp_path / "out.safetensors")
     words = ["--model", "mini_elastic", "--card", str(tmp_path / "facts.json")]
     assert main(["convert", weights[0], target, *words]) == 0
-    found = card(target)
-    assert found["labels"] == facts["labels"] and found["licence"] == "mit"
-    assert found["preprocessing"] == {**facts["preprocessing"], "size": [8, 8]}
-    assert found["search_space"]["widths"] == [8, 12] and found["search_space"]["super_width"] == 16
-    assert (found["names"], found["network"]["norm_epsilon"]) == ("prance_jax", 1e-6)
+    facts_read = card(target)
+    assert facts_read["labels"] == facts["labels"] and facts_read["licence"] == "mit"
+    assert facts_read["preprocessing"] == {**facts["preprocessing"], "size": [8, 8]}
+    assert facts_read["search_space"]["widths"] == [8, 12] and facts_read["search_space"]["super_width"] == 16
+    assert (facts_read["names"], facts_read["network"]["norm_epsilon"]) == ("prance_jax", 1e-6)
     again = load_weights(target, SMALL)
     jax.tree.map(np.testing.assert_array_equal, again, weights[1])
 
 
-def test_a_structure_is_cut_out_under_timms_names(weights, tmp_path):
+def test_a_structure_is_extracted_under_timms_names(weights, tmp_path):
     target = str(tmp_path / "out.safetensors")
     words = ["--model", "mini_elastic", "--structure", "8x2", "--names", "timm"]
     assert main(["convert", weights[0], target, *words]) == 0
-    found, tensors = card(target), read_tensors(target)
-    assert found["measured"] is None and found["search_space"]["widths"] == [8]
-    timm = found["timm"]
+    facts_read, tensors = card(target), read_tensors(target)
+    assert facts_read["measured"] is None and facts_read["search_space"]["widths"] == [8]
+    timm = facts_read["timm"]
     assert (timm["embed_dim"], timm["depth"], timm["num_heads"], timm["attn_head_dim"]) == (8, 2, 3, 4)
     assert tensors["blocks.1.mlp.fc1.weight"].shape == (int(8 * timm["mlp_ratio"]), 8) == (16, 8)
     assert tensors["blocks.0.attn.qkv.weight"].shape == (36, 8)
@@ -130,26 +130,26 @@ def test_a_structure_is_cut_out_under_timms_names(weights, tmp_path):
 
 def test_what_cannot_be_converted_is_one_clear_line(weights, tmp_path, capsys):
     target = str(tmp_path / "out.safetensors")
-    say = lambda source, *words: refused(capsys, str(source), target, "--model", "mini_elastic", *words)
-    assert "has no tensor head_dist.*, x?" in say(weights[0], "--ignore", "head_dist.*", "--ignore", "x?")
-    assert "'9x9' is not in the search space" in say(weights[0], "--structure", "9x9")
+    error = lambda source, *words: refused(capsys, str(source), target, "--model", "mini_elastic", *words)
+    assert "has no tensor head_dist.*, x?" in error(weights[0], "--ignore", "head_dist.*", "--ignore", "x?")
+    assert "'9x9' is not in the search space" in error(weights[0], "--structure", "9x9")
     save_weights(tmp_path / "resnet.safetensors", {"conv1.weight": np.ones(2), "fc.bias": np.ones(2)}, {})
-    assert "holds no ViT that is known (2 tensors: conv1.weight, fc.bias" in say(
+    assert "holds no ViT that is known (2 tensors: conv1.weight, fc.bias" in error(
         tmp_path / "resnet.safetensors"
     )
     with zipfile.ZipFile(tmp_path / "evil.pth", "w") as archive:
         archive.writestr("run/data.pkl", pickle.dumps({"model": print}))
-    assert "evil.pth cannot be read: the pickle holds builtins.print" in say(tmp_path / "evil.pth")
+    assert "evil.pth cannot be read: the pickle holds builtins.print" in error(tmp_path / "evil.pth")
     wide = ModelSpec(SearchSpace("wide", 20, 2.0, 5, (20,), (2.0,), (3,), head_dim=4), 8, 4, 7)
     save_weights(tmp_path / "wide.safetensors", to_timm(drawn_params(wide), wide), {})
-    said = say(tmp_path / "wide.safetensors")
+    message = error(tmp_path / "wide.safetensors")
     for words in (
         "cls_token: wanted (16,), found (20,)",
         "block_{0,1}/fc1/kernel: wanted (16, 32), found (20, 40)",
         "not used: block_2/fc1/kernel (20, 40)",
         "it has 7 classes, the model 5: num_classes=7",
     ):
-        assert words in said
+        assert words in message
     assert not (tmp_path / "out.safetensors").exists()
 
 

@@ -1,4 +1,4 @@
-"""The config door: types, overrides, and one clear line for every mistake."""
+"""Reading configs: types, overrides, and one clear line for every mistake."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ class Model:
     depth: int = 12
     drop: float = 0.1
     widths: tuple[int, ...] = (32, 64)
-    plans: tuple[tuple[int, float], ...] = ()
+    pairs: tuple[tuple[int, float], ...] = ()
     first: int | None = None
     mode: Literal["prune", "merge"] = "prune"
 
@@ -45,7 +45,7 @@ def file(tmp_path):
 
 
 GOOD = """
-    model = dict(depth=6, drop=0, plans=[[1, 2], (3, .5)])
+    model = dict(depth=6, drop=0, pairs=[[1, 2], (3, .5)])
     return ConfigDict(dict(name='a', seeds=[1, 2], model=model))
 """
 
@@ -59,7 +59,7 @@ def message(path, *overrides):
 
 def test_file_becomes_a_frozen_hashable_typed_schema(file):
     config = io.load_config(file(GOOD), Config)
-    assert config == Config("a", seeds=(1, 2), model=Model(6, 0.0, plans=((1, 2.0), (3, 0.5))))
+    assert config == Config("a", seeds=(1, 2), model=Model(6, 0.0, pairs=((1, 2.0), (3, 0.5))))
     assert isinstance(config.model.drop, float)
     hash(config)
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -75,8 +75,8 @@ def test_file_becomes_a_frozen_hashable_typed_schema(file):
         ("--config.seeds=7", lambda c: c.seeds == (7,)),
         ("--config.seeds=", lambda c: c.seeds == ()),
         ("--config.seeds=()", lambda c: c.seeds == ()),
-        ("--config.model.plans=(1,0.5),(2,1)", lambda c: c.model.plans == ((1, 0.5), (2, 1.0))),
-        ("--config.model.plans=((1,0.5),)", lambda c: c.model.plans == ((1, 0.5),)),
+        ("--config.model.pairs=(1,0.5),(2,1)", lambda c: c.model.pairs == ((1, 0.5), (2, 1.0))),
+        ("--config.model.pairs=((1,0.5),)", lambda c: c.model.pairs == ((1, 0.5),)),
         ("--config.model.drop=1e-3", lambda c: c.model.drop == 1e-3),
         ("--config.model.first=4", lambda c: c.model.first == 4),
         ("--config.model.first=None", lambda c: c.model.first is None),
@@ -90,7 +90,7 @@ def test_file_becomes_a_frozen_hashable_typed_schema(file):
 def test_overrides_are_typed_by_the_schema(file, override, expected):
     config = io.load_config(file(GOOD), Config, [override])
     assert expected(config)
-    assert config.model.plans if "plans" in override else config.model.plans == ((1, 2.0), (3, 0.5))
+    assert config.model.pairs if "pairs" in override else config.model.pairs == ((1, 2.0), (3, 0.5))
 
 
 def test_the_last_override_of_a_key_wins(file):
@@ -106,7 +106,7 @@ def test_the_last_override_of_a_key_wins(file):
         ("--config.model.depth=eight", ("config.model.depth", "'eight'", "int")),
         ("--config.model.depth=8.5", ("config.model.depth", "'8.5'", "int")),
         ("--config.model.depth=0", ("config.model", "at least 1")),
-        ("--config.model.plans=(1,2,3)", ("config.model.plans", "tuple[int, float]")),
+        ("--config.model.pairs=(1,2,3)", ("config.model.pairs", "tuple[int, float]")),
         ("--config.model.mode=mrege", ("config.model.mode", "'prune', 'merge'")),
         ("--config.fast=1", ("config.fast", "bool")),
         ("--config.model=3", ("config.model is a section", "config.model.depth")),

@@ -1,4 +1,4 @@
-"""Augmentation against its definitions: Pillow's own operations, hand-worked boxes, and the laws of each."""
+"""Augmentation agrees with Pillow, with boxes worked out by hand and with its definitions."""
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +11,14 @@ from prance_jax.core.errors import UserError
 from prance_jax.data import crops, rand_augment
 from prance_jax.data.augment import AugmentConfig, augment, erase, mix, padded_crop, resized_crop
 
-PICTURE = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+PIXELS = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
 # Smooth enough that equalize and autocontrast have something to do.
-PICTURE[4:12] = PICTURE[4:12] // 3 + 40
-UNIT = jnp.asarray(PICTURE, jnp.float32) / 255
+PIXELS[4:12] = PIXELS[4:12] // 3 + 40
+UNIT = jnp.asarray(PIXELS, jnp.float32) / 255
 
 
 def pillow(change):
-    return np.asarray(change(Image.fromarray(PICTURE)), np.float32)
+    return np.asarray(change(Image.fromarray(PIXELS)), np.float32)
 
 
 def solarize_add(image):
@@ -53,8 +53,8 @@ def solarize_add(image):
         ),
     ],
 )
-def test_changes_are_those_of_pillow(name, ours, theirs):
-    """Within the one or two levels that Pillow loses by rounding in between."""
+def test_colour_operations_agree_with_pillow(name, ours, theirs):
+    """Up to two levels differ, because Pillow rounds in between."""
     np.testing.assert_allclose(np.asarray(ours(UNIT)) * 255, pillow(theirs), atol=2.01, err_msg=name)
 
 
@@ -62,19 +62,23 @@ def inner(image, border=5):
     return image[border:-border, border:-border]
 
 
-def test_geometry_is_that_of_pillow():
-    """Away from the border, where Pillow fills in otherwise."""
-    turned = np.asarray(rand_augment.affine(UNIT, *rand_augment.rotation(20.0))) * 255
-    wanted = pillow(lambda x: x.rotate(20, Image.Resampling.BILINEAR))
-    np.testing.assert_allclose(inner(turned), inner(wanted), atol=2)
+def test_geometric_operations_agree_with_pillow():
+    """The border is left out: Pillow fills it in another way."""
+    rotated = np.asarray(rand_augment.affine(UNIT, *rand_augment.rotation(20.0))) * 255
+    expected = pillow(lambda x: x.rotate(20, Image.Resampling.BILINEAR))
+    np.testing.assert_allclose(inner(rotated), inner(expected), atol=2)
     sheared = np.asarray(rand_augment.affine(UNIT, *rand_augment.shear(0.0, 0.25))) * 255
     # Pillow shears about the corner of the first pixel, we about the middle of the image.
     matrix = (1, 0.25, -0.25 * 8, 0, 1, 0)
-    wanted = pillow(lambda x: x.transform(x.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
-    np.testing.assert_allclose(inner(sheared), inner(wanted), atol=2)
-    moved = np.asarray(rand_augment.affine(UNIT, *rand_augment.translation(0.0, 3 / 16))) * 255
-    np.testing.assert_allclose(moved[:, :-3], PICTURE[:, 3:], atol=1e-3)
-    np.testing.assert_allclose(moved[:, -2:], np.broadcast_to(rand_augment.FILL * 255, (16, 2, 3)), atol=1e-3)
+    expected = pillow(
+        lambda x: x.transform(x.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+    )
+    np.testing.assert_allclose(inner(sheared), inner(expected), atol=2)
+    translated = np.asarray(rand_augment.affine(UNIT, *rand_augment.translation(0.0, 3 / 16))) * 255
+    np.testing.assert_allclose(translated[:, :-3], PIXELS[:, 3:], atol=1e-3)
+    np.testing.assert_allclose(
+        translated[:, -2:], np.broadcast_to(rand_augment.FILL * 255, (16, 2, 3)), atol=1e-3
+    )
 
 
 def test_rand_augment_changes_about_half_and_stays_in_range():
@@ -82,13 +86,13 @@ def test_rand_augment_changes_about_half_and_stays_in_range():
     out = jax.jit(jax.vmap(lambda key: rand_augment.rand_augment(UNIT, key, 1, 9.0)))(keys)
     assert float(out.min()) >= 0 and float(out.max()) <= 1
     changed = np.asarray(jnp.abs(out - UNIT).max((1, 2, 3)) > 1e-6)
-    # sd 0.025; autocontrast leaves a picture that already has the full range as it is (1 in 15).
+    # Standard deviation 0.025; autocontrast does not change an image that has the full range (1 in 15).
     assert abs(changed.mean() - 0.5 * 14 / 15) < 0.1
 
 
 def test_boxes_have_the_areas_and_ratios_of_their_definition():
     uniform = np.random.default_rng(0).random((3000, crops.TRIES, 4))
-    boxes = np.array([crops.random_resized(own, 90, 120, 0.2) for own in uniform])
+    boxes = np.array([crops.random_resized(numbers, 90, 120, 0.2) for numbers in uniform])
     top, left, height, width = boxes.T
     assert (
         (top >= 0).all() and (left >= 0).all() and (top + height <= 90).all() and (left + width <= 120).all()
@@ -108,37 +112,37 @@ def test_a_box_that_never_fits_becomes_the_centre():
 
 def test_crops_show_parts_of_the_image():
     windows = np.lib.stride_tricks.sliding_window_view(
-        np.pad(PICTURE, ((2, 2), (2, 2), (0, 0))), (16, 16), (0, 1)
+        np.pad(PIXELS, ((2, 2), (2, 2), (0, 0))), (16, 16), (0, 1)
     )
     windows = windows.reshape(25, 3, 16, 16).transpose(0, 2, 3, 1)
-    seen = set()
+    matches = set()
     for seed in range(60):
         out = np.asarray(padded_crop(UNIT, jax.random.key(seed), 2)) * 255
         match = np.flatnonzero(np.isclose(windows, out, atol=1e-3).all((1, 2, 3)))
         assert len(match) == 1
-        seen.add(int(match[0]))
-    assert len(seen) > 18  # of 25 places, in 60 draws
+        matches.add(int(match[0]))
+    assert len(matches) > 18  # of 25 positions, in 60 draws
     ramp = jnp.broadcast_to(jnp.linspace(0, 1, 64)[:, None, None], (64, 64, 1))
     out = jax.vmap(lambda key: resized_crop(ramp, key, 0.25))(jax.random.split(jax.random.key(0), 50))[..., 0]
-    # A part of a ramp, stretched, is a ramp of that part's slope: between one half (less the ratio) and all of it.
+    # A stretched part of a ramp is a ramp with a smaller slope, down to about one half.
     slope = np.asarray(out[:, 40, 32] - out[:, 24, 32]) * 63 / 16
     assert (slope > 0.4).all() and (slope < 1.01).all() and slope.std() > 0.1
 
 
-def test_erasing_leaves_the_rest_and_its_area_is_that_of_the_recipe():
+def test_erasing_changes_one_box_with_the_area_of_the_recipe():
     image = jnp.full((40, 40, 3), 7.0)
     out = jax.vmap(lambda key: erase(image, key, 0.5))(jax.random.split(jax.random.key(0), 400))
-    gone = np.asarray((out != 7.0).any(-1))
-    share = gone.mean((1, 2))
+    is_erased = np.asarray((out != 7.0).any(-1))
+    share = is_erased.mean((1, 2))
     assert 0.4 < (share > 0).mean() < 0.6
     assert 0.015 < share[share > 0].min() and share.max() < 0.35
-    noise = np.asarray(out)[gone]
+    noise = np.asarray(out)[is_erased]
     assert abs(noise.mean()) < 0.02 and abs(noise.std() - 1) < 0.02
 
 
 @pytest.mark.parametrize("mixup, cutmix", [(0.8, 0.0), (0.0, 1.0), (0.8, 1.0)])
 def test_labels_are_mixed_as_the_pixels_are(mixup, cutmix):
-    """Image i is the constant i: what a pixel shows, on average, is what the label says."""
+    """Image i has the constant value i, so the mean pixel equals the mean label."""
     number = jnp.arange(6)
     images = jnp.broadcast_to(number[:, None, None, None].astype(jnp.float32), (6, 16, 16, 1))
     for seed in range(8):
@@ -149,7 +153,7 @@ def test_labels_are_mixed_as_the_pixels_are(mixup, cutmix):
             assert set(np.unique(mixed)) <= set(range(6))
 
 
-def test_mixed_labels_go_through_the_losses():
+def test_losses_accept_mixed_labels():
     logits = jax.random.normal(jax.random.key(0), (5, 4))
     labels = jnp.array([0, 3, 1, 1, 2])
     hard = losses.cross_entropy(logits, labels, 0.1)
@@ -157,7 +161,7 @@ def test_mixed_labels_go_through_the_losses():
     assert losses.accuracy(logits, jax.nn.one_hot(labels, 4)) == losses.accuracy(logits, labels)
 
 
-def test_the_whole_recipe_is_a_function_of_its_key():
+def test_the_whole_recipe_depends_on_its_key_alone():
     config = AugmentConfig(
         crop="resized", flip=True, rand_augment=2, erase=0.25, mixup=0.8, cutmix=1.0, min_area=0.3
     )
@@ -170,8 +174,8 @@ def test_the_whole_recipe_is_a_function_of_its_key():
     )
     np.testing.assert_array_equal(first, again)
     assert first.shape == images.shape and soft.shape == (4, 4) and float(jnp.abs(first - other).max()) > 0.5
-    plain, whole = augment(config.plain, images, labels, jax.random.key(1), lambda x: x, 4)
-    np.testing.assert_array_equal(whole, labels)
+    _, plain_labels = augment(config.plain, images, labels, jax.random.key(1), lambda x: x, 4)
+    np.testing.assert_array_equal(plain_labels, labels)
     off, _ = augment(AugmentConfig(), images, labels, jax.random.key(1), lambda x: x, 4)
     np.testing.assert_array_equal(off, images)
 
@@ -180,8 +184,8 @@ def test_flips_are_left_right_and_half():
     config = AugmentConfig(flip=True)
     images = jnp.broadcast_to(UNIT, (300, 16, 16, 3))
     out, _ = augment(config, images, jnp.zeros(300, int), jax.random.key(0), lambda x: x, 2)
-    same, turned = (np.asarray((out == own).all((1, 2, 3))) for own in (UNIT, UNIT[:, ::-1]))
-    assert (same ^ turned).all() and abs(same.mean() - 0.5) < 0.09
+    same, flipped = (np.asarray((out == image).all((1, 2, 3))) for image in (UNIT, UNIT[:, ::-1]))
+    assert (same ^ flipped).all() and abs(same.mean() - 0.5) < 0.09
 
 
 @pytest.mark.parametrize(
@@ -194,12 +198,12 @@ def test_flips_are_left_right_and_half():
         (dict(rand_augment=2, jitter=0.4), "leave out jitter"),
     ],
 )
-def test_recipes_that_make_no_sense_are_refused(change, words):
+def test_invalid_recipes_are_refused(change, words):
     with pytest.raises(UserError, match=words):
         AugmentConfig(**change)
 
 
-def test_colour_changes_need_colours():
+def test_colour_operations_need_three_channels():
     grey = jnp.zeros((2, 8, 8, 1))
     with pytest.raises(UserError, match="need 3 channels; these images have 1"):
         augment(AugmentConfig(jitter=0.3), grey, jnp.zeros(2, int), jax.random.key(0), lambda x: x, 2)

@@ -1,4 +1,4 @@
-"""Pictures on disk: every kind that cameras and tools write, and every way in which a data set is broken."""
+"""Image files on disk: every file format, and every way in which a data set can be broken."""
 
 import dataclasses
 import io
@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from prance_jax.core.errors import UserError
-from prance_jax.data.images.decode import BadPicture, decode_image
+from prance_jax.data.images.decode import BadImage, decode_image
 from prance_jax.data.images.folder import FolderConfig, hold_out, load_folder_source, open_split
 from prance_jax.data.images.records import ImagesConfig
 from prance_jax.data.load import DataConfig, load_source
@@ -28,20 +28,20 @@ def encoded(image, kind="PNG", **options):
     return stream.getvalue()
 
 
-def picture(value, side=8):
-    """A picture of one colour; PNG, so that it comes back exactly."""
+def one_colour(value, side=8):
+    """An image of one colour as PNG, which is lossless."""
     return encoded(Image.new("RGB", (side, side), value))
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two classes; a picture's red says its class, its green its number."""
+    """Two classes; the red of an image gives its class, the green its number."""
     for split, count in (("train", 10), ("test", 3)):
         for label, name in enumerate(("ant", "bee")):
-            where = tmp_path / split / name
-            where.mkdir(parents=True)
+            path = tmp_path / split / name
+            path.mkdir(parents=True)
             for number in range(count):
-                (where / f"{number}.png").write_bytes(picture((100 * label, 10 * number, 0)))
+                (path / f"{number}.png").write_bytes(one_colour((100 * label, 10 * number, 0)))
     return tmp_path
 
 
@@ -59,28 +59,30 @@ def packed(folder, tmp_path, together):
     out.mkdir()
     for split in ("train", "test"):
         with zipfile.ZipFile(out / ("all.zip" if together else f"{split}.zip"), "a") as file:
-            for own in sorted((folder / split).rglob("*.png")):
-                file.write(own, own.relative_to(folder))
+            for image in sorted((folder / split).rglob("*.png")):
+                file.write(image, image.relative_to(folder))
     return out / "all.zip" if together else out
 
 
 @pytest.mark.parametrize("kind", ["folder", "zips", "one zip"])
-def test_every_picture_comes_with_its_label(folder, tmp_path, kind):
-    where = folder if kind == "folder" else packed(folder, tmp_path, kind == "one zip")
-    source = load(where)
+def test_every_image_has_its_label(folder, tmp_path, kind):
+    path = folder if kind == "folder" else packed(folder, tmp_path, kind == "one zip")
+    source = load(path)
     assert source.classes == ("ant", "bee") and source.image_size == 8
     test = source.split("test")
     red, green = (np.round(test.images[:, 4, 4, channel] * 255) for channel in (0, 1))
     np.testing.assert_array_equal(red, 100 * test.labels)
     np.testing.assert_array_equal(green, [0, 10, 20] * 2)
-    train, held = (np.asarray(own) for own in (source.tables.images, source.stored["validation"][0]))
-    # One picture of ten in each class is held out, and no picture is in both.
-    assert len(train) == 18 and len(held) == 2
-    assert not {tuple(own[4, 4]) for own in train} & {tuple(own[4, 4]) for own in held}
+    train = np.asarray(source.tables.images)
+    validation = np.asarray(source.fixed_sets["validation"][0])
+    # One image of ten in each class is held out, and no image is in both sets.
+    assert len(train) == 18 and len(validation) == 2
+    colours = [{tuple(image[4, 4]) for image in images} for images in (train, validation)]
+    assert not colours[0] & colours[1]
     np.testing.assert_array_equal(np.asarray(source.tables.labels) * 100, train[:, 4, 4, 0])
 
 
-def test_held_out_are_the_same_at_every_call_and_even(folder):
+def test_held_out_images_are_the_same_at_every_call_and_even(folder):
     files = open_split(folder, "train")
     first, again = hold_out(files, 0.3), hold_out(files, 0.3)
     assert first[1].names == again[1].names and len(first[1].names) == 6
@@ -89,8 +91,8 @@ def test_held_out_are_the_same_at_every_call_and_even(folder):
 
 
 @pytest.mark.parametrize("in_memory", (True, False))
-def test_validation_images_stand_in_no_order_with_their_labels(folder, in_memory):
-    """A folder's pictures come class by class; what looks at the first few of the validation set has to see all classes."""
+def test_validation_images_are_shuffled_with_their_labels(folder, in_memory):
+    """Files are sorted by class, but the first few validation images must have all classes."""
     images = dataclasses.replace(IMAGES, in_memory=in_memory)
     split = load_folder_source(FolderConfig(path=str(folder), validation_share=0.5), images).split(
         "validation"
@@ -104,31 +106,31 @@ def test_validation_images_stand_in_no_order_with_their_labels(folder, in_memory
     assert split.some(10) is split
 
 
-def test_every_kind_of_picture_becomes_colours():
+def test_every_image_format_becomes_rgb():
     grey = Image.fromarray(np.full((4, 4), 77, np.uint8))
-    deep = Image.fromarray(np.full((4, 4), 257 * 77, np.uint16))
+    grey_16_bits = Image.fromarray(np.full((4, 4), 257 * 77, np.uint16))
     cmyk = Image.new("CMYK", (4, 4), (255, 0, 0, 0))
-    see_through = Image.new("RGBA", (4, 4), (9, 8, 7, 0))
+    transparent = Image.new("RGBA", (4, 4), (9, 8, 7, 0))
     palette = Image.new("RGB", (4, 4), (200, 0, 0)).quantize(4)
-    for data, wanted in (
+    for data, expected in (
         (encoded(grey), (77, 77, 77)),
         (encoded(grey, "JPEG", quality=95), (77, 77, 77)),
-        (encoded(deep), (77, 77, 77)),
+        (encoded(grey_16_bits), (77, 77, 77)),
         (encoded(cmyk, "JPEG", quality=100), (0, 255, 255)),
-        (encoded(see_through), (9, 8, 7)),
+        (encoded(transparent), (9, 8, 7)),
         (encoded(palette), (200, 0, 0)),
-        (picture((1, 2, 3), side=1), (1, 2, 3)),
+        (one_colour((1, 2, 3), side=1), (1, 2, 3)),
     ):
         out = decode_image(data)
         assert out.mode == "RGB"
-        np.testing.assert_allclose(np.asarray(out)[0, 0], wanted, atol=3)
+        np.testing.assert_allclose(np.asarray(out)[0, 0], expected, atol=3)
 
 
-def test_half_a_picture_is_none():
+def test_incomplete_files_are_bad_images():
     noise = Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8))
     whole = encoded(noise, "JPEG")
-    for data in (whole[: len(whole) // 2], b"", b"not a picture", encoded(noise)[:300]):
-        with pytest.raises(BadPicture):
+    for data in (whole[: len(whole) // 2], b"", b"not an image", encoded(noise)[:300]):
+        with pytest.raises(BadImage):
             decode_image(data)
 
 
@@ -136,16 +138,16 @@ def break_one(folder):
     (folder / "train" / "bee" / "3.png").write_bytes(b"\x89PNG and then nothing")
 
 
-def test_a_bad_picture_is_an_error_that_names_it(folder):
+def test_a_bad_image_is_an_error_that_names_it(folder):
     break_one(folder)
     (folder / "train" / "cat").mkdir()
     with pytest.raises(
-        UserError, match=r"2 that cannot be used: train/bee/3.png \(.*\); class cat has no picture"
+        UserError, match=r"2 that cannot be used: train/bee/3.png \(.*\); class cat has no image"
     ):
         load(folder, validation="test")
 
 
-def test_bad_pictures_that_are_skipped_are_counted_and_labels_stay_right(folder, caplog):
+def test_skipped_images_are_counted_and_labels_stay_right(folder, caplog):
     break_one(folder)
     source = load(folder, "skip", validation="test")
     assert "left out 1 of 20: train/bee/3.png" in caplog.text and len(caplog.records) == 1
@@ -160,45 +162,45 @@ def test_bad_pictures_that_are_skipped_are_counted_and_labels_stay_right(folder,
         (
             lambda path: shutil.rmtree(path / "test"),
             {},
-            "no split 'test' in .*: wanted test/ or test.zip; found train",
+            "no split 'test' in .*: expected test/ or test.zip; found train",
         ),
         (lambda path: None, dict(validation="val"), "no split 'val'"),
         (lambda path: (path / "test" / "wasp").mkdir(), {}, "classes that the training set has not: wasp"),
-        (lambda path: [own.unlink() for own in path.glob("test/*/*")], {}, "holds no picture"),
+        (lambda path: [file.unlink() for file in path.glob("test/*/*")], {}, "holds no image"),
         (lambda path: shutil.rmtree(path), {}, "no split 'train' in .*; found nothing"),
         (
-            lambda path: [own.write_bytes(b"") for own in path.glob("train/*/*")],
+            lambda path: [file.write_bytes(b"") for file in path.glob("train/*/*")],
             dict(on_bad_image="skip"),
-            "not one",
+            "no image can be read",
         ),
         (lambda path: None, dict(path=""), "data.folder.path is empty"),
     ],
 )
-def test_data_sets_that_are_broken_are_refused(folder, ruin, change, words):
+def test_broken_data_sets_are_refused(folder, ruin, change, words):
     ruin(folder)
     with pytest.raises(UserError, match=words):
         load(**{"path": folder, **change})
 
 
-def test_a_torn_zip_is_refused(tmp_path):
+def test_a_damaged_zip_is_refused(tmp_path):
     (tmp_path / "train.zip").write_bytes(b"PK\x03\x04 and then nothing")
     with pytest.raises(UserError, match="train.zip cannot be read as a zip"):
         open_split(tmp_path, "train")
 
 
-def test_one_config_one_source(folder):
-    """Compiled steps belong to a source, so the same config gives the same one."""
-    wanted = DataConfig(name="folder", folder=FolderConfig(str(folder)), images=IMAGES)
-    source = load_source(wanted)
-    assert load_source(dataclasses.replace(wanted, folder=FolderConfig(str(folder)))) is source
+def test_the_same_config_gives_the_same_source(folder):
+    """Compiled steps belong to a source."""
+    config = DataConfig(name="folder", folder=FolderConfig(str(folder)), images=IMAGES)
+    source = load_source(config)
+    assert load_source(dataclasses.replace(config, folder=FolderConfig(str(folder)))) is source
     images, labels = jax.jit(source.sample, static_argnums=2)(source.tables, jax.random.key(0), 16)
     np.testing.assert_array_equal(np.round(np.asarray(images)[:, 4, 4, 0] * 255), 100 * np.asarray(labels))
     with pytest.raises(UserError, match="'cifra' is not known; choose from digits, folder, tfds"):
         load_source(DataConfig(name="cifra"))
 
 
-def test_folders_and_arrays_need_no_loader():
-    """Neither TensorFlow Datasets nor Grain nor TensorFlow is imported on their way."""
+def test_folders_and_arrays_import_no_data_loader():
+    """Neither TensorFlow Datasets nor Grain nor TensorFlow is imported."""
     code = (
         "import sys, prance_jax.data.load, prance_jax.config.experiment, prance_jax.experiments.experiment;"
         "print([name for name in ('tensorflow_datasets', 'tensorflow', 'grain') if name in sys.modules])"

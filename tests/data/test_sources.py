@@ -1,4 +1,4 @@
-"""The embedded digits against an independent paste, and in-memory arrays against bad input."""
+"""The embedded digits agree with an independent paste; arrays with bad input are refused."""
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ def test_same_key_same_images(source):
     assert first[0].shape == (16, 28, 28, 1) and first[0].dtype == jnp.float32
 
 
-def test_a_digit_alone_is_a_bilinear_paste(source):
+def test_a_digit_without_clutter_is_a_bilinear_paste(source):
     """Without clutter every pixel is the glyph, read at the pixel's centre by bilinear interpolation."""
     config = DigitsConfig(canvas=28, grid=4, min_scale=14.0, max_scale=17.0, max_clutter=0)
     key = jax.random.key(4)
@@ -60,16 +60,16 @@ def test_a_digit_alone_is_a_bilinear_paste(source):
             for x in range(28):
                 v, u = ((p + 0.5 - s) * 8 / length - 0.5 for p, s, length in zip((y, x), start, size))
                 v0, u0 = int(np.floor(v)), int(np.floor(u))
-                wanted = 0.0
+                expected = 0.0
                 for row, weight_y in ((v0, 1 - (v - v0)), (v0 + 1, v - v0)):
                     for column, weight_x in ((u0, 1 - (u - u0)), (u0 + 1, u - u0)):
                         if -1 <= row <= 8 and -1 <= column <= 8:
-                            wanted += weight_y * weight_x * glyph[row + 1, column + 1]
-                assert abs(float(drawing.images[image, y, x, 0]) - wanted) < 2e-5
+                            expected += weight_y * weight_x * glyph[row + 1, column + 1]
+                assert abs(float(drawing.images[image, y, x, 0]) - expected) < 2e-5
         assert drawing.labels[image] == source.glyphs["test"].labels[drawing.glyph[image]]
 
 
-def test_clutter_is_even_on_zero_to_eight(source):
+def test_clutter_is_uniform_on_zero_to_eight(source):
     drawing = jax.jit(lambda key: draw_digits(CONFIG, source.tables, key, 4000))(jax.random.key(0))
     np.testing.assert_allclose(np.bincount(drawing.clutter, minlength=9) / 4000, 1 / 9, atol=0.02)
     ink = np.asarray(drawing.images).sum((1, 2, 3))
@@ -99,7 +99,7 @@ def test_fixed_sets(source):
         (dict(test_images=0), "test_images must be 1 or more"),
     ],
 )
-def test_digits_that_cannot_be_drawn_are_refused(change, words):
+def test_invalid_digit_configs_are_refused(change, words):
     with pytest.raises(UserError, match=words):
         DigitsConfig(**{**dict(canvas=28, min_scale=14.0, max_scale=17.0), **change})
 
@@ -107,7 +107,7 @@ def test_digits_that_cannot_be_drawn_are_refused(change, words):
 IMAGES, LABELS = np.random.default_rng(0).normal(size=(12, 8, 8, 3)), np.arange(12) % 4
 
 
-def test_arrays_give_back_what_they_were_given():
+def test_arrays_return_the_given_images_and_labels():
     source = from_arrays((IMAGES, LABELS), num_classes=4, mean=1.0, std=2.0, test=(IMAGES[:5], LABELS[:5]))
     images, labels = jax.jit(source.sample, static_argnums=2)(source.tables, jax.random.key(0), 64)
     for image, label in zip(np.asarray(images), np.asarray(labels)):
@@ -122,9 +122,9 @@ def test_arrays_give_back_what_they_were_given():
     "images, labels, words",
     [
         (IMAGES[:0], LABELS[:0], "train set is empty"),
-        (IMAGES[0], LABELS, "shape \\(8, 8, 3\\); wanted"),
-        (IMAGES, LABELS[:3], "wanted 12 integers"),
-        (IMAGES, LABELS + 0.5, "wanted 12 integers"),
+        (IMAGES[0], LABELS, "shape \\(8, 8, 3\\); expected"),
+        (IMAGES, LABELS[:3], "expected 12 integers"),
+        (IMAGES, LABELS + 0.5, "expected 12 integers"),
         (IMAGES, LABELS + 1, "label 4 of image 3 is outside 0 .. 3"),
         (
             np.where(np.arange(12)[:, None, None, None] == 7, np.nan, IMAGES),
@@ -133,6 +133,6 @@ def test_arrays_give_back_what_they_were_given():
         ),
     ],
 )
-def test_arrays_that_cannot_be_trained_on_are_refused(images, labels, words):
+def test_invalid_arrays_are_refused(images, labels, words):
     with pytest.raises(UserError, match=words):
         from_arrays((images, labels), num_classes=4)

@@ -1,4 +1,4 @@
-"""Pictures that are read while training goes on: which ones, in which order, with which labels, whoever asks."""
+"""Streams of image files: images, order and labels are right for every reader and host."""
 
 import dataclasses
 import itertools
@@ -18,7 +18,7 @@ from prance_jax.data.prefetch import prefetch_to_device
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """24 training pictures in 3 classes; red says the class, green the number within it."""
+    """24 training images in 3 classes; red gives the class, green the number within the class."""
     root = tmp_path_factory.mktemp("stream")
     for split, count in (("train", 8), ("val", 3)):
         for label, name in enumerate("abc"):
@@ -41,32 +41,32 @@ def take(source, count, batch=6, start=0):
 
 
 def identity(images):
-    """(class, number) of every picture, from its colour."""
+    """Returns (class, number) of every image, from its colour."""
     colour = np.asarray(images)[:, 4, 4]
     return list(zip((colour[:, 0] / 80).round().astype(int), (colour[:, 1] / 10).round().astype(int)))
 
 
-def test_every_pass_shows_every_picture_once_with_its_label(folder):
-    passes = take(load(folder), 8)
+def test_every_epoch_has_every_image_once_with_its_label(folder):
+    batches = take(load(folder), 8)
     for first in (0, 4):
-        seen = [own for batch in passes[first : first + 4] for own in identity(batch.images)]
-        assert sorted(seen) == [(label, number) for label in range(3) for number in range(8)]
-    for batch in passes:
+        images = [image for batch in batches[first : first + 4] for image in identity(batch.images)]
+        assert sorted(images) == [(label, number) for label in range(3) for number in range(8)]
+    for batch in batches:
         assert [label for label, _ in identity(batch.images)] == batch.labels.tolist()
-    assert identity(passes[0].images) != identity(passes[4].images)
+    assert identity(batches[0].images) != identity(batches[4].images)
 
 
-def test_a_run_continues_with_the_very_next_pictures(folder):
+def test_a_resumed_run_continues_with_the_next_images(folder):
     augment = AugmentConfig(crop="resized", min_area=0.2, repeats=2)
-    whole, rest = take(load(folder, augment), 6), take(load(folder, augment), 3, start=3)
-    for ours, theirs in zip(rest, whole[3:]):
+    whole, resumed = take(load(folder, augment), 6), take(load(folder, augment), 3, start=3)
+    for ours, theirs in zip(resumed, whole[3:]):
         np.testing.assert_array_equal(ours.images, theirs.images)
         np.testing.assert_array_equal(ours.labels, theirs.labels)
     pairs = identity(whole[0].images)
     assert pairs[::2] == pairs[1::2] and len(set(pairs)) == 3
 
 
-def test_grain_reads_the_same(folder):
+def test_grain_reads_the_same_batches(folder):
     pytest.importorskip("grain")
     source = load(folder, AugmentConfig(crop="resized"))
     other = dataclasses.replace(source, reader="grain")
@@ -76,19 +76,19 @@ def test_grain_reads_the_same(folder):
 
 
 def test_hosts_share_a_batch(folder, monkeypatch):
-    alone = take(load(folder), 3)
+    single = take(load(folder), 3)
     parts = []
     for host in range(2):
         monkeypatch.setattr(module.jax, "process_count", lambda: 2)
         monkeypatch.setattr(module.jax, "process_index", lambda host=host: host)
         parts.append(take(load(folder), 3))
-    for whole, *own in zip(alone, *parts):
-        np.testing.assert_array_equal(np.concatenate([part.images for part in own]), whole.images)
+    for whole, *host_parts in zip(single, *parts):
+        np.testing.assert_array_equal(np.concatenate([part.images for part in host_parts]), whole.images)
     with pytest.raises(UserError, match="a batch of 7 cannot be shared by 2 hosts"):
         take(load(folder), 1, batch=7)
 
 
-def test_evaluation_reads_what_it_is_asked_for(folder):
+def test_a_fixed_set_decodes_the_requested_slice(folder):
     source = load(folder)
     split = source.split("test")
     assert split.images.shape == (9, 8, 8, 3) and len(split.images) == 9
@@ -100,7 +100,7 @@ def test_evaluation_reads_what_it_is_asked_for(folder):
         source.split("train")
 
 
-def test_a_bad_picture_is_named_or_replaced_with_its_own_label(folder, tmp_path, caplog):
+def test_a_bad_image_is_named_or_replaced_with_its_label(folder, tmp_path, caplog):
     import shutil
 
     root = tmp_path / "broken"
@@ -116,12 +116,12 @@ def test_a_bad_picture_is_named_or_replaced_with_its_own_label(folder, tmp_path,
     assert len(caplog.records) == 1
 
 
-def test_steps_are_fed_in_order_and_augmented_on_the_device(folder):
+def test_batches_are_prefetched_in_order_and_augmented_on_the_device(folder):
     source = load(folder, AugmentConfig(crop="resized", flip=True))
-    fed, read = prefetch_to_device(source, 6, start=2), take(source, 2, start=2)
-    for wanted in read:
-        tables = next(fed)
-        np.testing.assert_array_equal(tables.images, wanted.images)
+    prefetched, read = prefetch_to_device(source, 6, start=2), take(source, 2, start=2)
+    for expected in read:
+        tables = next(prefetched)
+        np.testing.assert_array_equal(tables.images, expected.images)
         images, labels = jax.jit(source.sample, static_argnums=2)(tables, jax.random.key(0), 6)
-        assert identity(np.asarray(images) * 255) == identity(wanted.images)
-        np.testing.assert_array_equal(labels, wanted.labels)
+        assert identity(np.asarray(images) * 255) == identity(expected.images)
+        np.testing.assert_array_equal(labels, expected.labels)

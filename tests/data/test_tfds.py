@@ -22,10 +22,10 @@ IMAGES = ImagesConfig(size=8, crop=1.0, mean=(0.0,) * 3, std=(1.0,) * 3, threads
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """'toy', prepared: 30 training and 6 test pictures; red says the class, green the number."""
+    """The prepared set 'toy': 30 training and 6 test images; red gives the class, green the number."""
     root = tmp_path_factory.mktemp("tfds")
-    where = root / "toy" / "1.0.0"
-    where.mkdir(parents=True)
+    folder = root / "toy" / "1.0.0"
+    folder.mkdir(parents=True)
     features = tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(shape=(None, None, 3)),
@@ -33,7 +33,7 @@ def prepared(tmp_path_factory):
         }
     )
     identity = tfds.core.dataset_builder.dataset_info.DatasetIdentity(
-        name="toy", version=tfds.core.Version("1.0.0"), data_dir=str(where), module_name="toy"
+        name="toy", version=tfds.core.Version("1.0.0"), data_dir=str(folder), module_name="toy"
     )
     info = tfds.core.DatasetInfo(builder=identity, features=features, description="toy")
     writer = tfds.core.SequentialWriter(info, 100, file_format="array_record", overwrite=True)
@@ -44,7 +44,7 @@ def prepared(tmp_path_factory):
             Image.new("RGB", (10, 8), (80 * (number % 3), 5 * number, 0)).save(stream, "PNG")
             writer.add_examples({split: [{"image": stream.getvalue(), "label": number % 3}]})
     writer.close_all()
-    info.write_to_directory(str(where))
+    info.write_to_directory(str(folder))
     return root
 
 
@@ -60,9 +60,9 @@ def colours(images):
 def test_a_set_in_memory(prepared):
     source = load_source(DataConfig(name="tfds", tfds=config(prepared), images=IMAGES))
     assert source.classes == ("ant", "bee", "cat") and len(source.tables.labels) == 27
-    held = source.split("validation")
-    np.testing.assert_array_equal(colours(held.images)[0], held.labels)
-    np.testing.assert_array_equal(np.sort(colours(held.images)[1]), [27, 28, 29])
+    validation = source.split("validation")
+    np.testing.assert_array_equal(colours(validation.images)[0], validation.labels)
+    np.testing.assert_array_equal(np.sort(colours(validation.images)[1]), [27, 28, 29])
     assert "tensorflow" not in sys.modules
 
 
@@ -71,12 +71,12 @@ def test_a_stream_read_by_grain(prepared):
 
     source = load_tfds_source(config(prepared), dataclasses.replace(IMAGES, in_memory=False))
     batches = source.batches(9)
-    seen = [next(batches) for _ in range(3)]
-    numbers = np.concatenate([colours(own.images / 255)[1] for own in seen])
+    tables = [next(batches) for _ in range(3)]
+    numbers = np.concatenate([colours(batch.images / 255)[1] for batch in tables])
     np.testing.assert_array_equal(np.sort(numbers), np.arange(27))
-    for own in seen:
-        np.testing.assert_array_equal(colours(own.images / 255)[0], own.labels)
-    images, labels = jax.jit(source.sample, static_argnums=2)(seen[0], jax.random.key(0), 9)
+    for batch in tables:
+        np.testing.assert_array_equal(colours(batch.images / 255)[0], batch.labels)
+    images, labels = jax.jit(source.sample, static_argnums=2)(tables[0], jax.random.key(0), 9)
     np.testing.assert_array_equal(colours(images)[0], labels)
     assert "tensorflow" not in sys.modules
 
@@ -88,12 +88,12 @@ def test_a_stream_read_by_grain(prepared):
         (dict(label="kind"), "toy has no feature 'kind' of kind ClassLabel; it has image, label"),
     ],
 )
-def test_what_is_not_there_is_told(prepared, change, words):
+def test_missing_splits_and_features_are_errors(prepared, change, words):
     with pytest.raises(UserError, match=words):
         load_tfds_source(config(prepared, **change), IMAGES)
 
 
-def test_a_set_that_is_not_prepared_is_told_with_the_command(tmp_path):
+def test_the_error_for_a_set_that_is_not_prepared_gives_the_command(tmp_path):
     with pytest.raises(UserError, match="tfds build cifar10 --file_format array_record --data_dir"):
         load_tfds_source(TfdsConfig(name="cifar10", data_dir=str(tmp_path)), IMAGES)
     with pytest.raises(UserError, match="cannot open 'cifra10'"):

@@ -17,7 +17,8 @@ from prance_jax.experiments.main_table import table_entries
 from prance_jax.models.vit import ViT
 from prance_jax.results.evaluate_rows import evaluate_rows
 from prance_jax.training import loop
-from prance_jax.training.metrics import Progress, read_metrics
+from prance_jax.training.metrics import read_metrics
+from prance_jax.training.progress import Progress
 from prance_jax.training.workdir import Workdir
 from prance_jax.zoo.formats.files import save_weights
 from prance_jax.zoo.load import flatten_params
@@ -72,9 +73,11 @@ def test_killed_and_continued_is_bit_identical(stage, whole, tmp_path, monkeypat
         )
     again = experiment(tmp_path, None, "--config.checkpoint_seconds=0")
     rows = table_entries(again, 0)
-    for row, wanted in zip(rows, whole[1]):
-        assert row.method == wanted.method
-        chex.assert_trees_all_equal((row.params, row.policy_params), (wanted.params, wanted.policy_params))
+    for row, expected in zip(rows, whole[1]):
+        assert row.method == expected.method
+        chex.assert_trees_all_equal(
+            (row.params, row.policy_params), (expected.params, expected.policy_params)
+        )
     assert without_time(again.workdir.metrics_file) == without_time(whole[0].workdir.metrics_file)
 
 
@@ -103,11 +106,11 @@ def test_every_row_of_the_table(whole):
 def test_every_image_counts_once(whole):
     """50 test images in batches of 32: the padding of the last batch is cut off."""
     run, rows = whole
-    found = run.evaluate(rows[-1], "test")
-    assert found.correct.shape == found.macs.shape == (50,)
+    evaluation = run.evaluate(rows[-1], "test")
+    assert evaluation.correct.shape == evaluation.macs.shape == (50,)
     other = experiment(run.workdir.path, None, "--config.evaluation.batch=25").evaluate(rows[-1], "test")
-    np.testing.assert_array_equal(found.predicted, other.predicted)
-    np.testing.assert_allclose(found.macs, other.macs, rtol=1e-6)
+    np.testing.assert_array_equal(evaluation.predicted, other.predicted)
+    np.testing.assert_allclose(evaluation.macs, other.macs, rtol=1e-6)
 
 
 def test_who_teaches_stage_three(whole, tmp_path):
@@ -122,7 +125,7 @@ def test_who_teaches_stage_three(whole, tmp_path):
     moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), row.params, whole[1][-1].params)
     assert max(jax.tree.leaves(moved)) > 0
     chex.assert_trees_all_equal(row.policy_params, whole[1][-1].policy_params)
-    with pytest.raises(UserError, match="finetune.teacher 'nobody' is not known; say 'meta'"):
+    with pytest.raises(UserError, match="finetune.teacher 'nobody' is not known; choose 'meta'"):
         experiment(path, None, "--config.finetune.teacher=nobody")
 
 
@@ -172,8 +175,8 @@ def test_rows_at_budgets(tmp_path):
     assert low.policy == high.policy
     last = {line["stage"]: line["step"] for line in read_metrics(run.workdir.metrics_file)}
     assert last["seed0/prune/finetune"] == 8 and last["seed0/prune/finetune_100"] == 6
-    # Nothing costs a hundredth: said, and the nearest shown.
-    assert any("budget 0.01 is beyond what this selector spends" in note for note in notes)
+    # No structure costs a hundredth: a note says so, and the row shows the nearest budget.
+    assert any("budget 0.01 is outside the range of this selector" in note for note in notes)
     assert run.evaluate(low, "validation").macs.mean() <= run.evaluate(high, "validation").macs.mean()
 
 

@@ -23,8 +23,9 @@ from prance_jax.experiments.insertion import (
     previous_setting,
 )
 from prance_jax.experiments.targets import Target, measurable
-from prance_jax.spec.block_latency import BlockLatency, OutOfReach, network_name
-from prance_jax.training.metrics import Progress, read_metrics
+from prance_jax.spec.block_latency import BlockLatency, LatencyTargetError, network_name
+from prance_jax.training.metrics import read_metrics
+from prance_jax.training.progress import Progress
 from prance_jax.training.stages import baseline_finetune
 from prance_jax.training.workdir import Workdir
 
@@ -32,45 +33,47 @@ CONFIG = Path(__file__).parents[1] / "tiny_config.py"
 SHARES = (0.75, 0.5, 0.25)
 
 
-def asked(costs, drop, met=lambda setting: False):
-    """What insertion ends with, and all settings that it asked for, where a layer that keeps a share s of its tokens costs
-    (1 - s) x its own cost in accuracy."""
+def inserted(costs, drop, met=lambda setting: False):
+    """The setting that insertion ends with, and all settings that it tried. A layer with keep rate s costs (1 - s) x its own
+    cost in accuracy."""
     trials = []
 
-    def bearable(setting):
+    def acceptable(setting):
         trials.append(setting)
         return sum(costs[site] * (1 - share) for site, share in zip(*setting)) <= drop
 
-    return insert_predictors(len(costs), SHARES, bearable, met), trials
+    return insert_predictors(len(costs), SHARES, acceptable, met), trials
 
 
 def test_from_the_last_layer_until_one_cannot_be_pruned():
     """Layers 3 and 2 go all the way, 0.0075 and 0.015; layer 1 costs 0.075 at three quarters and 0.15 at a half, of which
     0.0775 are left; layer 0 bears nothing."""
-    found, trials = asked((1.0, 0.3, 0.02, 0.01), 0.1)
-    assert found == Setting((1, 2, 3), (0.75, 0.25, 0.25))
+    setting, trials = inserted((1.0, 0.3, 0.02, 0.01), 0.1)
+    assert setting == Setting((1, 2, 3), (0.75, 0.25, 0.25))
     tried = [(setting.layers[0], setting.keep_rates[0]) for setting in trials]
     assert tried == [*((3, s) for s in SHARES), *((2, s) for s in SHARES), (1, 0.75), (1, 0.5), (0, 0.75)]
     # What a trial comes from is the network without selectors, or a trial that was borne.
     borne = {Setting(), *trials[:7]}
     assert all(previous_setting(setting, SHARES) in borne for setting in trials)
     assert (
-        previous_setting(trials[-2], SHARES) == trials[-3] and previous_setting(trials[-1], SHARES) == found
+        previous_setting(trials[-2], SHARES) == trials[-3] and previous_setting(trials[-1], SHARES) == setting
     )
 
 
 def test_a_layer_keeps_no_less_than_the_next():
     """Layer 2 bears a half and no more; layer 1, which would bear anything, stops there."""
-    found, trials = asked((1.0, 0.0, 0.1, 9.0), 0.05)
-    assert found == Setting() and len(trials) == 1  # the last layer bears nothing: insertion never begins
-    found, trials = asked((0.0, 0.0, 0.1), 0.05)
-    assert found == Setting((0, 1, 2), (0.5, 0.5, 0.5)) and len(trials) == 7
+    setting, trials = inserted((1.0, 0.0, 0.1, 9.0), 0.05)
+    assert (
+        setting == Setting() and len(trials) == 1
+    )  # already the last layer costs too much: insertion never begins
+    setting, trials = inserted((0.0, 0.0, 0.1), 0.05)
+    assert setting == Setting((0, 1, 2), (0.5, 0.5, 0.5)) and len(trials) == 7
 
 
 def test_it_ends_where_the_target_is_met():
     enough = lambda setting: sum(1 - share for share in setting.keep_rates) >= 1.25
-    found, trials = asked((1.0, 0.3, 0.02, 0.01), 0.1, enough)
-    assert found == Setting((2, 3), (0.5, 0.25)) and len(trials) == 5
+    setting, trials = inserted((1.0, 0.3, 0.02, 0.01), 0.1, enough)
+    assert setting == Setting((2, 3), (0.5, 0.25)) and len(trials) == 5
 
 
 def test_neighbours_of_nearly_equal_shares_are_a_phase():
@@ -85,8 +88,8 @@ class Killed(BaseException):
     pass
 
 
-class Told(Progress):
-    """Keeps what is said, and dies when a stage begins."""
+class NotedProgress(Progress):
+    """Keeps the notes, and dies when the stage `victim` begins."""
 
     def __init__(self, victim=None):
         super().__init__(quiet=True)
@@ -153,7 +156,7 @@ def test_stages_of_an_insertion_and_its_continuation(tmp_path, monkeypatch):
 
     monkeypatch.setattr(baseline_finetune, "baseline_step", tune_step)
     monkeypatch.setattr(Experiment, "evaluate", evaluate)
-    whole = experiment(tmp_path / "whole", Told())
+    whole = experiment(tmp_path / "whole", NotedProgress())
     insertion, spec = Insertion(whole, 0), whole.spec("prune")
     # 17 + 14 ms at three quarters before layer 1.
     what, _ = insertion.run(Target(spec, 0.95, table(whole)))
@@ -172,25 +175,28 @@ def test_stages_of_an_insertion_and_its_continuation(tmp_path, monkeypatch):
     first, second = (insertion.params(Setting((1,), (share,))) for share in (0.75, 0.5))
     moved = np.asarray(second["vit"]["cls_token"] - first["vit"]["cls_token"])
     assert np.ptp(moved) < 1e-5 < abs(moved[0])
-    bias = [own["selector_1"]["decide_bias"] for own in (first, second)]
+    bias = [params["selector_1"]["decide_bias"] for params in (first, second)]
     np.testing.assert_allclose(bias[1] - bias[0], moved[0], rtol=1e-4)
     with pytest.raises(Killed):
         victim = "seed0/compare/spvit_inserted/0_50-1_50"
-        Insertion(experiment(tmp_path / "killed", Told(victim)), 0).run(hard)
-    again = experiment(tmp_path / "killed", Told())
+        Insertion(experiment(tmp_path / "killed", NotedProgress(victim)), 0).run(hard)
+    again = experiment(tmp_path / "killed", NotedProgress())
     chex.assert_trees_all_equal(Insertion(again, 0).run(hard), (what, params))
     assert stages(again) == ["/1_75", "/1_50", "/0_75-1_50", "/0_50-1_50", "_60_time"]
     # With less to lose than the 0.5 that layer 0 costs beside layer 1.
-    strict = experiment(tmp_path / "whole", Told(), "--config.compare.insertion.drop=0.25")
-    assert Insertion(strict, 0).bearable(Setting((1,), (0.5,)))
-    assert not Insertion(strict, 0).bearable(Setting((0, 1), (0.75, 0.5)))
-    assert "1_50: 65.00 % of the validation images right, 65.00 wanted" in strict.progress.notes[0]
+    strict = experiment(tmp_path / "whole", NotedProgress(), "--config.compare.insertion.drop=0.25")
+    assert Insertion(strict, 0).acceptable(Setting((1,), (0.5,)))
+    assert not Insertion(strict, 0).acceptable(Setting((0, 1), (0.75, 0.5)))
+    assert "1_50: 65.00 % of the validation images correct, 65.00 required" in strict.progress.notes[0]
 
 
 def test_a_real_tuning(tmp_path):
     """One selector, trained and evaluated; its share is an argument of the program."""
     run = experiment(
-        tmp_path, Told(), "--config.compare.insertion.drop=1.0", "--config.compare.insertion.shares=(0.5,)"
+        tmp_path,
+        NotedProgress(),
+        "--config.compare.insertion.drop=1.0",
+        "--config.compare.insertion.shares=(0.5,)",
     )
     target = Target(run.spec("prune"), 0.8, table(run))
     rows = method_rows(run, 0, "spvit_inserted", target, Insertion(run, 0))
@@ -201,12 +207,12 @@ def test_a_real_tuning(tmp_path):
 
 
 def test_rows_of_a_target_in_time(tmp_path):
-    run = experiment(tmp_path, Told(), "--config.compare.finetune.steps=0")
+    run = experiment(tmp_path, NotedProgress(), "--config.compare.finetune.steps=0")
     target = Target(run.spec("prune"), 0.8, table(run))
     (row,) = method_rows(run, 0, "cait", target, None)
     # Of 4 x 4 patches 2 x 4 in the first layer: 17 + 9 ms of 34; 3 x 4 would be 17 + 13, and further it cannot go.
     assert row.method == "cait_80_time" and row.policy.milliseconds(target.spec, target.table) == 26
-    with pytest.raises(OutOfReach, match="cait: no setting takes 23.8 ms .* ask for 26 ms or more"):
+    with pytest.raises(LatencyTargetError, match="cait: no setting takes 23.8 ms .* ask for 26 ms or more"):
         method_rows(run, 0, "cait", Target(target.spec, 0.7, target.table), None)
     assert method_rows(run, 0, "spvit_inserted", target, None) == []
     assert measurable(target.spec, run.config.compare) == [
@@ -217,6 +223,6 @@ def test_rows_of_a_target_in_time(tmp_path):
 
 def test_settings_that_make_no_sense(tmp_path):
     with pytest.raises(UserError, match="insertion.shares=.* must fall"):
-        experiment(tmp_path, Told(), "--config.compare.insertion.shares=(0.5,0.9)")
+        experiment(tmp_path, NotedProgress(), "--config.compare.insertion.shares=(0.5,0.9)")
     with pytest.raises(UserError, match="steps must be 1 or more"):
-        experiment(tmp_path, Told(), "--config.compare.insertion.steps=0")
+        experiment(tmp_path, NotedProgress(), "--config.compare.insertion.steps=0")

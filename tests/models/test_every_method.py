@@ -1,4 +1,4 @@
-"""PRANCE's decisions drive every token method: masked is compact, no image sees another, what runs is counted."""
+"""Decisions with every token method: masked equals compact, images are independent, MACs are exact."""
 
 import jax
 import numpy as np
@@ -14,28 +14,27 @@ OTHERS = [name for name in METHODS if name not in ("prune", "merge", "prune_merg
 
 
 @pytest.mark.parametrize("mode", OTHERS)
-def test_masked_is_compact_and_counted(mode, images):
+def test_masked_equals_compact_and_macs_are_exact(mode, images):
     spec = make_spec(mode, space=SHORT)
     params = noisy_params(spec)
-    drawn = spec.space.sample(jax.random.key(1), len(images), ((0.3, 0.55, 0.8, 1.0),))
-    outcome = masked(spec)(params, images, drawn)
-    counts = token_counts(spec, drawn)
+    sampled = spec.space.sample(jax.random.key(1), len(images), ((0.3, 0.55, 0.8, 1.0),))
+    outcome = masked(spec)(params, images, sampled)
+    counts = token_counts(spec, sampled)
     np.testing.assert_array_equal(outcome.tokens.count, counts.mlp[-1])
     order = np.array([3, 0, 5, 1, 4, 2])
-    shuffled = masked(spec)(params, images[order], jax.tree.map(lambda leaf: leaf[order], drawn))
+    shuffled = masked(spec)(params, images[order], jax.tree.map(lambda leaf: leaf[order], sampled))
     np.testing.assert_allclose(shuffled.logits, outcome.logits[order], rtol=1e-4, atol=1e-5)
-    own = drawn.image(2)
-    alone = compact(spec, params, images[2:3], own)
-    scale = float(np.abs(alone.logits).max())
-    np.testing.assert_allclose(outcome.logits[2], alone.logits[0], rtol=1e-4, atol=1e-5 * scale)
-    np.testing.assert_array_equal(outcome.tokens.token_of_patch[2], alone.tokens.token_of_patch[0])
+    single = compact(spec, params, images[2:3], sampled.image(2))
+    scale = float(np.abs(single.logits).max())
+    np.testing.assert_allclose(outcome.logits[2], single.logits[0], rtol=1e-4, atol=1e-5 * scale)
+    np.testing.assert_array_equal(outcome.tokens.token_of_patch[2], single.tokens.token_of_patch[0])
 
-    # Traced and not counted: a row of attention from CLS in each layer, a glance of the classifier after each group.
+    # Traced but not counted in MACs: attention from CLS in each layer, early logits after each group.
     image = jax.ShapeDtypeStruct((1, spec.image_size, spec.image_size, 3), "float32")
     for index in range(len(images)):
-        own = drawn.image(index)
-        program = lambda params, image: ViT(spec).apply({"params": params}, image, own)
-        reported = spec.space.attention_width * sum(token_counts(spec, own).attention)
-        reported += spec.num_classes * sum(group.widths[-1] for group in own.groups)
-        found = product_flops(jax.make_jaxpr(program)(params, image).jaxpr)
-        assert found == 2 * (macs(spec, own).total + reported)
+        structure = sampled.image(index)
+        program = lambda params, image: ViT(spec).apply({"params": params}, image, structure)
+        decision_inputs = spec.space.attention_width * sum(token_counts(spec, structure).attention)
+        decision_inputs += spec.num_classes * sum(group.widths[-1] for group in structure.groups)
+        flops = product_flops(jax.make_jaxpr(program)(params, image).jaxpr)
+        assert flops == 2 * (macs(spec, structure).total + decision_inputs)

@@ -1,4 +1,4 @@
-"""Parity with outputs of the official network: every decision, every token count, logits to 1e-4 relative."""
+"""Parity with stored outputs of the official network: decisions, token counts, logits to 1e-4 relative."""
 
 import jax
 import jax.numpy as jnp
@@ -59,27 +59,27 @@ def test_official_network(mode, golden):
         outcome.logits, arrays["logits"], rtol=0, atol=1e-4 * np.abs(arrays["logits"]).max()
     )
     for index in range(len(images)):
-        own = outcome.structure.image(index)
-        assert own.widths == tuple(arrays["embed_dim"][index])
-        ratios = [mlp_dims / width for mlp_dims, width in zip(own.mlp_dims, own.widths)]
+        structure = outcome.structure.image(index)
+        assert structure.widths == tuple(arrays["embed_dim"][index])
+        ratios = [mlp_dim / width for mlp_dim, width in zip(structure.mlp_dims, structure.widths)]
         np.testing.assert_array_equal(ratios, arrays["mlp_ratio"][index])
-        assert token_counts(spec, own).mlp == tuple(arrays["tokens_after"][index])
-    # One image under its own static structure, compact, as the official code runs it.
-    alone = compact(spec, params, images[:1], outcome.structure.image(0)).logits
+        assert token_counts(spec, structure).mlp == tuple(arrays["tokens_after"][index])
+    # One image under a static structure, compact, as the official code runs it.
+    logits = compact(spec, params, images[:1], outcome.structure.image(0)).logits
     np.testing.assert_allclose(
-        alone[0], arrays["logits"][0], rtol=0, atol=1e-4 * np.abs(arrays["logits"]).max()
+        logits[0], arrays["logits"][0], rtol=0, atol=1e-4 * np.abs(arrays["logits"]).max()
     )
 
 
-def test_import_lists_everything_that_does_not_fit(golden):
+def test_import_lists_all_mismatches(golden):
     arrays = part(golden("prune"), "model/")
     spec = ModelSpec(SPACE, image_size=64, patch_size=8, num_classes=10).official()
-    wanted = forward.init_params(ViT(spec), jax.random.key(0))
+    initial = forward.init_params(ViT(spec), jax.random.key(0))
     arrays["stranger.weight"] = np.zeros(3)
     arrays["head.bias"] = np.zeros(11)
     del arrays["cls_token"]
     with pytest.raises(UserError) as caught:
-        released_prance.meta_network(arrays, spec, wanted)
+        released_prance.meta_network(arrays, spec, initial)
     for words in (
         "missing cls_token (112,)",
         "not used: stranger.weight (3,)",

@@ -1,4 +1,4 @@
-"""Whole networks under training-free reduction: published costs, nothing removed is dense, no image sees another."""
+"""Networks under scheduled reductions: published MACs, dense if nothing is removed, independent images."""
 
 import jax
 import numpy as np
@@ -6,7 +6,13 @@ import pytest
 from small import make_spec
 
 from prance_jax.models.forward import fixed_decisions, forward_adaptive
-from prance_jax.models.reduction import METHODS, ScheduledReduction, at_macs, forward_reduced, scheduled_macs
+from prance_jax.models.reduction import (
+    METHODS,
+    ScheduledReduction,
+    forward_reduced,
+    reduction_at_macs,
+    scheduled_macs,
+)
 from prance_jax.models.vit import ViT
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.search_space import SPACES
@@ -19,14 +25,14 @@ def deit(size):
     return ModelSpec(SPACES[DEIT[size]], image_size=224, patch_size=16, num_classes=1000)
 
 
-def gmacs(size, method, schedule, trick=False):
-    """A plain DeiT has no residual maps, and the papers run the last MLP on all tokens that are left."""
+def gmacs(size, method, schedule):
+    """GMACs as the papers count: no residual maps, and the last MLP on all remaining tokens."""
     spec = deit(size)
     reduction = ScheduledReduction(METHODS[method], schedule)
-    found = scheduled_macs(spec, spec.largest, reduction)
+    actual = scheduled_macs(spec, spec.largest, reduction)
     width = spec.space.super_width
     last = 8 * width**2 * (schedule.tokens_after(12, 197)[-1] - 1)
-    return (found.total - found.residual_maps + (0 if trick else last)) / 1e9
+    return (actual.total - actual.residual_maps + last) / 1e9
 
 
 PUBLISHED = [
@@ -49,45 +55,47 @@ PUBLISHED = [
 
 
 @pytest.mark.parametrize("size, method, schedule, published", PUBLISHED)
-def test_costs_that_were_published(size, method, schedule, published):
+def test_published_macs(size, method, schedule, published):
     assert gmacs(size, method, schedule) == pytest.approx(published, abs=0.006)
 
 
-@pytest.mark.parametrize("size, every_layer, three_sites", [("T", 0.71, 0.75), ("S", 2.60, 2.76)])
-def test_costs_of_mctf_that_were_published(size, every_layer, three_sites):
-    """16 tokens in all layers but the first, ten of them staying; and 35 % at three sites ("Fast"). Their counter calls the
-    dense networks 1.26 and 4.61, so a hundredth is what it can tell."""
+@pytest.mark.parametrize("size, every_layer, three_layers", [("T", 0.71, 0.75), ("S", 2.60, 2.76)])
+def test_published_macs_of_mctf(size, every_layer, three_layers):
+    """16 tokens removed in all layers but the first; and 35 % removed in three layers ("Fast").
+
+    The authors count 1.26 and 4.61 GMACs for the dense networks, so their error is about 0.01.
+    """
     tokens_after = (197, 181, 165, 149, 133, 117, 101, 85, 69, 53, 37, 21)
     assert Removed((0, *[16] * 11)).tokens_after(12, 197) == tokens_after
     assert gmacs(size, "mctf", Kept(tokens_after)) == pytest.approx(every_layer, abs=0.01)
     fast = Kept((197,) * 3 + (129,) * 3 + (85,) * 3 + (56,) * 3)
-    assert gmacs(size, "mctf", fast) == pytest.approx(three_sites, abs=0.01)
+    assert gmacs(size, "mctf", fast) == pytest.approx(three_layers, abs=0.01)
 
 
-def test_tokens_that_were_published():
+def test_published_token_counts():
     finals = lambda schedule: schedule.tokens_after(12, 197)[-1]
     assert [finals(KeepRate(rate)) for rate in (0.9, 0.8, 0.7, 0.6, 0.5)] == [148, 105, 72, 46, 28]
     assert [finals(Constant(r)) for r in (4, 8, 10, 12, 13, 14, 16)] == [149, 101, 77, 53, 41, 29, 11]
     assert [finals(Sites(r)) for r in (50, 60)] == [49, 39]
-    # A falling ramp removes the most in front.
+    # A falling ramp removes the most tokens in the first layers.
     assert Constant(8, -1.0).tokens_after(5, 100) == (84, 72, 64, 60, 60)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_nothing_removed_is_the_network(method, params, images):
+def test_nothing_removed_is_the_dense_network(method, params, images):
     spec = make_spec()
     nothing = KeepRate(1.0, (2, 5), fused=False) if "evit" in method else Constant(0)
-    found = forward_reduced(
+    actual = forward_reduced(
         ViT(spec), params, images, spec.largest, ScheduledReduction(METHODS[method], nothing)
     )
-    wanted = forward_adaptive(
+    expected = forward_adaptive(
         ViT(spec), params, images, spec.largest.groups[0], fixed_decisions(spec.largest)
     ).logits
-    np.testing.assert_allclose(found.logits, wanted, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(actual.logits, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_an_image_does_not_see_its_batch(method, params, images):
+def test_images_of_a_batch_are_independent(method, params, images):
     """Alone, shuffled and among others."""
     spec = make_spec()
     schedule = KeepRate(0.6, (1, 4), fused=method == "evit") if "evit" in method else Removed((0, 4, 0, 3, 2))
@@ -104,40 +112,41 @@ def test_an_image_does_not_see_its_batch(method, params, images):
     assert (
         whole.tokens.features.shape[1] == ScheduledReduction(METHODS[method], schedule).tokens_after(spec)[-1]
     )
-    # Every patch is where it belongs: with its size where nothing was dropped.
+    # If nothing is dropped, a token's size is the number of its patches.
     if method == "tome":
         for token_of_patch, size in zip(whole.tokens.token_of_patch, whole.tokens.size):
             np.testing.assert_array_equal(np.bincount(token_of_patch, minlength=len(size))[1:], size[1:])
 
 
 def test_attention_is_proportional_to_sizes(params, images):
-    """Two equal tokens merged into one of size two leave the rest of the network as it was."""
+    """Merging two equal tokens into one of size two does not change the output."""
     spec = make_spec()
     same = {**params, "pos_embed": params["pos_embed"].at[2].set(params["pos_embed"][1])}
     twins = images.at[:, :4, 4:8].set(images[:, :4, :4])
     reduction = ScheduledReduction(METHODS["tome"], Removed((1,)))
-    found = forward_reduced(ViT(spec), same, twins, spec.largest, reduction)
-    wanted = forward_adaptive(
+    actual = forward_reduced(ViT(spec), same, twins, spec.largest, reduction)
+    expected = forward_adaptive(
         ViT(spec), same, twins, spec.largest.groups[0], fixed_decisions(spec.largest)
     ).logits
-    np.testing.assert_allclose(found.logits, wanted, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(actual.logits, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_schedule_for_given_macs(method):
-    """One token more or less in each layer is the finest step."""
+    """The finest step is one token in each layer."""
     spec = deit("S")
     full = scheduled_macs(spec, spec.largest, ScheduledReduction(METHODS[method], Constant(0))).total
     for share in (0.5, 0.7, 1.0):
-        found = at_macs(spec, spec.largest, method, share * full)
-        assert scheduled_macs(spec, spec.largest, found).total / full == pytest.approx(share, abs=0.025)
+        reduction = reduction_at_macs(spec, spec.largest, method, share * full)
+        assert scheduled_macs(spec, spec.largest, reduction).total / full == pytest.approx(share, abs=0.025)
 
 
-def test_the_first_layer_joins_in_where_the_others_cannot_give_more():
-    """Of a method that is one step ahead: half of what comes is the most that a layer gives, so on six layers it is needed."""
+def test_mctf_reduces_the_first_layer_only_if_needed():
+    """A layer can remove half of its tokens at most, so on six layers a low target needs the first."""
     spec = make_spec()
     full = scheduled_macs(spec, spec.largest, ScheduledReduction(METHODS["mctf"], Constant(0))).total
     tokens_after = {
-        share: at_macs(spec, spec.largest, "mctf", share * full).tokens_after(spec) for share in (0.6, 0.35)
+        share: reduction_at_macs(spec, spec.largest, "mctf", share * full).tokens_after(spec)
+        for share in (0.6, 0.35)
     }
     assert tokens_after == {0.6: (17, 13, 9, 5, 3, 2), 0.35: (11, 6, 4, 3, 2, 2)}

@@ -1,4 +1,4 @@
-"""The model against an independent float64 walk of the paper's text, on random structures."""
+"""The model equals an independent float64 implementation of the paper, on random structures."""
 
 import numpy as np
 import pytest
@@ -7,13 +7,13 @@ from small import MODES, SPACE, compact, make_spec, masked, structures
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_model_computes_what_the_text_says(mode, params, images):
+def test_masked_execution(mode, params, images):
     spec = make_spec(mode)
     for seed in range(20, 24):
-        drawn = structures(spec, seed)
-        outcome = masked(spec)(params, images, drawn)
+        sampled = structures(spec, seed)
+        outcome = masked(spec)(params, images, sampled)
         for index in range(len(images)):
-            groups = [tuple(group) for group in drawn.image(index).groups]
+            groups = [tuple(group) for group in sampled.image(index).groups]
             logits, members = forward(params, images[index], groups, mode=mode, heads=SPACE.heads, patch=4)
             scale = np.abs(logits).max()
             np.testing.assert_allclose(outcome.logits[index], logits, rtol=0, atol=2e-5 * scale)
@@ -27,17 +27,17 @@ def test_the_model_computes_what_the_text_says(mode, params, images):
             )
 
 
-def test_compact_execution_too(params, images):
+def test_compact_execution(params, images):
     spec = make_spec("prune_merge")
-    own = structures(spec, 30).image(0)
-    wanted, members = forward(
+    structure = structures(spec, 30).image(0)
+    expected, members = forward(
         params,
         images[0],
-        [tuple(group) for group in own.groups],
+        [tuple(group) for group in structure.groups],
         mode="prune_merge",
         heads=SPACE.heads,
         patch=4,
     )
-    alone = compact(spec, params, images[:1], own)
-    np.testing.assert_allclose(alone.logits[0], wanted, rtol=0, atol=2e-5 * np.abs(wanted).max())
-    assert alone.tokens.features.shape[1] == len(members)
+    outcome = compact(spec, params, images[:1], structure)
+    np.testing.assert_allclose(outcome.logits[0], expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+    assert outcome.tokens.features.shape[1] == len(members)

@@ -1,11 +1,11 @@
-"""What is drawn: one point a method, budgets of one selector on a line, unmeasured speeds left out."""
+"""The pictures: one point per method, budgets of one selector on a line, unmeasured speeds left out."""
 
 import matplotlib
 import pytest
 
 from prance_jax.results.comparison_plot import curves, plot_comparison, ticks
-from prance_jax.results.plots import _families, _point, plot_results
-from prance_jax.results.rows import Results, Row
+from prance_jax.results.plots import _caption, _families, _point, plot_results, plot_speed
+from prance_jax.results.rows import Results, Row, Speed
 
 
 def row(method, seed=0, top1=0.9, kept=0.5, speed=100.0):
@@ -29,16 +29,24 @@ def test_budgets_are_one_family():
     assert _point(high, "macs_kept", 100) == pytest.approx((75, 95, 0, 0))
 
 
+def test_the_caption_explains_the_baselines():
+    assert _caption(ROWS) == "Random policy: decisions drawn at random, at the same mean MACs."
+    assert _caption((row("best_static_merge"),)) == (
+        "Best static structure: one structure for all images, found by search."
+    )
+    assert _caption((row("dense"), row("tome_30"))) == ""
+
+
 def test_the_picture(tmp_path):
     plot_results(Results(ROWS, 50, "a machine", "a command", 1.0), tmp_path / "accuracy.png")
     pixels = matplotlib.image.imread(tmp_path / "accuracy.png")
     assert pixels.shape[0] > 500 and pixels.shape[1] > 1000
-    # Colours of PRANCE, dense and the random policy are all there.
+    # The colours of PRANCE, the dense network and the random policy.
     for colour in ((0xD5, 0x5E, 0x00), (0, 0, 0), (0xE6, 0x9F, 0x00)):
         assert (abs(pixels[:, :, :3] * 255 - colour).max(axis=2) < 1).any()
 
 
-FIELD = (
+COMPARISON = (
     row("dense", top1=0.97, kept=1.0),
     row("dense_tuned", top1=0.98, kept=1.0),
     row("tome_50", 0, 0.90, 0.50),
@@ -51,7 +59,7 @@ FIELD = (
 
 
 def test_a_curve_for_every_method():
-    plain, tuned = curves(FIELD, False), curves(FIELD, True)
+    plain, tuned = curves(COMPARISON, False), curves(COMPARISON, True)
     assert list(plain) == ["tome"] and list(tuned) == ["tome", "spvit_free", "prance_prune"]
     assert plain["tome"] == [pytest.approx((35, 80, 0, 100)), pytest.approx((49, 92, 2 * 2**0.5, 100))]
     assert tuned["spvit_free"][0].speed is None
@@ -64,12 +72,22 @@ def test_marks_of_an_axis_of_errors():
     assert ticks(97.31, 97.42) == [97.32, 97.34, 97.36, 97.38, 97.4, 97.42]
 
 
-def test_the_picture_of_the_field(tmp_path):
-    """Of many methods too; an accuracy of 100 %, a missing speed and nothing tuned are no hindrance."""
-    many = (*FIELD, *(row(f"method{i}_tuned_50", top1=0.9 + i / 300) for i in range(15)))
-    untuned = tuple(own for own in FIELD if "tuned" not in own.method)
+def test_the_picture_of_the_comparison(tmp_path):
+    """It is drawn of many methods, with an accuracy of 100 %, a missing speed, and without fine-tuned rows."""
+    many = (*COMPARISON, *(row(f"method{i}_tuned_50", top1=0.9 + i / 300) for i in range(15)))
+    untuned = tuple(row for row in COMPARISON if "tuned" not in row.method)
     plot_comparison(Results(untuned, 50, "a machine", "a command", 1.0), tmp_path / "comparison.png")
     plot_comparison(Results(many, 50, "a machine", "a command", 1.0), tmp_path / "comparison.png")
     pixels = matplotlib.image.imread(tmp_path / "comparison.png")
     assert pixels.shape[0] > 500 and pixels.shape[1] > 1500
     assert (abs(pixels[:, :, :3] * 255 - (0xD5, 0x5E, 0x00)).max(axis=2) < 1).any()
+
+
+def test_the_picture_of_speeds(tmp_path):
+    rows = [
+        Speed(method, batch, "float32", 900.0, 1.0, 0.5, 1.5, 0.75, (0.9 * batch, 1.1 * batch), None, top1)
+        for batch in (1, 8)
+        for method, top1 in (("dense", 0.97), ("adaptive", 0.98), ("tome", 0.9), ("masked", None))
+    ]
+    plot_speed(rows, tmp_path / "speed.png", "weights")
+    assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")

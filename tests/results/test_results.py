@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from prance_jax.core.errors import UserError
-from prance_jax.results import table as results_module
+from prance_jax.results import table
+from prance_jax.results.names import display_name
 from prance_jax.results.rows import Results, Row, load_results
 from prance_jax.results.significance import p_value, won_and_lost
 from prance_jax.results.table import format_table, hardware, markdown, save_results
@@ -39,8 +40,8 @@ def make(*rows):
 ONE = make(row("dense", 0, 0.95, top1_change=0.0, speedup=None), row("prance_prune", 0, 0.948))
 
 
-def cells(results, method):
-    [line] = [line for line in markdown(results).splitlines() if line.startswith(f"| {method} ")]
+def cells(results, name):
+    [line] = [line for line in markdown(results).splitlines() if line.startswith(f"| {name} |")]
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
@@ -64,8 +65,8 @@ def test_what_is_saved_is_loaded(tmp_path):
 
 
 def test_one_seed_shows_plain_figures():
-    assert cells(ONE, "prance_prune") == [
-        "prance_prune",
+    assert cells(ONE, "PRANCE (prune)") == [
+        "PRANCE (prune)",
         "94.80",
         "-0.20",
         "0.0123",
@@ -77,7 +78,7 @@ def test_one_seed_shows_plain_figures():
         "1.80",
         "90",
     ]
-    assert cells(ONE, "dense")[2] == "+0.00" and cells(ONE, "dense")[9] == "-"
+    assert cells(ONE, "Dense")[2] == "+0.00" and cells(ONE, "Dense")[9] == "-"
     assert "±" not in format_table(ONE)
 
 
@@ -87,9 +88,9 @@ def test_several_seeds_show_mean_and_sample_standard_deviation():
         row("prance_prune", 0, 0.9),
     )
     # mean 95.333, deviations -1.333, -0.333, 1.667: sqrt((1.778 + 0.111 + 2.778) / 2) = 1.528
-    assert cells(three, "dense")[1] == "95.33 ±1.53"
-    assert cells(three, "prance_prune")[1] == "90.00"
-    assert cells(three, "dense")[8] == "900 ±0"
+    assert cells(three, "Dense")[1] == "95.33 ±1.53"
+    assert cells(three, "PRANCE (prune)")[1] == "90.00"
+    assert cells(three, "Dense")[8] == "900 ±0"
     assert "95.33 ±1.53" in format_table(three)
     assert "3 seeds (0, 1, 2)" in format_table(three)
 
@@ -100,21 +101,19 @@ def test_margins_are_taken_seed_by_seed():
     rows += [row("prance_prune", seed, 0.71 + 0.11 * seed) for seed in range(3)]
     rows += [row("random_policy_merge", 0, 0.5), row("prance_merge", 0, 0.45)]
     text = markdown(make(*rows))
-    assert "prance_prune: +2.00 ±1.00 points on random_policy, seed by seed" in text
-    assert "prance_merge: -5.00 points on random_policy_merge, seed by seed" in text
+    assert "PRANCE (prune): +2.00 ±1.00 points over Random policy; seed by seed" in text
+    assert "PRANCE (merge): -5.00 points over Random policy (merge); seed by seed" in text
 
 
-def test_pairs_are_told_for_every_seed():
+def test_pairs_are_listed_for_every_seed():
     """p by hand: 2 (1 + 12 + 66 + 220) / 2^12 = 0.146; as many won as lost says nothing; 2 / 2^8 = 0.0078."""
     rows = [row("dense", seed, 0.9, won=0, lost=0) for seed in range(3)]
     rows += [
         row("prance_prune", seed, 0.9, won=w, lost=n) for seed, (w, n) in enumerate([(3, 9), (5, 5), (8, 0)])
     ]
     text = markdown(make(*rows))
-    assert (
-        "prance_prune, image by image against dense: won 3, 5, 8; lost 9, 5, 0; McNemar's exact p 0.15, 1, 0.0078"
-        in text
-    )
+    assert "PRANCE (prune), image by image against the dense network: won 3, 5, 8; lost 9, 5, 0; " in text
+    assert "McNemar's exact p 0.15, 1, 0.0078" in text
     assert "image by image" not in markdown(ONE)
 
 
@@ -127,7 +126,7 @@ def test_images_won_and_lost():
 
 def test_a_figure_that_some_seeds_lack_is_averaged_over_the_others():
     results = make(row("dense", 0, 0.9, speedup=None), row("dense", 1, 0.9, speedup=2.0))
-    assert cells(results, "dense")[9] == "2.00"
+    assert cells(results, "Dense")[9] == "2.00"
 
 
 def test_the_full_table_fits_120_columns_and_its_lines_are_even():
@@ -142,8 +141,24 @@ def test_the_full_table_fits_120_columns_and_its_lines_are_even():
     )
     lines = format_table(full).splitlines()
     assert max(map(len, lines)) <= 120
-    assert len({len(line) for line in lines[: 4 + len(methods)]}) == 1
-    assert [line.split()[0] for line in lines[3 : 3 + len(methods)]] == methods
+    assert len({len(line) for line in lines[: 5 + len(methods)]}) == 1
+    assert lines[1].split() == ["top-1", "MACs", "tokens", "tokens", "params", "achieved"]
+    assert lines[2].split()[0] == "method"
+    for line, method in zip(lines[4 : 4 + len(methods)], methods, strict=True):
+        assert line.startswith(f"{display_name(method)}  ")
+    assert "±" in lines[4]
+
+
+def test_a_long_name_takes_two_lines_before_the_table_is_too_wide():
+    method = "spvit_inserted_free_50_time"
+    results = make(*(row(method, seed, 0.9 + seed / 9) for seed in range(2)))
+    lines = format_table(results).splitlines()
+    assert max(map(len, lines)) <= 120
+    end = lines.index(lines[0], 4)
+    first, *continued = lines[4:end]
+    parts = [first.split("  ")[0], *(line.strip() for line in continued)]
+    assert continued and " ".join(parts) == display_name(method)
+    assert "±" in first
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"rows": [{"methud": "dense"}]}', '{"rows": []}'])
@@ -191,4 +206,4 @@ def test_hardware_names_cores_and_jax():
     ],
 )
 def test_three_figures_without_exponents(value, text):
-    assert results_module._figures(value) == text
+    assert table._figures(value) == text

@@ -29,9 +29,9 @@ def test_results_are_the_same_for_any_batch_and_budget(exported):
     loaded = prance_jax.load_exported(path)
     assert loaded.card == json.loads(json.dumps(card)) and loaded.card["labels"] == list("abcde")
     for batch, budget in ((1, 0.3), (5, 0.55), (5, None)):
-        wanted = model(IMAGES[:batch], budget=budget)
-        found = loaded(IMAGES[:batch], budget=budget)
-        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * float(np.abs(wanted).max()))
+        expected = model(IMAGES[:batch], budget=budget)
+        logits = loaded(IMAGES[:batch], budget=budget)
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * float(np.abs(expected).max()))
 
 
 def test_the_models_code_is_not_needed(exported, tmp_path):
@@ -44,9 +44,9 @@ def test_the_models_code_is_not_needed(exported, tmp_path):
         "print(sorted(name for name in sys.modules if name.startswith(('prance_jax.', 'flax'))))\n"
     )
     words = [sys.executable, "-c", script, str(exported[1]), str(images)]
-    told = subprocess.run(words, cwd=Path(__file__).parents[2], capture_output=True, text=True)
-    shape, modules = told.stdout.splitlines()
-    used = {"core", "core.checks", "core.errors", "serving", "serving.exported"}
+    completed = subprocess.run(words, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    shape, modules = completed.stdout.splitlines()
+    used = {"core", "core.checks", "core.errors", "core.old_names", "serving", "serving.exported"}
     assert shape == "(2, 5)" and modules == str(sorted(f"prance_jax.{name}" for name in used))
 
 

@@ -1,4 +1,4 @@
-"""The adaptive model as a library user meets it: a function of images, inside and outside of jit, and its errors."""
+"""The adaptive model: a function of images, inside and outside of jit, and its errors."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from prance_jax.core.errors import UserError
 from prance_jax.models.forward import forward_adaptive
 from prance_jax.models.vit import ViT
 from prance_jax.selector.policies import PolicyWithCost
-from prance_jax.serving.model import AdaptiveModel, _run
+from prance_jax.serving.model import AdaptiveModel, _serve_jit
 from prance_jax.spec.macs import macs
 from prance_jax.training.stages.selector import Selector
 
@@ -23,7 +23,7 @@ IMAGES = jax.random.normal(jax.random.key(8), (11, 16, 16, 3))
 
 
 def make(cost_weights=None):
-    """A selector with a lively random policy: nearly every image gets a structure of its own."""
+    """A selector with a random policy of large weights: structures differ between images."""
     settings = SelectorConfig(updates=1, batch=6, keep_choices=KEEP, hidden=(16,), cost_weights=cost_weights)
     params = noisy_params(SPEC)
     selector = Selector(SPEC, settings, SHORT.first_group("24x2"))
@@ -59,26 +59,26 @@ def test_a_call_is_masked_execution_under_the_selector(model, logits):
     np.testing.assert_allclose(model(IMAGES), logits, rtol=0, atol=1e-5 * float(jnp.abs(logits).max()))
 
 
-def test_it_works_inside_the_users_own_jit(model, logits):
+def test_it_works_inside_another_jit(model, logits):
     """As an argument: it is a pytree, so that weights are no constants of the program."""
     share = jax.jit(lambda model, images: jax.nn.softmax(model(2 * images / 2)).max(axis=1))
     np.testing.assert_allclose(share(model, IMAGES), jax.nn.softmax(logits).max(axis=1), rtol=1e-4)
 
 
 def test_explanations_add_up(model, logits):
-    told = model.explain(IMAGES)
+    explanations = model.explain(IMAGES)
     structure = collect_decisions(SPEC, model.policy, model.params, model.policy_params, np.asarray(IMAGES))
     full = macs(SPEC, SPEC.largest).total
-    assert len({one.widths for one in told}) > 3
-    for index, one in enumerate(told):
-        own = structure.image(index)
-        assert one.predicted == int(logits[index].argmax())
-        assert one.macs_kept == pytest.approx(macs(SPEC, own, model.decision_cost).total / full)
-        assert one.widths == own.widths and one.mlp_dims == own.mlp_dims
-        for group, tokens_of_patches in zip(range(1, SHORT.groups), one.surviving):
-            left = one.tokens[SHORT.first_layers[group]]
+    assert len({explanation.widths for explanation in explanations}) > 3
+    for index, explanation in enumerate(explanations):
+        chosen = structure.image(index)
+        assert explanation.predicted == int(logits[index].argmax())
+        assert explanation.macs_kept == pytest.approx(macs(SPEC, chosen, model.decision_cost).total / full)
+        assert explanation.widths == chosen.widths and explanation.mlp_dims == chosen.mlp_dims
+        for group, tokens_of_patches in zip(range(1, SHORT.groups), explanation.tokens_of_patches):
+            num_tokens = explanation.tokens[SHORT.first_layers[group]]
             # CLS and the patches that have a token of their own.
-            assert len(set(tokens_of_patches[tokens_of_patches >= 0])) == left - 1
+            assert len(set(tokens_of_patches[tokens_of_patches >= 0])) == num_tokens - 1
 
 
 def test_budgets_reach_the_selector_without_a_new_trace():
@@ -93,11 +93,13 @@ def test_budgets_reach_the_selector_without_a_new_trace():
     for budget, cost_weight in ((0.3, 0.5), (0.9, 0.01)):
         served = program(model, IMAGES, jnp.float32(budget))
         conditioned_params = PolicyWithCost(model.policy_params, jnp.float32(cost_weight))
-        wanted = collect_decisions(SPEC, model.policy, model.params, conditioned_params, np.asarray(IMAGES))
-        jax.tree.map(np.testing.assert_array_equal, served.structure.groups[1:], wanted.groups[1:])
+        expected = collect_decisions(SPEC, model.policy, model.params, conditioned_params, np.asarray(IMAGES))
+        jax.tree.map(np.testing.assert_array_equal, served.structure.groups[1:], expected.groups[1:])
     mixed = program(model, IMAGES, jnp.full(11, 0.3).at[4].set(0.9))
-    own = jax.tree.map(lambda leaf: leaf[4], mixed.structure.groups[1:])
-    jax.tree.map(np.testing.assert_array_equal, own, jax.tree.map(lambda leaf: leaf[4], wanted.groups[1:]))
+    image = jax.tree.map(lambda leaf: leaf[4], mixed.structure.groups[1:])
+    jax.tree.map(
+        np.testing.assert_array_equal, image, jax.tree.map(lambda leaf: leaf[4], expected.groups[1:])
+    )
     assert len(traces) == 2  # a number, and one budget per image
     with pytest.raises(UserError, match="budget 0.2 is outside"):
         model(IMAGES, budget=0.2)
@@ -105,10 +107,10 @@ def test_budgets_reach_the_selector_without_a_new_trace():
 
 def test_a_hundred_batches_of_other_content_and_budget_compile_once():
     model = make(cost_weights=(0.01, 0.5))
-    before = _run._cache_size()
+    before = _serve_jit._cache_size()
     for seed in range(100):
         model(jax.random.normal(jax.random.key(seed), (4, 16, 16, 3)), budget=0.3 + 0.006 * seed)
-    assert _run._cache_size() == before + 1
+    assert _serve_jit._cache_size() == before + 1
 
 
 @pytest.mark.parametrize(
@@ -126,6 +128,6 @@ def test_images_that_do_not_fit_are_refused(images, words, model):
         model(images)
 
 
-def test_a_selector_of_one_budget_says_so(model):
+def test_a_selector_of_one_budget_takes_no_other(model):
     with pytest.raises(UserError, match="trained for one budget"):
         model(IMAGES, budget=0.5)

@@ -1,4 +1,4 @@
-"""Over a mesh: the same logits, and no collective in the program. In a process of its own, with four CPU devices."""
+"""Over a mesh: the same logits, and no collective in the program; in a process with four CPU devices."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What is counted is what runs: hand numbers, the papers' numbers, XLA's own count."""
+"""MACs and parameters: by hand, against the papers, against the program and XLA's own count."""
 
 import math
 
@@ -10,7 +10,7 @@ from small import MODES, SPACE, keep_choices, make_spec, structures
 
 from prance_jax.models import forward
 from prance_jax.models.vit import ViT
-from prance_jax.spec.macs import element_operations, macs, parameters, token_counts
+from prance_jax.spec.macs import count_parameters, element_operations, macs, token_counts
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.search_space import SPACES, SearchSpace
 
@@ -26,19 +26,19 @@ def deit(width, heads):
 def test_a_plain_vit_costs_what_deit_costs(width, heads, gmacs, millions):
     spec = deit(width, heads)
     assert macs(spec, spec.largest).total / 1e9 == pytest.approx(gmacs, rel=0.005)
-    assert parameters(spec, spec.largest) / 1e6 == pytest.approx(millions, rel=0.005)
+    assert count_parameters(spec, spec.largest) / 1e6 == pytest.approx(millions, rel=0.005)
 
 
 @pytest.mark.parametrize("name, millions", [("tiny", 12.5), ("small", 35.3), ("base", 102.5)])
 def test_stored_parameters_of_the_papers_spaces(name, millions):
-    """The official tiny stores 13.3 M: q, k and v at the super width of 256, of which 3 heads x 64 = 192 are ever read."""
+    """The released tiny stores 13.3 M: q, k and v have the super width 256, of which 3 x 64 are used."""
     spec = ModelSpec(SPACES[name], image_size=224, patch_size=16, num_classes=1000)
     shapes = jax.eval_shape(lambda: forward.init_params(ViT(spec), jax.random.key(0)))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e6 == pytest.approx(millions, rel=0.005)
 
 
 def test_base_holds_ten_to_the_fourteen_structures():
-    assert SPACES["base"].structures == 15**12
+    assert SPACES["base"].num_structures == 15**12
 
 
 def test_tokens_by_hand():
@@ -54,25 +54,25 @@ def test_tokens_by_hand():
 def test_one_layer_by_hand():
     space = SearchSpace("two layers", 8, 2, 1, (8,), (2,), layers=(1, 1), head_dim=4)
     spec = ModelSpec(space, image_size=4, patch_size=2, num_classes=3, channels=1, token_optimization="merge")
-    found = macs(spec, space.uniform(8, 2, (0.5,)), selector=7)
+    cost = macs(spec, space.uniform(8, 2, (0.5,)), selector=7)
     # 5 tokens; the merge keeps floor(2.5) = 2 of them: 3 sources x 2 destinations x (2 x 8 + 2).
-    assert found.patch_embedding == 4 * 4 * 8
-    assert found.attention == 2 * (5 * 8 * 12 + 2 * 5 * 5 * 4 + 5 * 4 * 8)
-    assert found.mlp == 5 * 2 * 8 * 16 + 2 * 2 * 8 * 16
-    assert found.residual_maps == 5 * 8 * 8
-    assert found.token_optimization == 3 * 2 * 18
-    assert (found.selector, found.classifier) == (7, 8 * 3)
+    assert cost.patch_embedding == 4 * 4 * 8
+    assert cost.attention == 2 * (5 * 8 * 12 + 2 * 5 * 5 * 4 + 5 * 4 * 8)
+    assert cost.mlp == 5 * 2 * 8 * 16 + 2 * 2 * 8 * 16
+    assert cost.residual_maps == 5 * 8 * 8
+    assert cost.token_optimization == 3 * 2 * 18
+    assert (cost.selector, cost.classifier) == (7, 8 * 3)
 
 
 @pytest.mark.parametrize("mode", ["prune", "merge", "prune_merge"])
 def test_per_image_counts_are_the_static_ones(mode):
     spec = make_spec(mode)
-    drawn = SPACE.sample(jax.random.key(0), 20, keep_choices(spec))
-    total, active = jax.jit(lambda s: (macs(spec, s, 11).total, parameters(spec, s)))(drawn)
+    sampled = SPACE.sample(jax.random.key(0), 20, keep_choices(spec))
+    total, active = jax.jit(lambda s: (macs(spec, s, 11).total, count_parameters(spec, s)))(sampled)
     for index in range(20):
-        own = drawn.image(index)
-        np.testing.assert_allclose(total[index], macs(spec, own, 11).total, rtol=1e-6)
-        np.testing.assert_allclose(active[index], parameters(spec, own), rtol=1e-6)
+        structure = sampled.image(index)
+        np.testing.assert_allclose(total[index], macs(spec, structure, 11).total, rtol=1e-6)
+        np.testing.assert_allclose(active[index], count_parameters(spec, structure), rtol=1e-6)
 
 
 def test_totals_beyond_int32_per_image():
@@ -89,8 +89,8 @@ def test_totals_beyond_int32_per_image():
 def test_element_operations_by_hand():
     space = SearchSpace("two layers", 8, 2, 1, (8,), (2,), layers=(1, 1), head_dim=4)
     spec = ModelSpec(space, image_size=4, patch_size=2, num_classes=3, channels=1)
-    found = element_operations(spec, space.uniform(8, 2, (0.5,)))
-    assert found == (2 * 25, (5 + 5 + 5 + 2) * 8 + 8, (5 + 2) * 16)
+    operations = element_operations(spec, space.uniform(8, 2, (0.5,)))
+    assert operations == (2 * 25, (5 + 5 + 5 + 2) * 8 + 8, (5 + 2) * 16)
 
 
 CASES = [
@@ -103,59 +103,69 @@ CASES = [
 
 
 @pytest.mark.parametrize("name, mode, width, ratio, keep", CASES)
-def test_the_compact_program_costs_what_is_counted(name, mode, width, ratio, keep):
-    """Products in the program: 2 x MACs within 0.5 %. XLA's count of the compiled program, element operations
-    included, within 3 % on the spaces where these are few (they are about 5 % of `tiny`)."""
+def test_the_compact_program_has_the_counted_products(name, mode, width, ratio, keep):
+    """The products of the program are 2 x MACs within 0.5 %.
+
+    XLA's count of the compiled program includes element operations. It is within 3 % where these are
+    few (they are about 5 % of `tiny`).
+    """
     spec = ModelSpec(SPACES[name], image_size=224, patch_size=16, num_classes=1000, token_optimization=mode)
     structure = spec.space.uniform(width, ratio, keep)
     model = ViT(spec)
     params = jax.eval_shape(lambda: forward.init_params(model, jax.random.key(0)))
     image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     program = lambda params, image: model.apply({"params": params}, image, structure)
-    wanted = 2 * macs(spec, structure).total
-    assert product_flops(jax.make_jaxpr(program)(params, image).jaxpr) / wanted == pytest.approx(1, abs=0.005)
+    expected = 2 * macs(spec, structure).total
+    assert product_flops(jax.make_jaxpr(program)(params, image).jaxpr) / expected == pytest.approx(
+        1, abs=0.005
+    )
     if name != "tiny":
         flops = jax.jit(program).lower(params, image).compile().cost_analysis()["flops"]
-        assert flops / wanted == pytest.approx(1, abs=0.03)
+        assert flops / expected == pytest.approx(1, abs=0.03)
 
 
 @pytest.mark.parametrize("official", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 def test_every_product_of_a_random_structure_is_counted(mode, official, params):
-    """Exactly, for widths that differ from layer to layer. What is traced and not counted is what is reported for
-    decisions: a row of attention from CLS in each layer, a glance of the classifier after each group."""
+    """The count is exact for widths that differ between layers.
+
+    Products that are traced but not counted serve the state for decisions: the attention of CLS in
+    each layer, and the early logits after each group.
+    """
     spec = make_spec(mode, official)
-    drawn = structures(spec, 3, batch=5)
+    sampled = structures(spec, 3, batch=5)
     for index in range(5):
-        own = drawn.image(index)
+        structure = sampled.image(index)
         image = jax.ShapeDtypeStruct((1, spec.image_size, spec.image_size, 3), jnp.float32)
-        program = lambda params, image: ViT(spec).apply({"params": params}, image, own)
-        reported = SPACE.attention_width * sum(token_counts(spec, own).attention)
-        reported += spec.num_classes * sum(group.widths[-1] for group in own.groups)
-        found = product_flops(jax.make_jaxpr(program)(params, image).jaxpr)
-        assert found == 2 * (macs(spec, own).total + reported)
+        program = lambda params, image: ViT(spec).apply({"params": params}, image, structure)
+        reported = SPACE.attention_width * sum(token_counts(spec, structure).attention)
+        reported += spec.num_classes * sum(group.widths[-1] for group in structure.groups)
+        flops = product_flops(jax.make_jaxpr(program)(params, image).jaxpr)
+        assert flops == 2 * (macs(spec, structure).total + reported)
 
 
 @pytest.mark.parametrize("official", [False, True])
 def test_active_parameters_are_those_that_a_gradient_reaches(official, params, images):
-    """Key biases apart: they shift all logits of a query alike, so that no output depends on them. (Nor would one
-    depend on a query once CLS is alone, hence the high keep rates.)"""
+    """Key biases are excepted: they shift all attention logits of a query equally, so they change no output.
+
+    With CLS as the only token no query would change an output, hence the high keep rates.
+    """
     spec = make_spec("prune", official)
-    drawn = SPACE.sample(jax.random.key(6), 3, ((0.8, 1.0),))
+    sampled = SPACE.sample(jax.random.key(6), 3, ((0.8, 1.0),))
     score = lambda params, structure: jnp.sum(
         jnp.sin(ViT(spec).apply({"params": params}, images[:2], structure))
     )
     gradient = jax.jit(jax.vmap(jax.grad(score), in_axes=(None, 0)))
-    # vmap hands one structure at a time to both images.
-    reached = gradient(params, jax.tree.map(lambda leaf: jnp.stack([leaf, leaf], axis=1), drawn))
+    # vmap passes one structure at a time, for both images.
+    reached = gradient(params, jax.tree.map(lambda leaf: jnp.stack([leaf, leaf], axis=1), sampled))
     for index in range(3):
         total = 0
         for path, leaf in jax.tree_util.tree_leaves_with_path(reached):
-            own = np.asarray(leaf[index])
-            if "qkv" in jax.tree_util.keystr(path) and own.ndim == 1:
-                own = np.ones_like(own)
-            total += np.count_nonzero(own)
-        assert total == parameters(spec, drawn.image(index))
+            gradient_of_leaf = np.asarray(leaf[index])
+            if "qkv" in jax.tree_util.keystr(path) and gradient_of_leaf.ndim == 1:
+                gradient_of_leaf = np.ones_like(gradient_of_leaf)
+            total += np.count_nonzero(gradient_of_leaf)
+        assert total == count_parameters(spec, sampled.image(index))
 
 
 def product_flops(jaxpr) -> int:

@@ -1,4 +1,4 @@
-"""Search spaces and structures: what may be chosen, and what is refused."""
+"""Search spaces and structures: valid choices, and errors for invalid ones."""
 
 import jax
 import jax.numpy as jnp
@@ -36,9 +36,9 @@ def test_a_structure_outside_the_space_is_refused(change, words):
 
 
 def test_per_image_structures_are_checked_too():
-    drawn = SPACE.sample(jax.random.key(0), 5, (KEEP,))
-    assert SPACE.check(drawn, rates=1) is drawn
-    bad = changed(drawn, 2, keep=(jnp.array([0.5, 0.5, -1.0, 0.5, 0.5]),))
+    sampled = SPACE.sample(jax.random.key(0), 5, (KEEP,))
+    assert SPACE.check(sampled, rates=1) is sampled
+    bad = changed(sampled, 2, keep=(jnp.array([0.5, 0.5, -1.0, 0.5, 0.5]),))
     with pytest.raises(UserError, match="group 2: keep rate -1.0"):
         SPACE.check(bad, rates=1)
 
@@ -76,17 +76,17 @@ def test_first_group_by_name():
 
 
 def test_samples_lie_in_the_space_and_cover_it():
-    drawn = SPACE.sample(jax.random.key(0), 4000, (KEEP,))
-    SPACE.check(drawn, rates=1)
-    for width in drawn.widths:
+    sampled = SPACE.sample(jax.random.key(0), 4000, (KEEP,))
+    SPACE.check(sampled, rates=1)
+    for width in sampled.widths:
         np.testing.assert_allclose(
             np.bincount(np.asarray(width))[list(SPACE.widths)] / 4000, 1 / 3, atol=0.03
         )
-    for (keep,) in drawn.keep:
+    for (keep,) in sampled.keep:
         _, counts = np.unique(np.asarray(keep), return_counts=True)
         np.testing.assert_allclose(counts / 4000, 1 / 4, atol=0.03)
-    # Layers are drawn apart: the selector picks them one by one.
-    assert abs(np.corrcoef(np.asarray(drawn.widths[2]), np.asarray(drawn.widths[3]))[0, 1]) < 0.1
+    # Layers are sampled independently, as the selector chooses them.
+    assert abs(np.corrcoef(np.asarray(sampled.widths[2]), np.asarray(sampled.widths[3]))[0, 1]) < 0.1
 
 
 def test_ratio_of_three_and_a_half_counts_whole_units():
@@ -94,9 +94,9 @@ def test_ratio_of_three_and_a_half_counts_whole_units():
     assert int(SPACES["small"].mlp_dim(jnp.int32(416), 3.5)) == 1456
 
 
-def test_a_structure_prints_for_people():
-    two, one = "[16/32 16/32 keep 0.5]", "[16/32 keep 0.5]"
-    assert str(SPACE.uniform(16, 2, (0.5,))) == f"[16/32] {two} {two} {one}"
+def test_a_structure_prints_readably():
+    two_layers, one_layer = "[16/32 16/32 keep 0.5]", "[16/32 keep 0.5]"
+    assert str(SPACE.uniform(16, 2, (0.5,))) == f"[16/32] {two_layers} {two_layers} {one_layer}"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""One-step-ahead attention against its text, in plain NumPy: the map is made of the tokens that arrive, regrouped, and used."""
+"""One-step-ahead attention against its paper's text, in plain NumPy: map, groups, map of groups."""
 
 import jax
 import jax.numpy as jnp
@@ -25,15 +25,18 @@ def affine(x, weights, outputs):
 
 
 def plain(params, x, size, groups, weights_of, heads=2, channels=8):
-    """One image: features [N, C], sizes [N], groups a list of lists, weights_of: attention received -> weights [N]."""
+    """One image: features [N, C], sizes [N], groups as lists of indices.
+
+    weights_of: attention received -> weights [N].
+    """
     block, inner = params[f"block_{LAYER}"], heads * channels
     q, k = (
         affine(normed(x, block["norm1"]), block["qkv"], slice(i * inner, (i + 1) * inner)) for i in (0, 1)
     )
     maps = []
     for head in range(heads):
-        own = slice(head * channels, (head + 1) * channels)
-        logits = q[:, own] @ k[:, own].T / np.sqrt(channels) + np.log(size)
+        of_head = slice(head * channels, (head + 1) * channels)
+        logits = q[:, of_head] @ k[:, of_head].T / np.sqrt(channels) + np.log(size)
         shares = np.exp(logits - logits.max(1, keepdims=True))
         maps.append(shares / shares.sum(1, keepdims=True))
     weights = weights_of(np.mean(maps, axis=(0, 1)))
@@ -49,43 +52,49 @@ def plain(params, x, size, groups, weights_of, heads=2, channels=8):
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_map_is_that_of_the_groups(masked):
-    """MCTF's groups; masked, images keep numbers of their own, all of the tokens too, and what is invalid holds anything."""
+    """MCTF's groups. Masked, images have different counts, and invalid tokens hold large numbers."""
     spec, (batch, count), removed = make_spec(), (3, 13), ([2, 0, 5] if masked else [5, 5, 5])
     params, rng, method = drawn_params(spec), np.random.default_rng(0), METHODS["mctf"]
     x = rng.normal(size=(batch, count, WIDTH)).astype(np.float32)
     size = rng.integers(1, 4, (batch, count)).astype(np.float32)
-    there = [13, 13, 12] if masked else [13] * 3
-    valid = jnp.arange(count) < jnp.asarray(there)[:, None]
+    num_valid = [13, 13, 12] if masked else [13] * 3
+    valid = jnp.arange(count) < jnp.asarray(num_valid)[:, None]
     token_of_patch = jnp.zeros((batch, spec.patches), jnp.int32)
     arriving = TokenSet(
         jnp.where(valid[..., None], x, 1e6), jnp.asarray(size), valid if masked else None, token_of_patch
     )
-    tokens_after = jnp.asarray(there) - jnp.asarray(removed) if masked else count - 5
-    found, groupings = [], []
+    tokens_after = jnp.asarray(num_valid) - jnp.asarray(removed) if masked else count - 5
+    groupings = []
 
     def group(tokens, signals):
-        groupings.append((method.ahead(tokens, signals, tokens_after), signals))
+        groupings.append((method.group_ahead(tokens, signals, tokens_after), signals))
         return groupings[-1][0]
 
     def run(params, tokens):
         apply_attention = lambda model: model.blocks[LAYER].attention_one_step_ahead(
             tokens, WIDTH, WIDTH, group
         )[0]
-        found = ViT(spec).apply({"params": params}, method=apply_attention)
-        return found, *groupings.pop()
+        attended = ViT(spec).apply({"params": params}, method=apply_attention)
+        return attended, *groupings.pop()
 
-    found, grouping, signals = quick_jit(run)(params, arriving)
-    forward_reduced = method.reduce(arriving, signals, tokens_after)
+    attended, grouping, signals = quick_jit(run)(params, arriving)
+    reduced = method.reduce(arriving, signals, tokens_after)
     for image in range(batch):
-        own = slice(0, there[image])
-        new_index = np.asarray(grouping.new_index)[image, own]
+        of_image = slice(0, num_valid[image])
+        new_index = np.asarray(grouping.new_index)[image, of_image]
         groups = [np.flatnonzero(new_index == i) for i in range(new_index.max() + 1)]
-        assert len(groups) == there[image] - removed[image]
-        wanted = plain(params, x[image, own], size[image, own], groups, lambda got: got * size[image, own])
-        np.testing.assert_allclose(found.features[image, : len(wanted)], wanted, rtol=1e-4, atol=1e-4)
-        # The same groups as behind the attention, under the same signals.
-        np.testing.assert_array_equal(found.token_of_patch[image], forward_reduced.token_of_patch[image])
-        np.testing.assert_allclose(found.sizes[image], forward_reduced.sizes[image], rtol=1e-6)
+        assert len(groups) == num_valid[image] - removed[image]
+        expected = plain(
+            params,
+            x[image, of_image],
+            size[image, of_image],
+            groups,
+            lambda received: received * size[image, of_image],
+        )
+        np.testing.assert_allclose(attended.features[image, : len(expected)], expected, rtol=1e-4, atol=1e-4)
+        # The same groups as after the attention, with the same signals.
+        np.testing.assert_array_equal(attended.token_of_patch[image], reduced.token_of_patch[image])
+        np.testing.assert_allclose(attended.sizes[image], reduced.sizes[image], rtol=1e-6)
 
 
 def test_no_gradient_reaches_the_weights_of_a_group_and_one_reaches_the_map(params, images):
@@ -93,10 +102,10 @@ def test_no_gradient_reaches_the_weights_of_a_group_and_one_reaches_the_map(para
     reduction = ScheduledReduction(METHODS["mctf"], Removed((0, 4, 3)))
 
     def score(params):
-        reducing = reduction.layer_reduction(spec)
+        layer_reduction = reduction.layer_reduction(spec)
         return (
             ViT(spec)
-            .apply({"params": params}, images, spec.largest, reducing, method="forward_reduced")
+            .apply({"params": params}, images, spec.largest, layer_reduction, method="forward_reduced")
             .logits.sum()
         )
 
@@ -106,10 +115,10 @@ def test_no_gradient_reaches_the_weights_of_a_group_and_one_reaches_the_map(para
 
 
 def test_a_number_of_tokens_for_each_image(params, images):
-    """Numbers per image in every layer, drawn milder than a schedule: each image as with its numbers alone."""
+    """Counts per image in every layer: each image has the result that it has alone with its counts."""
     spec, method = make_spec(), METHODS["mctf"]
     tokens_after = [(17, 13, 10, 10, 8, 7), (17, 17, 17, 17, 17, 17), (17, 12, 12, 9, 9, 5)]
-    masked = tuple(jnp.asarray(counts) for counts in zip(*tokens_after))
+    masked_counts = tuple(jnp.asarray(counts) for counts in zip(*tokens_after))
     run = lambda images, tokens_after: ViT(spec).apply(
         {"params": params},
         images,
@@ -117,10 +126,14 @@ def test_a_number_of_tokens_for_each_image(params, images):
         LayerReduction(method, tokens_after),
         method="forward_reduced",
     )
-    together = quick_jit(run)(images[:3], masked)
+    masked_output = quick_jit(run)(images[:3], masked_counts)
     for image, counts in enumerate(tokens_after):
         alone = quick_jit(lambda x, counts=counts: run(x, counts))(images[image : image + 1])
         scale = float(np.abs(alone.logits).max())
-        np.testing.assert_allclose(together.logits[image], alone.logits[0], rtol=1e-4, atol=1e-5 * scale)
-        np.testing.assert_allclose(together.class_token[image], alone.class_token[0], rtol=1e-4, atol=1e-4)
-        np.testing.assert_array_equal(together.tokens.token_of_patch[image], alone.tokens.token_of_patch[0])
+        np.testing.assert_allclose(masked_output.logits[image], alone.logits[0], rtol=1e-4, atol=1e-5 * scale)
+        np.testing.assert_allclose(
+            masked_output.class_token[image], alone.class_token[0], rtol=1e-4, atol=1e-4
+        )
+        np.testing.assert_array_equal(
+            masked_output.tokens.token_of_patch[image], alone.tokens.token_of_patch[0]
+        )

@@ -1,4 +1,4 @@
-"""Token optimization against a plain per-token walk of the paper's text, and the bookkeeping around it."""
+"""PRANCE's token methods against the paper's text, token by token; token counts and keep rates."""
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,8 @@ PAPER = ("merge", "prune", "prune_merge")
 
 def reduce(mode, tokens, signals, rates, floor, **options):
     method = get_method(mode)
-    left = method.tokens_after(tokens.count, rates, floor, tokens.token_of_patch.shape[1])
-    return method.reduce(tokens, signals, *left, **options)
+    num_keep = method.tokens_after(tokens.count, rates, floor, tokens.token_of_patch.shape[1])
+    return method.reduce(tokens, signals, *num_keep, **options)
 
 
 def example(seed):
@@ -29,7 +29,7 @@ def example(seed):
 
 
 def reference(features, importance, sizes, members, mode, rates, floor):
-    """One image, token by token. Returns features, sizes and the original patches that each token stands for."""
+    """One image, token by token: features, sizes and original patches of each token."""
     order = [0] + sorted(range(1, len(features)), key=lambda n: -importance[n])
     features, sizes, members = ([values[n] for n in order] for values in (features, sizes, members))
     rates = list(rates)
@@ -58,43 +58,43 @@ def reference(features, importance, sizes, members, mode, rates, floor):
     return np.array(features), np.array(sizes), [sorted(group) for group in members]
 
 
-def check(left, image, wanted, count):
-    features, sizes, members = wanted
+def check(reduced, image, expected, count):
+    features, sizes, members = expected
     assert count == len(features)
-    np.testing.assert_allclose(left.features[image, :count], features, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(left.sizes[image, :count], sizes)
-    token_of_patch = np.asarray(left.token_of_patch[image])
+    np.testing.assert_allclose(reduced.features[image, :count], features, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(reduced.sizes[image, :count], sizes)
+    token_of_patch = np.asarray(reduced.token_of_patch[image])
     assert [sorted(np.flatnonzero(token_of_patch == n) + 1) for n in range(count)] == [
         [p for p in group if p] for group in members
     ]
-    held = sum(len([p for p in group if p]) for group in members)
-    assert (token_of_patch == -1).sum() == TOKENS - 1 - held
+    num_kept_patches = sum(len([p for p in group if p]) for group in members)
+    assert (token_of_patch == -1).sum() == TOKENS - 1 - num_kept_patches
 
 
 @pytest.mark.parametrize("floor", [1, 2])
 @pytest.mark.parametrize("mode", PAPER)
 def test_masked_and_compact_follow_the_text(mode, floor):
     method = get_method(mode)
-    together = jax.jit(lambda tokens, signals, rates: reduce(mode, tokens, signals, rates, floor))
+    masked_reduce = jax.jit(lambda tokens, signals, rates: reduce(mode, tokens, signals, rates, floor))
     rng = np.random.default_rng(0)
     for seed in range(2):
         tokens, signals = example(seed)
         rates = rng.uniform(0.02, 1, (method.rates, BATCH)).astype(np.float32)
-        masked = together(tokens, signals, tuple(jnp.asarray(rates)))
+        masked = masked_reduce(tokens, signals, tuple(jnp.asarray(rates)))
         for image in range(BATCH):
             start = list(np.asarray(tokens.features[image])), list(np.asarray(signals.cls_attention[image]))
-            wanted = reference(
+            expected = reference(
                 *start, [1.0] * TOKENS, [[n] for n in range(TOKENS)], mode, rates[:, image], floor
             )
-            check(masked, image, wanted, int(masked.count[image]))
-            one = jax.tree.map(lambda leaf: leaf[image : image + 1], (tokens, signals))
-            compact = reduce(mode, *one, tuple(float(rate) for rate in rates[:, image]), floor)
-            check(compact, 0, wanted, compact.features.shape[1])
+            check(masked, image, expected, int(masked.count[image]))
+            single = jax.tree.map(lambda leaf: leaf[image : image + 1], (tokens, signals))
+            compact = reduce(mode, *single, tuple(float(rate) for rate in rates[:, image]), floor)
+            check(compact, 0, expected, compact.features.shape[1])
 
 
 @pytest.mark.parametrize("mode", PAPER)
-def test_two_reductions_in_a_row_keep_the_books(mode):
-    """After two decision points sizes still add up to what was not pruned, and every patch has at most one owner."""
+def test_two_reductions_in_a_row_keep_sizes_and_patches(mode):
+    """After two decision points sizes still count what was not pruned, and no patch is in two tokens."""
     method = get_method(mode)
     tokens, signals = example(9)
     for rate in (0.7, 0.5):
@@ -114,18 +114,18 @@ def test_size_weighted_mean_as_an_option():
     tokens, signals = example(3)
     once = reduce("merge", tokens, signals, (0.5,), 2)
     ranked = AttentionSignals(*(-jnp.broadcast_to(jnp.arange(5.0), (BATCH, 5)),) * 3)
-    both = [reduce("merge", once, ranked, (0.5,), 2, weighted=weighted) for weighted in (False, True)]
-    assert float(jnp.abs(both[0].features - both[1].features).max()) > 1e-3
+    results = [reduce("merge", once, ranked, (0.5,), 2, weighted=weighted) for weighted in (False, True)]
+    assert float(jnp.abs(results[0].features - results[1].features).max()) > 1e-3
     # Weighted merging keeps the sum of size x features over all patches.
-    total = jnp.sum(both[1].features * both[1].sizes[:, :, None], axis=1)
+    total = jnp.sum(results[1].features * results[1].sizes[:, :, None], axis=1)
     np.testing.assert_allclose(total, jnp.sum(tokens.features, axis=1), rtol=1e-4, atol=1e-5)
 
 
 def test_ties_go_to_the_lowest_index():
     tokens, _ = example(0)
     flat = jnp.ones((BATCH, TOKENS)) / TOKENS
-    left = reduce("prune", tokens, AttentionSignals(flat, flat, flat), (0.5,), 2)
-    np.testing.assert_array_equal(left.features, tokens.features[:, :5])
+    reduced = reduce("prune", tokens, AttentionSignals(flat, flat, flat), (0.5,), 2)
+    np.testing.assert_array_equal(reduced.features, tokens.features[:, :5])
 
 
 @given(st.integers(1, 600), st.floats(2**-10, 1.0, width=32, allow_subnormal=False), st.sampled_from([1, 2]))
@@ -139,7 +139,7 @@ def test_a_rate_that_is_not_a_number_keeps_everything():
     assert int(num_keep_at(jnp.int32(9), jnp.float32(jnp.nan), 2)) == 9
 
 
-def test_unknown_method_is_told_with_the_known_ones():
+def test_unknown_method_error_lists_the_known_ones():
     with pytest.raises(UserError, match="'prnue' is not known; choose from prune, merge, prune_merge, tome"):
         get_method("prnue")
 
@@ -147,8 +147,8 @@ def test_unknown_method_is_told_with_the_known_ones():
 def test_there_is_a_rate_for_every_count():
     """Up to the 1,025 tokens of 512 pixels, by the int and by the array."""
     count = np.arange(1, 1026)
-    for left in (1, 2, 3, 17, 196, 577, 1024, 1025):
-        arrive = count[count >= left]
-        rates = keep_rate_for(jnp.full(len(arrive), left), jnp.asarray(arrive))
-        assert (np.asarray(num_keep_at(jnp.asarray(arrive), rates, 1)) == left).all()
-        assert all(num_keep_at(int(own), keep_rate_for(left, int(own)), 1) == left for own in arrive)
+    for num_keep in (1, 2, 3, 17, 196, 577, 1024, 1025):
+        arriving = count[count >= num_keep]
+        rates = keep_rate_for(jnp.full(len(arriving), num_keep), jnp.asarray(arriving))
+        assert (np.asarray(num_keep_at(jnp.asarray(arriving), rates, 1)) == num_keep).all()
+        assert all(num_keep_at(int(n), keep_rate_for(num_keep, int(n)), 1) == num_keep for n in arriving)

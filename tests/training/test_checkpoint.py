@@ -1,4 +1,4 @@
-"""Checkpoints: bit-identical, whole or not there, and clear about what does not fit."""
+"""Checkpoints: bit-identical, written atomically, with errors that name all mismatches."""
 
 import errno
 import logging
@@ -31,9 +31,9 @@ def make(seed=0, width=5):
     }
 
 
-def assert_identical(ours, theirs):
-    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs)):
+def assert_identical(actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected)):
         assert a.dtype == b.dtype and a.shape == b.shape
         if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
             a, b = jax.random.key_data(a), jax.random.key_data(b)
@@ -113,8 +113,8 @@ def test_one_flipped_value_is_noticed(tmp_path, monkeypatch):
     Checkpoints(tmp_path).save(2, make(2))
     from prance_jax.training import tree_leaves
 
-    honest = tree_leaves.checksum
-    monkeypatch.setattr(tree_leaves, "checksum", lambda leaf: honest(np.asarray(leaf).reshape(-1)[::-1]))
+    checksum = tree_leaves.checksum
+    monkeypatch.setattr(tree_leaves, "checksum", lambda leaf: checksum(np.asarray(leaf).reshape(-1)[::-1]))
     with pytest.raises(UserError, match="checksum does not fit for .*params/kernel"):
         Checkpoints(tmp_path).restore(make())
 
@@ -141,7 +141,7 @@ def test_all_damaged_names_the_folder_and_what_was_found(tmp_path):
 def test_a_foreign_folder_is_named(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("torch")
-    with pytest.raises(UserError, match=f"holds no checkpoint of ours; found: {name.split('/')[0]}"):
+    with pytest.raises(UserError, match=f"holds no checkpoint of prance_jax; found: {name.split('/')[0]}"):
         Checkpoints(tmp_path).restore(make())
 
 

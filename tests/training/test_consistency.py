@@ -1,4 +1,4 @@
-"""MCTF's consistency: by hand, and what it is made of."""
+"""MCTF's consistency loss: values by hand, and its parts."""
 
 import jax
 import jax.numpy as jnp
@@ -20,25 +20,29 @@ REDUCTION = ScheduledReduction(METHODS["mctf"], Removed((0, 6, 4)))  # 17, 11, 7
 
 
 def test_distance_by_hand():
-    """Images of whose label the network is sure by more than 0.6: the first (0.75) and, of two mixed labels, the third (0.9)."""
+    """Labels with more than 0.6: the first image (0.75) and, with two mixed labels, the third (0.9)."""
     logits = jnp.log(jnp.asarray([[0.75, 0.15, 0.1], [0.3, 0.6, 0.1], [0.5, 0.1, 0.4]]))
     labels = jnp.asarray([[1.0, 0, 0], [1.0, 0, 0], [0.3, 0, 0.7]])
-    own, other = (
+    class_token, milder = (
         jnp.asarray([[1.0, 3.0], [9.0, 9.0], [0.0, 0.0]]),
         jnp.asarray([[0.0, 1.0], [0, 0], [2.0, 0.0]]),
     )
-    assert class_token_distance(own, other, logits, labels, 0.6) == pytest.approx((2.5 + 2.0) / 2)
-    assert class_token_distance(own, other, logits, jnp.asarray([0, 0, 0]), 0.6) == pytest.approx(2.5)
-    assert class_token_distance(own, other, logits, labels, 0.95) == 0.0
-    moves = jax.grad(lambda a, b: class_token_distance(a, b, logits, labels, 0.6), argnums=(0, 1))(own, other)
-    np.testing.assert_allclose(moves[0], np.asarray([[0.5, 1.0], [0, 0], [-1.0, 0]]), rtol=1e-5)
-    np.testing.assert_array_equal(moves[1], 0.0)
+    assert class_token_distance(class_token, milder, logits, labels, 0.6) == pytest.approx((2.5 + 2.0) / 2)
+    assert class_token_distance(class_token, milder, logits, jnp.asarray([0, 0, 0]), 0.6) == pytest.approx(
+        2.5
+    )
+    assert class_token_distance(class_token, milder, logits, labels, 0.95) == 0.0
+    gradients = jax.grad(lambda a, b: class_token_distance(a, b, logits, labels, 0.6), argnums=(0, 1))(
+        class_token, milder
+    )
+    np.testing.assert_allclose(gradients[0], np.asarray([[0.5, 1.0], [0, 0], [-1.0, 0]]), rtol=1e-5)
+    np.testing.assert_array_equal(gradients[1], 0.0)
 
 
-def test_the_milder_schedule_removes_a_part_of_the_other():
+def test_the_milder_schedule_removes_a_share_of_the_other():
     tokens_after = np.stack(milder_reduction(REDUCTION, SPEC, 0.5, 200, jax.random.key(0)).num_keep)
     assert (np.diff(tokens_after, axis=0) <= 0).all() and (tokens_after[0] == 17).all()
-    # Of 6 and of 10 tokens less than a half, every number of them for some image.
+    # Less than half of 6 and of 10 tokens; every such number for some image.
     assert set(tokens_after[1]) == {15, 16, 17} and set(tokens_after[2]) == {13, 14, 15, 16, 17}
     np.testing.assert_array_equal(tokens_after[3], tokens_after[2])
 
@@ -47,21 +51,25 @@ def test_the_loss_is_both_networks_and_their_distance():
     params = drawn_params(SPEC)
     model, key = ViT(SPEC), jax.random.key(1)
     images = jax.random.normal(jax.random.key(2), (4, 16, 16, 3))
-    labels, wanted = jnp.asarray([0, 1, 2, 3]), jax.random.normal(key, (4, 5))
+    labels, teacher_logits = jnp.asarray([0, 1, 2, 3]), jax.random.normal(key, (4, 5))
     config = FinetuneConfig(distillation=0.25)
 
     def loss(params, weight, most):
-        own = ConsistencyConfig(weight, most, 0.0)
-        return consistent_loss(model, params, images, labels, wanted, REDUCTION, config, own, key)[0]
+        consistency = ConsistencyConfig(weight, most, 0.0)
+        return consistent_loss(
+            model, params, images, labels, teacher_logits, REDUCTION, config, consistency, key
+        )[0]
 
     grad = quick_jit(jax.value_and_grad(loss), static_argnums=(1, 2))
     plain = quick_jit(lambda p: model.apply({"params": p}, images, SPEC.largest))(params)
     under = quick_jit(lambda p: forward_reduced(model, p, images, SPEC.largest, REDUCTION))(params)
-    # Nothing removed in the milder one: the network itself.
-    taught = sum(losses.distillation_loss(own, labels, wanted, 0.25) for own in (plain, under.logits))
-    alone, moves = grad(params, 0.0, 0.0)
-    assert alone == pytest.approx(float(taught), rel=1e-5)
-    both, pulled = grad(params, 3.0, 0.0)
+    # A milder schedule that removes nothing is the network itself.
+    distilled = sum(
+        losses.distillation_loss(output, labels, teacher_logits, 0.25) for output in (plain, under.logits)
+    )
+    alone, gradients = grad(params, 0.0, 0.0)
+    assert alone == pytest.approx(float(distilled), rel=1e-5)
+    both, both_gradients = grad(params, 3.0, 0.0)
     token = lambda most: quick_jit(
         lambda p: (
             model.apply(
@@ -76,11 +84,11 @@ def test_the_loss_is_both_networks_and_their_distance():
     assert both - alone == pytest.approx(
         3 * float(class_token_distance(under.class_token, token(0.0), under.logits, labels, 0.0)), rel=1e-3
     )
-    differ = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), moves, pulled)
+    differ = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), gradients, both_gradients)
     assert max(jax.tree.leaves(differ)) > 0
 
 
-def test_settings_that_make_no_sense():
+def test_wrong_settings_are_refused():
     for wrong in ({"weight": -1.0}, {"most": 1.5}, {"confidence": 1.0}):
         with pytest.raises(UserError, match="compare.consistency"):
             ConsistencyConfig(**wrong)

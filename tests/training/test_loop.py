@@ -1,4 +1,4 @@
-"""The loop: one seed, one result, however often it is killed; and nothing non-finite is ever saved."""
+"""The training loop: a killed run ends bit-identical, and no non-finite value is saved."""
 
 import io
 import json
@@ -18,21 +18,22 @@ from prance_jax.core.errors import UserError
 from prance_jax.training import metrics as metrics_module
 from prance_jax.training.checkpoint import Checkpoints
 from prance_jax.training.loop import Stage, run_stage
-from prance_jax.training.metrics import MetricsWriter, Progress
+from prance_jax.training.metrics import MetricsWriter
+from prance_jax.training.progress import Progress
 
 STEPS = 23
 QUIET = Progress(quiet=True)
 
 
 def init():
-    return {"w": jnp.linspace(-1.0, 1.0, 7), "seen": jnp.int32(0), "key": jax.random.key(3), "scale": 0.5}
+    return {"w": jnp.linspace(-1.0, 1.0, 7), "count": jnp.int32(0), "key": jax.random.key(3), "scale": 0.5}
 
 
 def plain_step(state, step):
     """Noisy descent on |w|^2; the noise comes from the step alone."""
     noise = jax.random.normal(jax.random.fold_in(state["key"], step), (7,))
     gradient = state["w"] + state["scale"] * noise
-    new = {**state, "w": state["w"] - 0.1 * gradient, "seen": state["seen"] + 1}
+    new = {**state, "w": state["w"] - 0.1 * gradient, "count": state["count"] + 1}
     return new, {"loss": jnp.sum(state["w"] ** 2), "noise": jnp.mean(noise)}
 
 
@@ -44,15 +45,15 @@ class Killed(BaseException):
     pass
 
 
-def killing(stage, at):
+def killed_before(stage, at):
     """The stage, dead before its step number `at`."""
 
-    def dying(state, index):
+    def killed_step(state, index):
         if int(index) == at:
             raise Killed
         return stage.step(state, index)
 
-    return Stage(stage.name, stage.steps, stage.init, dying)
+    return Stage(stage.name, stage.steps, stage.init, killed_step)
 
 
 def run(folder, stage=STAGE, **options):
@@ -66,9 +67,9 @@ def lines(folder):
     return records
 
 
-def assert_same(ours, theirs):
-    assert np.asarray(ours["w"]).tobytes() == np.asarray(theirs["w"]).tobytes()
-    assert int(ours["seen"]) == int(theirs["seen"]) == STEPS
+def assert_same(actual, expected):
+    assert np.asarray(actual["w"]).tobytes() == np.asarray(expected["w"]).tobytes()
+    assert int(actual["count"]) == int(expected["count"]) == STEPS
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def test_lines_are_window_means_and_the_final_state_is_the_plain_iteration(whole
 def test_killed_and_resumed_is_bit_identical(whole, tmp_path, deaths):
     for death in deaths:
         with pytest.raises(Killed):
-            run(tmp_path, killing(STAGE, death))
+            run(tmp_path, killed_before(STAGE, death))
     assert_same(run(tmp_path), whole[1])
     assert lines(tmp_path) == lines(whole[0])
 
@@ -106,7 +107,7 @@ def test_killed_and_resumed_is_bit_identical(whole, tmp_path, deaths):
 )
 def test_when_checkpoints_are_made_does_not_matter(whole, tmp_path, options):
     with pytest.raises(Killed):
-        run(tmp_path, killing(STAGE, 9), **options)
+        run(tmp_path, killed_before(STAGE, 9), **options)
     saved = Checkpoints(tmp_path / "checkpoints/seed0/toy").latest()
     assert saved == 9 if options["checkpoint_every"] else 1 <= saved <= 9
     assert_same(run(tmp_path, checkpoint_every=None), whole[1])
@@ -114,10 +115,10 @@ def test_when_checkpoints_are_made_does_not_matter(whole, tmp_path, options):
 
 
 def test_dying_while_the_metrics_are_written(whole, tmp_path, monkeypatch):
-    honest = MetricsWriter.write
+    write = MetricsWriter.write
 
     def torn(self, stage, step, seconds, values):
-        honest(self, stage, step, seconds, values)
+        write(self, stage, step, seconds, values)
         if step == 15:
             self.path.write_text(self.path.read_text()[:-20])  # half a line is on the disk
             raise Killed
@@ -134,7 +135,7 @@ def test_other_stages_keep_their_lines(tmp_path):
     writer = MetricsWriter(tmp_path / "metrics.jsonl")
     writer.write("dense", 100, 1.5, {"loss": 0.25, "bad": float("nan")})
     with pytest.raises(Killed):
-        run(tmp_path, killing(STAGE, 7))
+        run(tmp_path, killed_before(STAGE, 7))
     run(tmp_path)
     first = metrics_module.read_metrics(tmp_path / "metrics.jsonl")[0]
     assert first == {"stage": "dense", "step": 100, "seconds": 1.5, "loss": 0.25, "bad": None}
@@ -142,13 +143,13 @@ def test_other_stages_keep_their_lines(tmp_path):
 
 def test_a_finished_stage_takes_no_step(whole, tmp_path):
     first = run(tmp_path)
-    assert_same(run(tmp_path, killing(STAGE, 0)), first)
+    assert_same(run(tmp_path, killed_before(STAGE, 0)), first)
     assert lines(tmp_path) == lines(whole[0])
 
 
 def test_a_damaged_newest_checkpoint_costs_steps_not_the_result(whole, tmp_path):
     with pytest.raises(Killed):
-        run(tmp_path, killing(STAGE, 17))
+        run(tmp_path, killed_before(STAGE, 17))
     newest = tmp_path / "checkpoints/seed0/toy/16"
     for path in (newest / "state").rglob("*"):
         if path.is_file():
@@ -158,7 +159,7 @@ def test_a_damaged_newest_checkpoint_costs_steps_not_the_result(whole, tmp_path)
 
 
 def test_sigkill_and_sigterm_from_outside(whole, tmp_path):
-    """A real process: killed hard at step 14, asked to stop at step 17, then left alone."""
+    """A process: SIGKILL at step 14, SIGTERM at step 17, then it ends."""
     program = textwrap.dedent(
         f"""
         import os, signal, sys
@@ -213,7 +214,7 @@ def exploding_step(state, index):
 def overflowing_step(state, index):
     new, values = plain_step(state, index)
     w = jnp.where((index == 13) & (jnp.arange(7) == 2), jnp.inf, new["w"])
-    return {**new, "w": w}, {"one": values["noise"]}
+    return {**new, "w": w}, {"noise": values["noise"]}
 
 
 @pytest.mark.parametrize(
@@ -251,10 +252,10 @@ def test_progress_in_a_log_is_plain_lines(tmp_path):
     stream = io.StringIO()
     progress = Progress(stream=stream, every_seconds=0.0)
     run(tmp_path, Stage(STAGE.name, STEPS, init, step, headline=("noise",)), progress=progress)
-    said = stream.getvalue().splitlines()
-    assert "\r" not in stream.getvalue() and len(said) >= 5
-    assert said[-1].startswith("seed0/toy  23/23") and " steps/s  done in " in said[-1]
-    assert "noise" in said[-1] and "loss" not in said[-1]
+    printed = stream.getvalue().splitlines()
+    assert "\r" not in stream.getvalue() and len(printed) >= 5
+    assert printed[-1].startswith("seed0/toy  23/23") and " steps/s  done in " in printed[-1]
+    assert "noise" in printed[-1] and "loss" not in printed[-1]
 
 
 def test_quiet_is_quiet(tmp_path):

@@ -1,4 +1,4 @@
-"""Accumulated gradients, and memory traded for work: the same update."""
+"""Accumulated gradients and rematerialisation give the same update."""
 
 import dataclasses
 
@@ -25,14 +25,17 @@ def test_two_halves_are_one_batch(name):
         transform = optimizer.make_optimizer(config, len(batches))
         state = optimizer.init_state(params, transform)
         for step, batch in enumerate(batches):
-            loss = lambda own, batch=batch: (jnp.mean(jnp.tanh(batch @ own["kernel"] + own["bias"])), {})
+            loss = lambda params, batch=batch: (
+                jnp.mean(jnp.tanh(batch @ params["kernel"] + params["bias"])),
+                {},
+            )
             state, _ = optimizer.update_state(state, jnp.int32(step), loss, transform, 0.9)
         return state["params"]
 
     halves = train(config, [rows[:4], rows[4:], rows[4:], rows[:4]])
     whole = train(dataclasses.replace(config, accumulate=1), [rows, rows])
-    for ours, theirs in zip(jax.tree.leaves(halves), jax.tree.leaves(whole)):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+    for actual, expected in zip(jax.tree.leaves(halves), jax.tree.leaves(whole)):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
     with pytest.raises(UserError, match="accumulate is 0"):
         OptimizerConfig(accumulate=0)
 
@@ -45,9 +48,9 @@ def test_rematerialisation_changes_memory_not_gradients(images):
         model = ViT(dataclasses.replace(spec, remat=remat))
         loss = lambda p: jnp.sum(model.apply({"params": p}, images, spec.largest) ** 2)
         grads.append(jax.jit(jax.grad(loss))(params))
-        # What the forward pass leaves for the backward one.
+        # Arrays that the forward pass stores for the backward pass.
         pullback = jax.eval_shape(lambda p: jax.vjp(loss, p)[1], params)
         sizes.append(sum(leaf.size for leaf in jax.tree.leaves(pullback)))
-    for ours, theirs in zip(*map(jax.tree.leaves, grads)):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * float(jnp.abs(theirs).max()))
+    for actual, expected in zip(*map(jax.tree.leaves, grads)):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5 * float(jnp.abs(expected).max()))
     assert sizes[1] < 0.8 * sizes[0]

@@ -1,6 +1,6 @@
-"""One run, whatever it runs on: two processes of two devices, eight devices with divided parameters, or one device.
+"""One result on two processes of two devices, on eight devices with sharded parameters, or on one.
 
-In processes of their own, since a process has the devices that it started with.
+Each run has its own process, since a process keeps the devices that it started with.
 """
 
 import os
@@ -19,12 +19,13 @@ from prance_jax.core.errors import UserError
 from prance_jax.core.sharding import MeshConfig, check_batch_sizes, init_distributed, make_mesh
 from prance_jax.experiments.experiment import Experiment
 from prance_jax.training import tree_leaves
-from prance_jax.training.metrics import Progress, read_metrics
+from prance_jax.training.metrics import read_metrics
+from prance_jax.training.progress import Progress
 from prance_jax.training.workdir import Workdir
 
 TESTS = Path(__file__).parents[1]
 CONFIG = TESTS / "tiny_config.py"
-# Divides every array that can be: those of the tiny network are all small.
+# Shards every array that can be sharded: those of the tiny network are all small.
 RUN = """
 import sys
 import prance_jax.core.sharding
@@ -58,7 +59,7 @@ def trained(workdir, *overrides):
 
 
 def test_hosts_and_devices_do_not_matter(tmp_path):
-    """Two processes of two devices, continued by one process of four; one process of eight with divided parameters."""
+    """Two processes of two devices, continued by one of four; one of eight with sharded parameters."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -71,19 +72,19 @@ def test_hosts_and_devices_do_not_matter(tmp_path):
         finish(env)
     finish(start(4, *words, "--stage", "finetune"))
     assert "stage finetune is done" in finish(start(8, *divided, "--stage", "finetune"))
-    wanted, found = trained(tmp_path / "data"), trained(tmp_path / "fsdp", "--config.mesh.fsdp=1")
-    for stage, tree in wanted.items():
-        ours, theirs = tree_leaves.leaves_by_path(found[stage]), tree_leaves.leaves_by_path(tree)
-        assert ours.keys() == theirs.keys()
-        for path, own in ours.items():
-            own, other = np.asarray(own), np.asarray(theirs[path])
+    expected, actual = trained(tmp_path / "data"), trained(tmp_path / "fsdp", "--config.mesh.fsdp=1")
+    for stage, tree in expected.items():
+        leaves, others = tree_leaves.leaves_by_path(actual[stage]), tree_leaves.leaves_by_path(tree)
+        assert leaves.keys() == others.keys()
+        for path, leaf in leaves.items():
+            leaf, other = np.asarray(leaf), np.asarray(others[path])
             if path.endswith("qkv/bias"):
-                # Softmax does not see the bias of the keys: its gradient is rounding noise, which Adam scales up.
-                third = len(own) // 3
-                own, other = (np.delete(one, np.s_[third : 2 * third]) for one in (own, other))
-            # The selector does see the keys.
-            loose = 1e-4 if stage == "policy" else 1e-5
-            np.testing.assert_allclose(own, other, rtol=1e-4, atol=loose, err_msg=f"{stage} {path}")
+                # Softmax cancels the bias of the keys: its gradient is rounding noise, which Adam scales up.
+                third = len(leaf) // 3
+                leaf, other = (np.delete(bias, np.s_[third : 2 * third]) for bias in (leaf, other))
+            # The selector reads the keys.
+            tolerance = 1e-4 if stage == "policy" else 1e-5
+            np.testing.assert_allclose(leaf, other, rtol=1e-4, atol=tolerance, err_msg=f"{stage} {path}")
     losses = [
         [line["loss"] for line in read_metrics(tmp_path / name / "metrics.jsonl") if "loss" in line]
         for name in ("data", "fsdp")

@@ -1,4 +1,4 @@
-"""TensorBoard's files say what the metrics file says, also after a run was cut back, and never stop a run."""
+"""TensorBoard files have the lines of the metrics file, also after a resume, and never stop a run."""
 
 import struct
 import sys
@@ -6,30 +6,30 @@ import sys
 import pytest
 
 from prance_jax.training.metrics import MetricsWriter, read_metrics
-from prance_jax.training.tensorboard import Events
+from prance_jax.training.tensorboard import TensorBoardWriter
 
 
 def scalars(folder):
-    """(step, name, value) of all event files of a stage: length, its checksum, an Event, its checksum, and so on."""
+    """(step, name, value) of a stage's event files: length, checksum, Event, checksum, and so on."""
     Event = pytest.importorskip("tensorboardX.proto.event_pb2").Event
-    found = []
+    values = []
     for file in sorted(folder.glob("events.out.tfevents.*")):
         data = file.read_bytes()
         while data:
             (size,) = struct.unpack("<Q", data[:8])
             event = Event.FromString(data[12 : 12 + size])
-            found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+            values += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
             data = data[16 + size :]
-    return found
+    return values
 
 
 def test_a_resumed_run_shows_every_step_once(tmp_path):
-    told = []
-    first = MetricsWriter(tmp_path / "metrics.jsonl", Events(tmp_path / "events", told.append))
+    notes = []
+    first = MetricsWriter(tmp_path / "metrics.jsonl", TensorBoardWriter(tmp_path / "events", notes.append))
     for step in (20, 40, 60):
         first.write("seed0/meta", step, step / 10, {"loss": 1 / 4, "accuracy": step})
     # Killed without a close; the checkpoint was at 40.
-    again = MetricsWriter(tmp_path / "metrics.jsonl", Events(tmp_path / "events", told.append))
+    again = MetricsWriter(tmp_path / "metrics.jsonl", TensorBoardWriter(tmp_path / "events", notes.append))
     again.rewind("seed0/meta", 40)
     for step in (60, 80):
         again.write("seed0/meta", step, step / 10, {"loss": 1 / 2, "accuracy": float("nan")})
@@ -51,23 +51,23 @@ def test_a_resumed_run_shows_every_step_once(tmp_path):
         60,
         80,
         20,
-    ] and not told
+    ] and not notes
 
 
-def test_without_it_one_line_is_said(tmp_path, monkeypatch):
+def test_without_tensorboardx_one_line_is_printed(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX.event_file_writer", None)
-    told = []
-    writer = MetricsWriter(tmp_path / "metrics.jsonl", Events(tmp_path / "events", told.append))
+    notes = []
+    writer = MetricsWriter(tmp_path / "metrics.jsonl", TensorBoardWriter(tmp_path / "events", notes.append))
     for step in (1, 2):
         writer.write("meta", step, 0.1, {"loss": 1})
-    assert len(told) == 1 and "pip install tensorboardX" in told[0]
+    assert len(notes) == 1 and "pip install tensorboardX" in notes[0]
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
 
 
-def test_a_folder_that_cannot_be_written_is_said_once(tmp_path):
+def test_a_folder_that_cannot_be_written_gives_one_line(tmp_path):
     (tmp_path / "events").write_text("a file")
-    told = []
-    writer = MetricsWriter(tmp_path / "metrics.jsonl", Events(tmp_path / "events", told.append))
+    notes = []
+    writer = MetricsWriter(tmp_path / "metrics.jsonl", TensorBoardWriter(tmp_path / "events", notes.append))
     for step in (1, 2):
         writer.write("meta", step, 0.1, {"loss": 1})
-    assert len(told) <= 1 and len(read_metrics(tmp_path / "metrics.jsonl")) == 2
+    assert len(notes) <= 1 and len(read_metrics(tmp_path / "metrics.jsonl")) == 2

@@ -1,4 +1,4 @@
-"""A workdir belongs to one configuration, and its files are whole or not there."""
+"""A workdir belongs to one configuration, and its files are written atomically."""
 
 import errno
 import functools
@@ -36,7 +36,7 @@ def test_another_config_is_refused_with_the_differing_keys(tmp_path):
     assert (tmp_path / "config.json").read_bytes() == before
 
 
-def test_seeds_may_be_added_behind_those_that_are_there(tmp_path):
+def test_seeds_may_be_appended(tmp_path):
     workdir = Workdir(tmp_path)
     workdir.claim(CONFIG, "two")
     more = {**CONFIG, "seeds": (0, 1, 5)}
@@ -92,7 +92,7 @@ def test_only_a_full_disk_is_translated():
 
 
 def test_a_config_of_an_earlier_version_gets_the_defaults_of_new_fields(tmp_path):
-    """A run goes on after an update that brought fields; one that differs in what it says does not."""
+    """An update that adds fields continues a run; another value of a stored field does not."""
     now = io.to_dict(Config())
     before = {key: value for key, value in now.items() if key != "compare"}
     before["meta"] = {key: value for key, value in now["meta"].items() if key != "init_from"}

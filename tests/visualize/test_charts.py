@@ -1,35 +1,36 @@
-"""Charts of facts that are known: which classes are shown, and what the curves and histograms are made of."""
+"""Charts of known decisions: which classes are shown, and the numbers in curves and histograms."""
 
 import numpy as np
 import pytest
 from small import SPACE
 
 from prance_jax.visualize import charts
+from prance_jax.visualize.learning_curves import plot_learning
 from prance_jax.visualize.trace import Trace
 
 
-def made(images: int) -> Trace:
-    """Everything as wide as can be; even images keep half of the tokens everywhere, odd ones all."""
+def make_trace(images: int) -> Trace:
+    """The largest structure; even images keep half of the tokens at every decision, odd ones all."""
     keep = np.where(np.arange(images) % 2, 1.0, 0.5)[:, None, None].repeat(3, axis=1)
     wide = np.full((images, SPACE.depth), 28)
     return Trace(np.zeros(images, int), np.linspace(0.2, 0.8, images), wide, 2 * wide, keep, wide, wide)
 
 
-def test_of_many_classes_the_cheapest_and_the_dearest_are_shown():
+def test_of_many_classes_those_with_the_fewest_and_the_most_macs_are_shown():
     labels = np.arange(1000) // 10
-    shown = charts._shown(made(1000).macs_kept, labels, 100)
-    assert shown == [*range(10), *range(90, 100)]
-    assert charts._shown(made(30).macs_kept, np.arange(30) % 3 + 1, 5) == [1, 2, 3]
+    selected = charts._select_classes(make_trace(1000).macs_kept, labels, 100)
+    assert selected == [*range(10), *range(90, 100)]
+    assert charts._select_classes(make_trace(30).macs_kept, np.arange(30) % 3 + 1, 5) == [1, 2, 3]
 
 
 def test_histograms_add_up():
     """Numbers in the panels, counted by hand; widths and ratios are one choice."""
     labels = np.array([0, 0, 1, 0, 1, 0, 1])
-    figure = charts.plot_decisions(made(7), labels, ("a", "b"), SPACE, {"prune": (0.5, 1.0)})
+    figure = charts.plot_decisions(make_trace(7), labels, ("a", "b"), SPACE, {"prune": (0.5, 1.0)})
     keep, widths, ratios = figure.axes[0], figure.axes[3], figure.axes[6]
-    told = {(text.get_position()): text.get_text() for text in keep.texts}
+    labels_at = {(text.get_position()): text.get_text() for text in keep.texts}
     # Rows: all, class 0 (images 0, 1, 3, 5), class 1 (images 2, 4, 6).
-    assert told == {(0, 0): "57", (1, 0): "43", (0, 1): "25", (1, 1): "75", (0, 2): "100"}
+    assert labels_at == {(0, 0): "57", (1, 0): "43", (0, 1): "25", (1, 1): "75", (0, 2): "100"}
     assert [(text.get_position(), text.get_text()) for text in widths.texts] == [
         ((2, row), "100") for row in range(3)
     ]
@@ -39,7 +40,7 @@ def test_histograms_add_up():
 
 
 def test_curves_are_the_lines_of_each_stage():
-    assert charts.plot_learning([]) is None
+    assert plot_learning([]) is None
     lines = [
         {
             "stage": f"seed{seed}/{stage}",
@@ -52,7 +53,7 @@ def test_curves_are_the_lines_of_each_stage():
         for stage in ("meta", "prune/finetune", "merge/finetune")
         for step in (1, 2, 3)
     ]
-    figure = charts.plot_learning(lines)
+    figure = plot_learning(lines)
     assert len(figure.axes) == 4
     meta = figure.axes[0].lines
     assert [list(line.get_ydata()) for line in meta] == [

@@ -1,4 +1,4 @@
-"""What a panel shows: patches that one token carries look alike, others do not, and nothing else is painted over."""
+"""A panel: patches of one token look alike, others do not, and nothing else is painted over."""
 
 import numpy as np
 import pytest
@@ -12,23 +12,25 @@ SIDE, GRID = 24, 4
 
 @st.composite
 def histories(draw):
-    """Owners after three decisions: tokens are pruned or merged, as reductions do."""
-    owner, rows = np.arange(1, GRID**2 + 1), []
+    """Tokens of patches after three decisions that prune or merge tokens."""
+    token_of_patch, rows = np.arange(1, GRID**2 + 1), []
     for _ in range(3):
-        tokens = np.unique(owner[owner >= 0])
+        tokens = np.unique(token_of_patch[token_of_patch >= 0])
         kept_tokens = draw(st.integers(1, 8))
         moves = {token: draw(st.integers(-1, kept_tokens)) for token in tokens}
-        owner = np.array([moves.get(token, -1) for token in owner])
-        rows.append(owner)
+        token_of_patch = np.array([moves.get(token, -1) for token in token_of_patch])
+        rows.append(token_of_patch)
     return np.stack(rows)
 
 
 @given(histories())
 def test_patches_share_a_number_exactly_where_one_token_carries_them(tokens_of_patches):
-    for owner, numbers in zip(tokens_of_patches, patch_groups(tokens_of_patches)):
-        assert ((numbers == PRUNED) == (owner < 0)).all()
+    for token_of_patch, numbers in zip(tokens_of_patches, patch_groups(tokens_of_patches)):
+        assert ((numbers == PRUNED) == (token_of_patch < 0)).all()
         for patch, number in enumerate(numbers):
-            together = np.flatnonzero(owner == owner[patch]) if owner[patch] >= 0 else []
+            together = (
+                np.flatnonzero(token_of_patch == token_of_patch[patch]) if token_of_patch[patch] >= 0 else []
+            )
             if number >= 0:
                 assert list(np.flatnonzero(numbers == number)) == list(together) and len(together) > 1
             else:
@@ -36,7 +38,7 @@ def test_patches_share_a_number_exactly_where_one_token_carries_them(tokens_of_p
 
 
 def test_a_token_keeps_its_number():
-    """Two pairs are made; the first then takes a third patch, the second keeps to itself; at last both are one."""
+    """Two pairs; the first then merges with a third patch, the second does not; at last both merge."""
     tokens_of_patches = np.array([[1, 1, 2, 2, 3, 4], [1, 1, 2, 2, 1, 3], [1, 1, 1, 1, 1, -1]])
     first, second, third = patch_groups(tokens_of_patches)
     assert first[0] == second[0] == second[4] == third[0] != first[2]
@@ -55,14 +57,14 @@ def test_a_panel():
     pixels = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
     numbers = np.full(GRID**2, ALONE)
     numbers[0], numbers[1:3] = PRUNED, 0
-    shown, patch = draw_kept(pixels, numbers), SIDE // GRID
+    panel, patch = draw_kept(pixels, numbers), SIDE // GRID
     alone = np.kron(numbers.reshape(GRID, GRID), np.ones((patch, patch))) == ALONE
-    assert (shown[alone] == pixels[alone]).all()
-    assert shown[:patch, :patch].std() < 0.5 * pixels[:patch, :patch].std()
+    assert (panel[alone] == pixels[alone]).all()
+    assert panel[:patch, :patch].std() < 0.5 * pixels[:patch, :patch].std()
     tint = np.round(group_colour(0))
-    assert (shown[0, patch : 3 * patch] == tint).all() and (shown[:patch, patch] == tint).all()
+    assert (panel[0, patch : 3 * patch] == tint).all() and (panel[:patch, patch] == tint).all()
     # No line where the two meet.
-    assert not (shown[2, 2 * patch - 1 : 2 * patch + 1] == tint).all()
+    assert not (panel[2, 2 * patch - 1 : 2 * patch + 1] == tint).all()
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -1,4 +1,4 @@
-"""What the pictures tell agrees with the network and with the counters."""
+"""What the pictures show agrees with the network and with the MAC counters."""
 
 import numpy as np
 import pytest
@@ -14,32 +14,34 @@ from prance_jax.visualize.trace import trace_images
 
 
 def test_a_trace_is_what_the_network_does(params, images):
-    """Six images in batches of four, the last one filled up and cut; and the walk under the decisions that were told."""
+    """Six images in batches of four, the last one padded; and a masked pass with the traced decisions."""
     spec = make_spec("prune_merge")
     policy = RandomPolicy(SPACE.first_group("max"), ActionSpace(SPACE, 2, ((0.5, 1.0), (0.6, 0.9))))
-    found = trace_images(TableEntry("random", spec, policy, params, 0.0, 1000), np.asarray(images), batch=4)
+    trace = trace_images(TableEntry("random", spec, policy, params, 0.0, 1000), np.asarray(images), batch=4)
     starts, groups = (*SPACE.first_layers, SPACE.depth), []
     for group, (start, stop) in enumerate(zip(starts, starts[1:])):
-        keep = tuple(found.keep[:, group - 1].T) if group else ()
+        keep = tuple(trace.keep[:, group - 1].T) if group else ()
         groups.append(
-            GroupChoice(tuple(found.widths[:, start:stop].T), tuple(found.mlp_dims[:, start:stop].T), keep)
+            GroupChoice(tuple(trace.widths[:, start:stop].T), tuple(trace.mlp_dims[:, start:stop].T), keep)
         )
     structure = SPACE.check(Structure(tuple(groups)), 2)
-    outcome = masked(spec)(params, images, structure)
-    assert (found.predicted == np.argmax(outcome.logits, axis=1)).all()
-    assert (found.tokens_of_patches[:, -1] == outcome.tokens.token_of_patch).all()
+    output = masked(spec)(params, images, structure)
+    assert (trace.predicted == np.argmax(output.logits, axis=1)).all()
+    assert (trace.tokens_of_patches[:, -1] == output.tokens.token_of_patch).all()
     full = macs(spec, spec.largest).total
     for index in range(6):
-        own = structure.image(index)
-        assert found.macs_kept[index] == pytest.approx(macs(spec, own, 1000).total / full, rel=1e-5)
-        counts = token_counts(spec, own).mlp
-        assert list(found.tokens[index]) == [
+        image_structure = structure.image(index)
+        assert trace.macs_kept[index] == pytest.approx(
+            macs(spec, image_structure, 1000).total / full, rel=1e-5
+        )
+        counts = token_counts(spec, image_structure).mlp
+        assert list(trace.tokens[index]) == [
             spec.tokens,
             *(counts[layer] for layer in SPACE.first_layers[1:]),
         ]
-    assert len(np.unique(found.macs_kept)) > 1
+    assert len(np.unique(trace.macs_kept)) > 1
     for tokens_of_patches, tokens in zip(
-        found.tokens_of_patches.reshape(-1, spec.patches), found.tokens[:, 1:].ravel()
+        trace.tokens_of_patches.reshape(-1, spec.patches), trace.tokens[:, 1:].ravel()
     ):
         assert len(set(tokens_of_patches) - {-1, 0}) == tokens - 1  # every token but CLS carries a patch
 

@@ -1,4 +1,4 @@
-"""A user's pictures reach the network as the source's own images do."""
+"""A user's images reach the network as the test images of the source do."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ RGB = from_arrays((np.zeros((2, 10, 10, 3)), np.array([0, 1])), num_classes=2, m
 
 
 def test_the_middle_is_cut_and_normalised(tmp_path):
-    """20 x 40 pixels, the middle 20 x 20 of which is red: all that a share of 1 shows, at half the size."""
+    """20 x 40 pixels, the middle 20 x 20 of which is red: a share of 1 shows just these, at half size."""
     pixels = np.zeros((20, 40, 3), np.uint8)
     pixels[:, 10:30, 0] = 255
     Image.fromarray(pixels).save(tmp_path / "b.png")
@@ -32,8 +32,8 @@ def test_the_middle_is_cut_and_normalised(tmp_path):
 
 def test_what_cannot_be_read_is_named(tmp_path):
     (tmp_path / "bad.png").write_bytes(b"\x89PNG and then nothing")
-    with pytest.raises(UserError, match="bad.png cannot be read as a picture"):
+    with pytest.raises(UserError, match="bad.png cannot be read as an image"):
         read_user_images([str(tmp_path)], GREY, DataConfig())
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="empty holds no picture"):
+    with pytest.raises(UserError, match="empty holds no image"):
         read_user_images([str(tmp_path / "empty")], GREY, DataConfig())

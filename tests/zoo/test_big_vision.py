@@ -1,4 +1,4 @@
-"""Flax checkpoints: a reference network of Flax's own modules, under big_vision's names and shapes."""
+"""Flax checkpoints: a reference network of Flax modules with big_vision's names and shapes."""
 
 import flax.linen as nn
 import jax
@@ -25,7 +25,7 @@ class Mlp(nn.Module):
 
 
 class Layer(nn.Module):
-    """Modules number themselves; `old`: as the older repository's do, over all kinds together."""
+    """Modules are numbered by kind; `old`: over all kinds together, as in vision_transformer."""
 
     old: bool
 
@@ -50,7 +50,7 @@ class Encoder(nn.Module):
 
 
 class Reference(nn.Module):
-    """The older one adds positions behind the class token, the newer one before it."""
+    """Positions include the class token in vision_transformer (`old`), not in big_vision."""
 
     old: bool
 
@@ -60,18 +60,18 @@ class Reference(nn.Module):
         x = x.reshape(len(x), -1, WIDTH)
         token = self.param("cls", nn.initializers.normal(1), (1, 1, WIDTH))
         token = jnp.tile(token, (len(x), 1, 1))
-        place = lambda count: self.param("pos_embedding", nn.initializers.normal(1), (1, count, WIDTH))
+        positions = lambda count: self.param("pos_embedding", nn.initializers.normal(1), (1, count, WIDTH))
         if self.old:
             x = jnp.concatenate([token, x], axis=1)
-            x = x + place(x.shape[1])
+            x = x + positions(x.shape[1])
         else:
-            x = jnp.concatenate([token, x + place(x.shape[1])], axis=1)
+            x = jnp.concatenate([token, x + positions(x.shape[1])], axis=1)
         x = Encoder(self.old, name="Transformer")(x)
         return nn.Dense(5, name="head")(x[:, 0])
 
 
 def reference(old, images):
-    """Tensors by name, and logits."""
+    """Returns tensors by name, and logits."""
     model = Reference(old)
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
     rng = np.random.default_rng(0)
@@ -88,39 +88,47 @@ def _leaves(tree, path=()):
 
 
 def scanned(tensors):
-    """Layers in one array, under the prefix of a training checkpoint."""
+    """Stacks the layers into one array, under the prefix of a training checkpoint."""
     first = "Transformer/encoderblock_0/"
     stacked = {
         name.replace("_0/", "/", 1): np.stack([value, tensors[name.replace("_0/", "_1/", 1)]])
         for name, value in tensors.items()
         if name.startswith(first)
     }
-    rest = {name: value for name, value in tensors.items() if "encoderblock_" not in name}
-    return {f"params/{name}": value for name, value in {**stacked, **rest}.items()}
+    others = {name: value for name, value in tensors.items() if "encoderblock_" not in name}
+    return {f"params/{name}": value for name, value in {**stacked, **others}.items()}
 
 
 @pytest.mark.parametrize("old, change", [(True, dict), (False, dict), (False, scanned)])
 def test_flax_computes_the_same(tmp_path, images, old, change):
-    tensors, wanted = reference(old, images)
+    tensors, expected = reference(old, images)
     np.savez(tmp_path / "w.npz", **change(tensors))
-    found = logits(SPEC, load_weights(tmp_path / "w.npz", SPEC), images)
-    np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max(), rtol=0)
+    actual = logits(SPEC, load_weights(tmp_path / "w.npz", SPEC), images)
+    np.testing.assert_allclose(actual, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
 
 
 @pytest.mark.parametrize(
     "change, words",
     [
-        (lambda own: own.update({"MAPHead_0/probe": np.ones((1, 1, 12))}), "pools tokens by attention"),
-        (lambda own: own.pop("cls"), "has no class token"),
-        (lambda own: own.update({"pre_logits/kernel": np.ones((12, 12))}), r"not used: pre_logits/kernel"),
-        (lambda own: own.update({"head/bias": np.ones(7)}), "7 classes, the model 5: num_classes=7"),
         (
-            lambda own: own.pop("Transformer/encoderblock_1/MultiHeadDotProductAttention_0/key/kernel"),
+            lambda tensors: tensors.update({"MAPHead_0/probe": np.ones((1, 1, 12))}),
+            "pools tokens by attention",
+        ),
+        (lambda tensors: tensors.pop("cls"), "has no class token"),
+        (
+            lambda tensors: tensors.update({"pre_logits/kernel": np.ones((12, 12))}),
+            r"not used: pre_logits/kernel",
+        ),
+        (lambda tensors: tensors.update({"head/bias": np.ones(7)}), "7 classes, the model 5: num_classes=7"),
+        (
+            lambda tensors: tensors.pop(
+                "Transformer/encoderblock_1/MultiHeadDotProductAttention_0/key/kernel"
+            ),
             r"missing block_1/qkv/kernel",
         ),
     ],
 )
-def test_what_does_not_fit_is_named(tmp_path, change, words):
+def test_mismatches_are_named(tmp_path, change, words):
     shapes = jax.eval_shape(Reference(False).init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
     tensors = {"/".join(path): np.zeros(leaf.shape, np.float32) for path, leaf in _leaves(shapes)}
     change(tensors)
@@ -132,8 +140,8 @@ def test_what_does_not_fit_is_named(tmp_path, change, words):
 def test_positions_are_resized_as_big_vision_does():
     grid = np.random.default_rng(0).normal(size=(5, 5, 3)).astype(np.float32)
     for new in (3, 8):
-        wanted = scipy.ndimage.zoom(grid, (new / 5, new / 5, 1), order=1).reshape(-1, 3)
-        whole = np.concatenate([np.ones((1, 3), np.float32), grid.reshape(-1, 3)])
-        found = positions.resize_positions(whole, 1 + new**2, way="linear")
-        np.testing.assert_allclose(found[1:], wanted, atol=1e-6)
-        np.testing.assert_array_equal(found[0], 1)
+        expected = scipy.ndimage.zoom(grid, (new / 5, new / 5, 1), order=1).reshape(-1, 3)
+        embedding = np.concatenate([np.ones((1, 3), np.float32), grid.reshape(-1, 3)])
+        resized = positions.resize_positions(embedding, 1 + new**2, interpolation="linear")
+        np.testing.assert_allclose(resized[1:], expected, atol=1e-6)
+        np.testing.assert_array_equal(resized[0], 1)

@@ -1,4 +1,4 @@
-"""A meta-network that starts from a dense one computes what the dense one computes."""
+"""A meta-network that starts from a dense network computes what the dense network computes."""
 
 import dataclasses
 
@@ -12,11 +12,17 @@ from prance_jax.core.errors import UserError
 from prance_jax.spec.search_space import SearchSpace
 from prance_jax.zoo.formats.files import save_weights
 from prance_jax.zoo.formats.timm import to_timm
-from prance_jax.zoo.from_dense import channel_order, hidden_order, load_start, meta_from_dense, same_structure
+from prance_jax.zoo.from_dense import (
+    channel_order,
+    hidden_order,
+    load_initial_params,
+    matching_structure,
+    meta_from_dense,
+)
 
 
 def dense_spec(width=24, mlp_dims=60, heads=2, **changes):
-    """A plain ViT; 24 and 60: narrower than the space's 28 and 84 in both."""
+    """A plain ViT; the defaults 24 and 60 are below the space's 28 and 84."""
     ratio = SearchSpace.ratio(width, mlp_dims)
     space = SearchSpace("plain", width, ratio, heads, (width,), (ratio,), (2,), head_dim=8)
     return make_spec(**{"space": space, **changes})
@@ -30,7 +36,7 @@ def meta_spec(**changes):
     "source, distilled",
     [
         (meta_spec(), False),  # the run's own dense network, its residual maps trained
-        (dense_spec(24, 60, heads=1), True),  # fewer heads, hidden units and channels than there are
+        (dense_spec(24, 60, heads=1), True),  # fewer heads, hidden units and channels than in the space
     ],
 )
 def test_the_structure_of_its_width_is_the_dense_network(source, distilled, images):
@@ -38,21 +44,21 @@ def test_the_structure_of_its_width_is_the_dense_network(source, distilled, imag
     spec = meta_spec(distilled=distilled)
     dense = drawn_params(source)
     params = meta_from_dense(dense, source, spec, drawn_params(spec, 5))
-    structure = same_structure(source, spec)
+    structure = matching_structure(source, spec)
     assert structure.widths == (source.space.max_width,) * 2
-    wanted = logits(source, dense, images)
-    found = logits(spec, params, images, structure)
-    np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max(), rtol=0)
+    expected = logits(source, dense, images)
+    actual = logits(spec, params, images, structure)
+    np.testing.assert_allclose(actual, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
 
 
 @pytest.mark.parametrize("size, width", [("tiny", 192), ("small", 384), ("base", 768)])
-def test_every_deit_has_a_place_in_the_papers_space(size, width):
+def test_every_deit_fits_into_the_papers_space(size, width):
     source, spec = (prance_jax.create_model(f"{name}_{size}_patch16_224").spec for name in ("deit", "prance"))
-    assert set(same_structure(source, spec).widths) == {width}
+    assert set(matching_structure(source, spec).widths) == {width}
 
 
-def test_what_matters_most_comes_first():
-    """Of a network whose channels and units were shuffled, the order found undoes the shuffle."""
+def test_important_channels_and_units_come_first():
+    """For a network with shuffled channels and units, the order undoes the shuffle."""
     source = dense_spec()
     dense = jax.tree.map(np.array, drawn_params(source))
     rng = np.random.default_rng(0)
@@ -61,15 +67,15 @@ def test_what_matters_most_comes_first():
         block = dense[f"block_{layer}"]
         block["fc2"]["kernel"][units] *= np.linspace(9, 1, 60)[:, None]
         block["fc2"]["kernel"][:, channels] *= np.linspace(9, 1, 24)
-    found = hidden_order(dense, source, 1)
-    assert np.corrcoef(np.argsort(found), np.argsort(units))[0, 1] > 0.8
+    order = hidden_order(dense, source, 1)
+    assert np.corrcoef(np.argsort(order), np.argsort(units))[0, 1] > 0.8
     assert np.corrcoef(np.argsort(channel_order(dense, source)), np.argsort(channels))[0, 1] > 0.9
 
 
-def test_everything_in_the_way_is_listed():
+def test_all_obstacles_are_listed():
     source = dense_spec(20, 100, heads=3, norm_epsilon=1e-5)
     with pytest.raises(UserError) as caught:
-        same_structure(source, meta_spec())
+        matching_structure(source, meta_spec())
     for words in (
         "norm_epsilon 1e-05, wanted 1e-06",
         "3 heads, at most 2",
@@ -77,18 +83,18 @@ def test_everything_in_the_way_is_listed():
     ):
         assert words in str(caught.value)
     with pytest.raises(UserError, match="100 hidden units, at most 72 at width 24"):
-        same_structure(dense_spec(24, 100), meta_spec())
+        matching_structure(dense_spec(24, 100), meta_spec())
     with pytest.raises(UserError, match="residual maps where this network has none"):
-        same_structure(meta_spec(), meta_spec(residual_maps=False))
+        matching_structure(meta_spec(), meta_spec(residual_maps=False))
 
 
-def test_a_file_of_a_dense_network_is_measured_and_taken(tmp_path):
-    """Sizes come from the file; with other classes the classifier stays fresh and all else is taken."""
+def test_a_file_of_a_dense_network_is_loaded(tmp_path):
+    """Sizes come from the file; with other classes only the classifier keeps its random values."""
     spec, source = meta_spec(), dense_spec(28, 84, num_classes=7)
     dense = drawn_params(source)
     save_weights(tmp_path / "dense.safetensors", to_timm(dense, source), {})
     fresh = drawn_params(spec, 5)
-    params = load_start(tmp_path / "dense.safetensors", spec, fresh)
+    params = load_initial_params(tmp_path / "dense.safetensors", spec, fresh)
     np.testing.assert_array_equal(params["head"]["kernel"], fresh["head"]["kernel"])
     direct = meta_from_dense(dense, source, spec, fresh)
     jax.tree.map(np.testing.assert_array_equal, params, direct)

@@ -1,4 +1,4 @@
-"""Models by name, and weights by whatever names they come."""
+"""Models by name, and weights under each library's names."""
 
 import json
 
@@ -53,7 +53,7 @@ def test_plain_networks_have_the_parameters_of_timm(size, millions):
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == round(1e6 * millions)
 
 
-def test_a_model_trains_in_a_loop_of_its_users():
+def test_a_model_trains_in_a_users_loop():
     model = prance_jax.create_model("mini_patch4_8", num_classes=3)
     images, params = fresh(model)
     labels, optimizer = jax.numpy.array([0, 2]), optax.adam(1e-2)
@@ -61,7 +61,7 @@ def test_a_model_trains_in_a_loop_of_its_users():
     @jax.jit
     def step(params, state):
         def loss(params):
-            logits = jax.vmap(lambda own: model.apply({"params": params}, own[None])[0])(images)
+            logits = jax.vmap(lambda image: model.apply({"params": params}, image[None])[0])(images)
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
         value, gradient = jax.value_and_grad(loss)(params)
@@ -75,25 +75,24 @@ def test_a_model_trains_in_a_loop_of_its_users():
     assert losses[-1] < 0.3 * losses[0]
 
 
-def test_out_and_in_again_is_bit_identical(tmp_path):
+def test_written_and_read_weights_are_bit_identical(tmp_path):
     model = prance_jax.create_model("mini_patch4_8")
     _, params = fresh(model)
-    for number, names in enumerate((timm.to_timm(params, SMALL), flatten_params(params))):
-        save_weights(tmp_path / f"{number}.safetensors", names, {})
+    for number, tensors in enumerate((timm.to_timm(params, SMALL), flatten_params(params))):
+        save_weights(tmp_path / f"{number}.safetensors", tensors, {})
         _, again = prance_jax.create_model("mini_patch4_8", weights=tmp_path / f"{number}.safetensors")
         assert jax.tree.structure(again) == jax.tree.structure(params)
-        for ours, theirs in zip(jax.tree.leaves(again), jax.tree.leaves(params)):
-            np.testing.assert_array_equal(ours, theirs)
+        jax.tree.map(np.testing.assert_array_equal, again, params)
 
 
 def test_the_convert_command(tmp_path, capsys):
     _, params = fresh(prance_jax.create_model("mini_patch4_8"))
     source, target, back = (str(tmp_path / f"{name}.safetensors") for name in ("timm", "ours", "back"))
     save_weights(source, timm.to_timm(params, SMALL), {})
-    words = ["--model", "mini_patch4_8", "--num-classes", "5", "--image-size", "8"]
-    assert main(["convert", source, target, *words]) == 0
+    options = ["--model", "mini_patch4_8", "--num-classes", "5", "--image-size", "8"]
+    assert main(["convert", source, target, *options]) == 0
     assert "names of prance_jax" in capsys.readouterr().out
-    assert main(["convert", target, back, *words, "--names", "timm"]) == 0
+    assert main(["convert", target, back, *options, "--names", "timm"]) == 0
     before, after = read_tensors(source), read_tensors(back)
     assert before.keys() == after.keys()
     for name in before:
@@ -112,26 +111,35 @@ def broken(change):
 @pytest.mark.parametrize(
     "change, words",
     [
-        (lambda own: own.pop("blocks.1.mlp.fc1.bias"), "missing block_1/fc1/bias"),
-        (lambda own: own.update({"blocks.0.ls1.gamma": np.ones(3)}), "not used: blocks.0.ls1.gamma"),
-        (lambda own: own.update({"norm.weight": np.ones(7)}), r"norm/scale: wanted \(12,\), found \(7,\)"),
-        (lambda own: own.update({"head.bias": np.ones(9)}), "has 9 classes, the model 5: num_classes=9"),
-        (lambda own: own.update({"dist_token": np.ones(9)}), "it has two class tokens: distilled=True"),
+        (lambda tensors: tensors.pop("blocks.1.mlp.fc1.bias"), "missing block_1/fc1/bias"),
+        (lambda tensors: tensors.update({"blocks.0.ls1.gamma": np.ones(3)}), "not used: blocks.0.ls1.gamma"),
+        (
+            lambda tensors: tensors.update({"norm.weight": np.ones(7)}),
+            r"norm/scale: wanted \(12,\), found \(7,\)",
+        ),
+        (
+            lambda tensors: tensors.update({"head.bias": np.ones(9)}),
+            "has 9 classes, the model 5: num_classes=9",
+        ),
+        (
+            lambda tensors: tensors.update({"dist_token": np.ones(9)}),
+            "it has two class tokens: distilled=True",
+        ),
     ],
 )
-def test_weights_of_another_model_are_refused_with_what_differs(tmp_path, change, words):
+def test_weights_of_another_model_are_refused_with_all_mismatches(tmp_path, change, words):
     save_weights(tmp_path / "w.safetensors", broken(change), {})
     with pytest.raises(UserError, match=words):
         load_weights(tmp_path / "w.safetensors", SMALL)
 
 
 def test_files_that_cannot_be_read_are_refused(tmp_path):
-    whole = tmp_path / "w.safetensors"
-    save_weights(whole, broken(lambda own: None), {})
-    whole.write_bytes(whole.read_bytes()[:-100])
+    file = tmp_path / "w.safetensors"
+    save_weights(file, broken(lambda tensors: None), {})
+    file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(UserError, match="w.safetensors cannot be read"):
-        read_tensors(whole)
-    with pytest.raises(UserError, match="is no weight file"):
+        read_tensors(file)
+    with pytest.raises(UserError, match="is not a weight file"):
         read_tensors(tmp_path / "w.onnx")
     with pytest.raises(UserError, match="does not exist"):
         read_tensors(tmp_path / "none.npz")
@@ -140,41 +148,41 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
         read_tensors(tmp_path / "p.npz")
 
 
-def test_positions_of_another_size_keep_what_is_smooth():
-    """A linear ramp over the grid stays one, its ends where antialiasing and the border let them be."""
+def test_resized_positions_of_a_ramp_stay_a_ramp():
+    """A linear ramp over the grid stays linear, except at the border and up to antialiasing."""
     ramp = np.zeros((1 + 16, 2), np.float32)
     ramp[0], ramp[1:, 0] = 7, np.repeat(np.arange(4), 4)
-    out = positions.resize_positions(ramp, 1 + 64)
-    np.testing.assert_array_equal(out[0], [7, 7])
-    rows = out[1:, 0].reshape(8, 8)
+    resized = positions.resize_positions(ramp, 1 + 64)
+    np.testing.assert_array_equal(resized[0], [7, 7])
+    rows = resized[1:, 0].reshape(8, 8)
     np.testing.assert_allclose(np.diff(rows[2:6], axis=0), 0.5, atol=0.06)
-    assert np.abs(np.diff(rows, axis=1)).max() < 1e-5 and np.abs(out[1:, 1]).max() == 0
+    assert np.abs(np.diff(rows, axis=1)).max() < 1e-5 and np.abs(resized[1:, 1]).max() == 0
 
 
 @pytest.mark.parametrize(
     "name, size",
-    [(f"deit_{own}_patch16_224", 224) for own in ("tiny", "small", "base")]
+    [(f"deit_{variant}_patch16_224", 224) for variant in ("tiny", "small", "base")]
     + [("deit_tiny_patch16_224", 160), ("deit_tiny_distilled_patch16_224", 160)],
 )
 def test_timm_agrees(tmp_path, name, size):
-    """Random weights of timm, logits within 1e-4; positions resized by both."""
+    """Logits agree with timm's within 1e-4 for random weights; both resize positions."""
     library, torch = pytest.importorskip("timm"), pytest.importorskip("torch")
     torch.manual_seed(0)
-    theirs = library.create_model(name, img_size=224).eval()
+    timm_model = library.create_model(name, img_size=224).eval()
     with torch.no_grad():
-        for weight in theirs.parameters():
+        for weight in timm_model.parameters():
             weight.add_(0.02 * torch.randn_like(weight))
-    tensors = {key: value.numpy() for key, value in theirs.state_dict().items()}
+    tensors = {key: value.numpy() for key, value in timm_model.state_dict().items()}
     save_weights(tmp_path / "w.safetensors", tensors, {})
     resized = library.create_model(name, img_size=size).eval()
-    state, side = theirs.state_dict(), size // 16
+    state, side = timm_model.state_dict(), size // 16
     state["pos_embed"] = library.layers.resample_abs_pos_embed(
-        state["pos_embed"], [side, side], num_prefix_tokens=theirs.num_prefix_tokens
+        state["pos_embed"], [side, side], num_prefix_tokens=timm_model.num_prefix_tokens
     )
     resized.load_state_dict(state)
     model, params = prance_jax.create_model(name, weights=tmp_path / "w.safetensors", image_size=size)
     images = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)
     with torch.inference_mode():
-        wanted = resized(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
-    found = np.asarray(jax.jit(lambda p, x: model.apply({"params": p}, x))(params, images))
-    np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
+        expected = resized(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+    actual = np.asarray(jax.jit(lambda p, x: model.apply({"params": p}, x))(params, images))
+    np.testing.assert_allclose(actual, expected, atol=1e-4 * np.abs(expected).max())

@@ -1,4 +1,4 @@
-"""The official layout, without the official files: written by hand from its description, read back by the importer."""
+"""The released layout, without the released files: written by hand from its description, then read back."""
 
 import jax
 import numpy as np
@@ -14,44 +14,44 @@ NAMES = {"norm1": "attn_layer_norm", "norm2": "ffn_layer_norm", "proj": "attn.pr
 
 
 def as_released(params, spec, seed=0):
-    """Official tensors of our parameters: PyTorch [out, in], q, k and v interleaved, stored at the super width."""
+    """Released tensors of our parameters: PyTorch [out, in], q, k and v interleaved, with the super width."""
     rng = np.random.default_rng(seed)
-    strange = lambda *shape: rng.normal(size=shape).astype(np.float32)
-    own = jax.tree.map(np.asarray, params)
-    tensors = {"cls_token": own["cls_token"][None, None], "pos_embed": own["pos_embed"][None]}
-    size, wide = spec.patch_size, SPACE.super_width
-    patches = np.zeros((wide, spec.channels, size, size), np.float32)
+    unused = lambda *shape: rng.normal(size=shape).astype(np.float32)
+    params = jax.tree.map(np.asarray, params)
+    tensors = {"cls_token": params["cls_token"][None, None], "pos_embed": params["pos_embed"][None]}
+    size, width = spec.patch_size, SPACE.super_width
+    patches = np.zeros((width, spec.channels, size, size), np.float32)
     for row in range(size):
         for column in range(size):
             for channel in range(spec.channels):
-                place = (row * size + column) * spec.channels + channel
-                patches[:, channel, row, column] = own["patch_embed"]["kernel"][place]
+                index = (row * size + column) * spec.channels + channel
+                patches[:, channel, row, column] = params["patch_embed"]["kernel"][index]
     tensors["patch_embed_super.proj.weight"] = patches
-    tensors["patch_embed_super.proj.bias"] = own["patch_embed"]["bias"]
-    tensors["norm.weight"], tensors["norm.bias"] = own["norm"]["scale"], own["norm"]["bias"]
-    tensors["head.weight"], tensors["head.bias"] = own["head"]["kernel"].T, own["head"]["bias"]
+    tensors["patch_embed_super.proj.bias"] = params["patch_embed"]["bias"]
+    tensors["norm.weight"], tensors["norm.bias"] = params["norm"]["scale"], params["norm"]["bias"]
+    tensors["head.weight"], tensors["head.bias"] = params["head"]["kernel"].T, params["head"]["bias"]
     for layer in range(SPACE.depth):
-        for ours, leaves in own[f"block_{layer}"].items():
+        for ours, leaves in params[f"block_{layer}"].items():
             name = f"blocks.{layer}.{NAMES.get(ours, ours)}"
             weight = leaves["scale"] if "scale" in leaves else leaves["kernel"].T
             bias = leaves["bias"]
             if ours == "proj":
-                weight = np.concatenate([weight, strange(wide, wide - INNER)], axis=1)
+                weight = np.concatenate([weight, unused(width, width - INNER)], axis=1)
             if ours == "qkv":
                 name = f"blocks.{layer}.attn.qkv"
-                rows = strange(3 * wide, wide)
+                rows = unused(3 * width, width)
                 for part in range(3):
                     for unit in range(INNER):
                         rows[3 * unit + part] = weight[part * INNER + unit]
-                weight, bias = rows, np.concatenate([bias, strange(3 * wide - 3 * INNER)])
+                weight, bias = rows, np.concatenate([bias, unused(3 * width - 3 * INNER)])
             tensors[f"{name}.weight"], tensors[f"{name}.bias"] = weight, bias
     return tensors
 
 
 def test_the_released_layout_is_read_back(params):
     spec = make_spec("prune", official=True)
-    found = released_prance.meta_network(as_released(params, spec), spec, params)
-    jax.tree.map(np.testing.assert_array_equal, found, params)
+    converted = released_prance.meta_network(as_released(params, spec), spec, params)
+    jax.tree.map(np.testing.assert_array_equal, converted, params)
 
 
 def test_patches_are_what_a_strided_convolution_sees(params, images):
@@ -60,17 +60,17 @@ def test_patches_are_what_a_strided_convolution_sees(params, images):
     embedded = ViT(spec).apply({"params": params}, images[:1], SPACE.max_width, method="embed")
     row, column = 2, 1
     window = np.asarray(images)[0, row * size : (row + 1) * size, column * size : (column + 1) * size]
-    wanted = np.einsum("ocij,ijc->o", kernel, window) + params["patch_embed"]["bias"]
-    place = 1 + row * (spec.image_size // size) + column
-    wanted = (wanted + params["pos_embed"][place])[: SPACE.max_width]
-    np.testing.assert_allclose(embedded[0, place], wanted, rtol=1e-4, atol=1e-5)
+    expected = np.einsum("ocij,ijc->o", kernel, window) + params["patch_embed"]["bias"]
+    token = 1 + row * (spec.image_size // size) + column
+    expected = (expected + params["pos_embed"][token])[: SPACE.max_width]
+    np.testing.assert_allclose(embedded[0, token], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_files_in_half_precision_become_float32(params):
     spec = make_spec("prune", official=True)
     half = {name: value.astype(np.float16) for name, value in as_released(params, spec).items()}
-    found = released_prance.meta_network(half, spec, params)
-    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype(np.float32)}
+    converted = released_prance.meta_network(half, spec, params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(converted)} == {np.dtype(np.float32)}
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_files_in_half_precision_become_float32(params):
         (dict(replace="blocks.0.fc1.weight"), r"block_0/fc1/kernel: wanted \(32, 96\), found \(32, 32\)"),
     ],
 )
-def test_what_does_not_fit_is_named(change, words, params):
+def test_mismatches_are_named(change, words, params):
     spec = make_spec("prune", official=True)
     tensors = as_released(params, spec)
     for kind, name in change.items():

@@ -1,4 +1,4 @@
-"""PyTorch's files without PyTorch: written by hand from the format, and what is no tensor is never run."""
+"""PyTorch files without PyTorch: written by hand from the format; code in them never runs."""
 
 import pickle
 import struct
@@ -23,7 +23,7 @@ def number(value):
 
 
 def tensor(offset, shape, strides, view=b""):
-    """The opcodes that PyTorch writes for a tensor in storage '0' of eight float32."""
+    """Returns the opcodes that PyTorch writes for a tensor in storage '0' of eight float32."""
     storage = text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + number(8) + view
     shapes = b"(" + b"".join(map(number, shape)) + b"t(" + b"".join(map(number, strides)) + b"t"
     hooks = b"\x89ccollections\nOrderedDict\n)R"
@@ -33,9 +33,9 @@ def tensor(offset, shape, strides, view=b""):
 
 
 def state_dict(view=b"", **tensors):
-    """An OrderedDict with PyTorch's notes hung to it, under 'model', beside a number."""
+    """Returns an OrderedDict with PyTorch's version notes, under 'model', beside a number."""
     tensors = tensors or {"weight": (0, (3, 2), (1, 3)), "bias": (6, (2,), (1,))}
-    items = b"".join(text(name) + tensor(*own, view) for name, own in tensors.items())
+    items = b"".join(text(name) + tensor(*layout, view) for name, layout in tensors.items())
     notes = b"}(" + text("_metadata") + b"}u"
     names = b"ccollections\nOrderedDict\n)R(" + items + b"u" + notes + b"b"
     return b"\x80\x02}(" + text("epoch") + number(3) + text("model") + names + b"u."
@@ -49,17 +49,17 @@ def zipped(path, pickled, raw=STORAGE.tobytes()):
 
 
 def stream(path, pickled):
-    head = b"".join(pickle.dumps(one, 2) for one in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
+    head = b"".join(pickle.dumps(item, 2) for item in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
     path.write_bytes(head + pickled + pickle.dumps(["0"], 2) + struct.pack("<q", 8) + STORAGE.tobytes())
     return path
 
 
 @pytest.mark.parametrize("write", [zipped, lambda path, _: stream(path, state_dict(view=b"N"))])
 def test_tensors_are_read_with_their_strides(tmp_path, write):
-    found = read_tensors(write(tmp_path / "w.pth", state_dict()))
-    assert list(found) == ["weight", "bias"]
-    np.testing.assert_array_equal(found["weight"], WEIGHT.T)
-    np.testing.assert_array_equal(found["bias"], [7, 8])
+    tensors_read = read_tensors(write(tmp_path / "w.pth", state_dict()))
+    assert list(tensors_read) == ["weight", "bias"]
+    np.testing.assert_array_equal(tensors_read["weight"], WEIGHT.T)
+    np.testing.assert_array_equal(tensors_read["bias"], [7, 8])
 
 
 class Bomb:
@@ -76,11 +76,11 @@ class Bomb:
         (pickle.dumps({"a": 1, "b": [2]}, 2), "holds more than tensors: a, b"),
         (pickle.dumps([1, 2], 2), "holds no tensors by name, but a list"),
         (state_dict(weight=(4, (2, 3), (3, 1))), "cannot be read .a tensor reaches beyond its storage"),
-        (state_dict(weight=(0, (9, 9), (0, 0))), "a tensor claims more numbers than are stored"),
+        (state_dict(weight=(0, (9, 9), (0, 0))), "a tensor has more elements than its storage"),
         (state_dict()[:-40], "cannot be read"),
     ],
 )
-def test_anything_else_is_refused_and_nothing_runs(tmp_path, monkeypatch, pickled, words):
+def test_other_content_is_refused_and_nothing_runs(tmp_path, monkeypatch, pickled, words):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=words):
         read_tensors(zipped(tmp_path / "w.pth", pickled))
@@ -88,8 +88,8 @@ def test_anything_else_is_refused_and_nothing_runs(tmp_path, monkeypatch, pickle
 
 
 def test_a_file_that_is_cut_short_is_refused(tmp_path):
-    whole = zipped(tmp_path / "w.pth", state_dict())
-    for path, length in ((whole, 300), (stream(tmp_path / "old.pth", state_dict(view=b"N")), 390)):
+    path_of_zip = zipped(tmp_path / "w.pth", state_dict())
+    for path, length in ((path_of_zip, 300), (stream(tmp_path / "old.pth", state_dict(view=b"N")), 390)):
         path.write_bytes(path.read_bytes()[:length])
         with pytest.raises(UserError, match=f"{path.name} cannot be read"):
             read_tensors(path)
@@ -103,7 +103,7 @@ def test_what_pytorch_writes_is_read(tmp_path, zip_format):
     layer = torch.nn.Linear(3, 2)
     state = {**layer.state_dict(), "half": torch.ones(2, dtype=torch.bfloat16), "turned": torch.ones(2, 3).T}
     torch.save({"state_dict": state}, tmp_path / "w.pt", _use_new_zipfile_serialization=zip_format)
-    found = read_tensors(tmp_path / "w.pt")
-    assert found.keys() == state.keys()
+    tensors_read = read_tensors(tmp_path / "w.pt")
+    assert tensors_read.keys() == state.keys()
     for name, value in state.items():
-        np.testing.assert_array_equal(found[name].astype(np.float32), value.float().numpy())
+        np.testing.assert_array_equal(tensors_read[name].astype(np.float32), value.float().numpy())

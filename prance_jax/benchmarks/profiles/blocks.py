@@ -1,4 +1,4 @@
-"""Times one layer by token count on the device at hand: the table behind targets in milliseconds."""
+"""Times one layer by token count on this device: the table behind targets in milliseconds."""
 
 from __future__ import annotations
 
@@ -21,11 +21,16 @@ from prance_jax.tokens.method import TokenMethod
 from prance_jax.tokens.token_set import TokenSet, initial_tokens
 
 Tree = Any
-_SITES = 2  # reductions in one program
+_MAX_REDUCTIONS = 2  # in one program
 
 
 def token_grid(spec: ModelSpec, steps: int = 6) -> tuple[int, ...]:
-    """One token, which the last MLP sees, and even steps up to all of them."""
+    """Returns token counts to measure: one, as in the last MLP, and even steps up to all.
+
+    Args:
+      spec: the network.
+      steps: number of even steps.
+    """
     even = (round(spec.tokens * step / steps) for step in range(1, steps + 1))
     return tuple(sorted({1, *(count for count in even if count)}))
 
@@ -39,46 +44,59 @@ def measure_blocks(
     repeats: int = 9,
     counts: Sequence[int] = (),
 ) -> BlockLatency:
-    """The table of a network at `counts` tokens, by default `token_grid`. device: how it names the machine.
+    """Measures the block latencies of a network.
 
-    Attention and MLP run apart, each through all layers at one number of tokens, so that weights come from where they
-    come from in use; what an empty call takes is subtracted. A reduction is what it adds to the attention before it, where a
-    quarter of the tokens goes; a selector runs with the removal that follows it. Medians over interleaved repeats.
-    methods: training-free ones by name, and learned selectors (of which only kind and heads matter).
+    Attention and MLP are timed separately, each through all layers at one token count, so that
+    weights are read from memory as in use. The time of an empty call is subtracted. The time of a
+    reduction that removes a quarter of the tokens is what it adds to the attention before it. A
+    token predictor is timed together with the removal that follows it.
+
+    Args:
+      spec: the network.
+      params: its parameters; their values do not matter.
+      methods: training-free methods by name, and token predictors, of which only kind and heads
+        matter.
+      device: name of the machine in the table.
+      batch: images that run together.
+      repeats: interleaved repeats, of which medians are taken.
+      counts: token counts to measure; by default `token_grid`.
     """
     counts, depth = tuple(counts) or token_grid(spec), spec.space.depth
-    model, layers, sites = ViT(spec), range(depth), range(min(depth, _SITES))
+    model, layers, reduced_layers = ViT(spec), range(depth), range(min(depth, _MAX_REDUCTIONS))
     images = jnp.ones((batch, spec.image_size, spec.image_size, spec.channels))
     programs: dict[Any, _Program] = {
         "dense": _Program(lambda p, x: model.apply({"params": p}, x, spec.largest), params, images),
         "call": _Program(lambda p, x: x.features.sum(axis=1), None, _state(spec, batch, 1)),
     }
 
-    def through(part: Callable, count: int, over: range) -> _Program:
-        run = lambda p, tokens: model.apply({"params": p}, tokens, over, method=part)
+    def through(part: Callable, count: int, part_layers: range) -> _Program:
+        run = lambda p, tokens: model.apply({"params": p}, tokens, part_layers, method=part)
         return _Program(run, params, _state(spec, batch, count))
 
     for count in counts:
-        programs["attend", count] = through(_attend, count, layers)
-        programs["feed", count] = through(_feed, count, layers)
+        programs["attention", count] = through(_attention, count, layers)
+        programs["mlp", count] = through(_mlp, count, layers)
     for method in methods:
         for count in counts:
             arriving, tokens_after = _quarter(spec, method, count)
             if tokens_after == arriving:
                 continue
             if isinstance(method, PredictorConfig):
-                programs[method, count] = _selectors(spec, method, batch, arriving, tokens_after, len(sites))
+                programs[method, count] = _predictors(
+                    spec, method, batch, arriving, tokens_after, len(reduced_layers)
+                )
             else:
-                programs[method, count] = through(_reducing(METHODS[method], tokens_after), arriving, sites)
-                programs.setdefault(("attend", arriving), through(_attend, arriving, layers))
+                reduction = _reduction(METHODS[method], tokens_after)
+                programs[method, count] = through(reduction, arriving, reduced_layers)
+                programs.setdefault(("attention", arriving), through(_attention, arriving, layers))
     calls = {name: program.call() for name, program in programs.items()}
-    taken = time_interleaved(calls, repeats)
-    times = {name: 1e3 * float(np.median(own)) / batch for name, own in taken.items()}
+    seconds = time_interleaved(calls, repeats)
+    times = {name: 1e3 * float(np.median(values)) / batch for name, values in seconds.items()}
     return _table(spec, times, counts, methods, device, batch)
 
 
 class _Program(NamedTuple):
-    """Everything is an argument: what is known beforehand the compiler would compute itself."""
+    """A function with its arguments, so that the compiler cannot fold them as constants."""
 
     run: Callable[[Tree, Any], Any]
     weights: Tree
@@ -97,8 +115,8 @@ def _table(
     device: str,
     batch: int,
 ) -> BlockLatency:
-    """From the milliseconds of each program, an image."""
-    depth, sites = spec.space.depth, min(spec.space.depth, _SITES)
+    """The table from the milliseconds per image of each program."""
+    depth, num_reductions = spec.space.depth, min(spec.space.depth, _MAX_REDUCTIONS)
 
     def each(program: Any, parts: int) -> float:
         return max(times[program] - times["call"], 0.0) / parts
@@ -107,88 +125,91 @@ def _table(
         if (method, count) not in times:
             return 0.0
         arriving, _ = _quarter(spec, method, count)
-        before = 0.0 if isinstance(method, PredictorConfig) else each(("attend", arriving), depth)
-        return max(each((method, count), sites) - before, 0.0)
+        before = 0.0 if isinstance(method, PredictorConfig) else each(("attention", arriving), depth)
+        return max(each((method, count), num_reductions) - before, 0.0)
 
-    attend, feed = (tuple(each((part, count), depth) for count in counts) for part in ("attend", "feed"))
-    outside = times["dense"] - depth * (attend[-1] + feed[-1])
+    attention, mlp = (tuple(each((part, count), depth) for count in counts) for part in ("attention", "mlp"))
+    outside = times["dense"] - depth * (attention[-1] + mlp[-1])
     columns = tuple(
         (getattr(method, "name", method), tuple(reduction(method, count) for count in counts))
         for method in methods
     )
     return BlockLatency(
-        network_name(spec), counts, attend, feed, times["dense"], outside, columns, device, batch
+        network_name(spec), counts, attention, mlp, times["dense"], outside, columns, device, batch
     )
 
 
 def _quarter(spec: ModelSpec, method: str | PredictorConfig, count: int) -> tuple[int, int]:
-    """Tokens that arrive, `count` or the next number that a method works on, and those left when a quarter goes."""
-    own, extra_prefix_tokens = getattr(method, "method", None) or METHODS[method], spec.class_tokens - 1
+    """Tokens before (`count`, or the next that the method allows) and after removing a quarter."""
+    token_method = getattr(method, "method", None) or METHODS[method]
+    extra_prefix_tokens = spec.class_tokens - 1
     if count <= spec.class_tokens + 1:
         return count, count
-    arriving = own.possible(count - extra_prefix_tokens, count - extra_prefix_tokens, spec.patches)
-    return arriving + extra_prefix_tokens, own.possible(
+    arriving = token_method.feasible_count(
+        count - extra_prefix_tokens, count - extra_prefix_tokens, spec.patches
+    )
+    return arriving + extra_prefix_tokens, token_method.feasible_count(
         arriving, round(0.75 * arriving), spec.patches
     ) + extra_prefix_tokens
 
 
 def _state(spec: ModelSpec, batch: int, count: int) -> TokenSet:
-    """Random tokens, so that sorting has something to sort."""
+    """Random tokens, so that sorting takes its usual time."""
     features = jax.random.normal(jax.random.key(count), (batch, count, spec.space.max_width), spec.dtype)
     return initial_tokens(features)._replace(token_of_patch=jnp.ones((batch, spec.patches), jnp.int32))
 
 
-def _attend(model: ViT, tokens: TokenSet, layers: range) -> jax.Array:
+def _attention(model: ViT, tokens: TokenSet, layers: range) -> jax.Array:
     width = model.spec.space.max_width
     for layer in layers:
         tokens, _ = model.blocks[layer].apply_attention(tokens, width, width)
     return tokens.features
 
 
-def _feed(model: ViT, tokens: TokenSet, layers: range) -> jax.Array:
+def _mlp(model: ViT, tokens: TokenSet, layers: range) -> jax.Array:
     width, mlp_dims = model.spec.space.max_width, model.spec.largest.mlp_dims
     for layer in layers:
         tokens = model.blocks[layer].apply_mlp(tokens, width, mlp_dims[layer], width)
     return tokens.features
 
 
-def _reducing(method: TokenMethod, tokens_after: int) -> Callable:
-    """Attention and a reduction in each layer; what is left of the tokens is read and all of them go on."""
+def _reduction(method: TokenMethod, tokens_after: int) -> Callable:
+    """Attention and a reduction in each layer; the next layer gets all tokens again."""
 
     def run(model: ViT, tokens: TokenSet, layers: range) -> tuple[jax.Array, jax.Array]:
-        width, found = model.spec.space.max_width, jnp.float32(0)
+        width, total = model.spec.space.max_width, jnp.float32(0)
         for layer in layers:
-            tokens, fewer, _ = attend_and_reduce(
+            tokens, reduced, _ = attend_and_reduce(
                 model.spec, model.blocks[layer], tokens, LayerSizes(width, width, 0), method, (tokens_after,)
             )
-            found += _read(fewer)
-        return tokens.features, found
+            total += _read(reduced)
+        return tokens.features, total
 
     return run
 
 
-def _selectors(
-    spec: ModelSpec, predictor: PredictorConfig, batch: int, arriving: int, tokens_after: int, sites: int
+def _predictors(
+    spec: ModelSpec, config: PredictorConfig, batch: int, arriving: int, tokens_after: int, number: int
 ) -> _Program:
-    """Selectors of different weights on the same tokens, each with its removal."""
-    selector, tokens = TokenPredictor(spec.space.max_width, predictor.heads), _state(spec, batch, arriving)
-    there = jnp.ones((batch, arriving - 1))
-    weights = jax.jit(jax.vmap(lambda key: selector.init(key, tokens.features[:, 1:], there)))(
-        jax.random.split(jax.random.key(0), sites)
+    """Token predictors of different weights on the same tokens, each with its removal."""
+    predictor, tokens = TokenPredictor(spec.space.max_width, config.heads), _state(spec, batch, arriving)
+    is_kept = jnp.ones((batch, arriving - 1))
+    weights = jax.jit(jax.vmap(lambda key: predictor.init(key, tokens.features[:, 1:], is_kept)))(
+        jax.random.split(jax.random.key(0), number)
     )
 
     def run(weights: Tree, inputs: tuple[TokenSet, jax.Array]) -> jax.Array:
-        (tokens, there), found = inputs, jnp.float32(0)
-        for site in range(sites):
-            own = jax.tree.map(lambda leaf: leaf[site], weights)
-            _, keep = selector.apply(own, tokens.features[:, 1:], there)
-            found += _read(keep_most_likely(predictor, tokens, keep, tokens_after))
-        return found
+        (tokens, is_kept), total = inputs, jnp.float32(0)
+        for index in range(number):
+            params = jax.tree.map(lambda leaf: leaf[index], weights)
+            _, keep = predictor.apply(params, tokens.features[:, 1:], is_kept)
+            total += _read(keep_most_likely(config, tokens, keep, tokens_after))
+        return total
 
-    return _Program(run, weights, (tokens, there))
+    return _Program(run, weights, (tokens, is_kept))
 
 
 def _read(tokens: TokenSet) -> jax.Array:
-    """Something of all that later layers read, so that the compiler leaves nothing out."""
-    found = tokens.features.sum(axis=1, dtype=jnp.float32)
-    return found if tokens.size is None else found + tokens.size.sum(axis=1, keepdims=True)
+    """A sum over all that later layers read, so that the compiler leaves nothing out."""
+    total = tokens.features.sum(axis=1, dtype=jnp.float32)
+    return total if tokens.size is None else total + tokens.size.sum(axis=1, keepdims=True)

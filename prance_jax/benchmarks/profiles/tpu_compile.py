@@ -1,7 +1,7 @@
-"""Does a config fit a pod? Every stage's step compiled for a topology by the real TPU compiler, without a TPU.
+"""Does a config fit a TPU pod? Compiles the step of every stage for a topology, without a TPU.
 
-`pip install libtpu` is all that it needs: the compiler knows the topologies. What it says of memory, operations and
-collectives is what would run there.
+It needs libtpu, the TPU compiler, which contains the topologies. Memory, operations and collectives
+are those of the program that would run there.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ from prance_jax.data.arrays import ArrayTables
 from prance_jax.data.load import placeholder_source
 from prance_jax.models.forward import init_params
 from prance_jax.models.vit import ViT
+from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.training.stages import finetune, pretrain
 from prance_jax.training.stages import selector as selector_stage
 from prance_jax.training.stages.selector import Selector
 
-# Memory of a chip in GiB, by the name its topology begins with.
+# Memory of a chip in GiB, by the beginning of the name of its topology.
 MEMORY = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
 STAGES = ("meta", "selector", "finetune")
 _BYTES = {
@@ -51,17 +52,23 @@ _BYTES = {
     "f64": 8,
 }
 _COLLECTIVE = re.compile(
-    r"= (?P<shapes>\(.*?\)|\S+) (?P<name>all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
+    r"= (?P<shapes>\(.*?\)|\S+) "
+    r"(?P<name>all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
 )
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """One stage's step on one device of the mesh.
+    """The compiled step of one stage, on one device of the mesh.
 
-    memory: GiB at the peak; limit: of the chip, None where it is not known. flops: operations a step. collectives: kind ->
-    (how many, bytes that they produce). gathers_forward: all-gathers in the forward pass alone, without gradients.
-    seconds: of the compilation.
+    Attributes:
+      stage: 'meta', 'selector' or 'finetune'.
+      memory: GiB at the peak.
+      limit: memory of the chip, GiB; None for an unknown chip.
+      flops: operations per step.
+      collectives: kind -> (number, bytes that they produce).
+      gathers_forward: all-gathers in the forward pass alone, without gradients.
+      seconds: time of the compilation.
     """
 
     stage: str
@@ -74,13 +81,15 @@ class Compiled:
 
     @property
     def fits(self) -> bool | None:
+        """Whether the step fits in the memory of the chip; None for an unknown chip."""
         return None if self.limit is None else self.memory <= self.limit
 
 
 def devices_of(topology: str) -> list:
-    """The devices of a TPU topology such as 'v5e:2x4', 'v5e:16x16', 'v4:2x2x1' or 'v6e:2x4'.
+    """Returns the devices of a TPU topology: 'v5e:2x4', 'v5e:16x16', 'v4:2x2x1', 'v6e:2x4', ...
 
-    Raises UserError where libtpu is missing or does not know it.
+    Raises:
+      UserError: libtpu is missing, or has no such topology.
     """
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     # Nothing runs, so several compilations may share a machine.
@@ -90,19 +99,26 @@ def devices_of(topology: str) -> list:
     try:
         devices = list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
         if any(device.core_on_chip for device in devices):
-            # v4 and v5p have two cores a chip, which run as one device ("megacore") unless one asks otherwise.
-            found = topologies.get_topology_desc(topology, "tpu", chip_config_name="megacore")
-            devices = list(found.devices)
+            # v4 and v5p have two cores a chip, which by default run as one device ("megacore").
+            megacore = topologies.get_topology_desc(topology, "tpu", chip_config_name="megacore")
+            devices = list(megacore.devices)
         return devices
-    except Exception as error:  # of the plug-in, which has its own kinds
+    except Exception as error:  # the plug-in raises its own types
         raise UserError(
-            f"--topology {topology}: {str(error).splitlines()[0]}; the compiler comes with `pip install libtpu`, and names "
-            "look like v5e:2x4, v5e:16x16, v4:2x2x1 or v6e:2x4"
+            f"--topology {topology}: {str(error).splitlines()[0]}; "
+            "the compiler comes with `pip install libtpu`, "
+            "and names look like v5e:2x4, v5e:16x16, v4:2x2x1 or v6e:2x4"
         ) from error
 
 
 def compile_stages(config: Config, topology: str, stages: Sequence[str] = STAGES) -> Iterator[Compiled]:
-    """Compiles stage one, two and three of a config's first token mode, or those of `stages`; yields each as it is done."""
+    """Compiles stages of a config's first token mode and yields each when it is done.
+
+    Args:
+      config: the configuration of a run.
+      topology: see `devices_of`.
+      stages: of `STAGES`.
+    """
     devices = devices_of(topology)
     mesh = make_mesh(config.mesh, devices)
     if mesh is None:
@@ -114,17 +130,15 @@ def compile_stages(config: Config, topology: str, stages: Sequence[str] = STAGES
     spec = config.spec(source, mode)
     first = spec.space.first_group(config.model.first_group)
     images = config.meta.batch
-    side = (images, source.image_size, source.image_size, source.channels)
+    shape = (images, source.image_size, source.image_size, source.channels)
     if config.data.name in ("folder", "tfds"):
-        # As a stream feeds them; a set that fits on the device adds its own size, known beforehand.
-        seen = ArrayTables(jax.ShapeDtypeStruct(side, np.uint8), jax.ShapeDtypeStruct((images,), np.int32))
-        tables = _spread(mesh, seen)
+        # A batch of a stream. A data set kept on the device adds its size, which is known.
+        batch = ArrayTables(jax.ShapeDtypeStruct(shape, np.uint8), jax.ShapeDtypeStruct((images,), np.int32))
+        tables = _divided(mesh, batch)
     else:
-        tables = _whole(mesh, jax.eval_shape(lambda: source.tables))
-    key, index = (
-        _whole(mesh, jax.eval_shape(lambda: jax.random.key(0))),
-        _whole(mesh, jax.ShapeDtypeStruct((), np.int32)),
-    )
+        tables = _replicated(mesh, jax.eval_shape(lambda: source.tables))
+    key = _replicated(mesh, jax.eval_shape(lambda: jax.random.key(0)))
+    index = _replicated(mesh, jax.ShapeDtypeStruct((), np.int32))
     params = jax.eval_shape(lambda: init_params(ViT(spec), jax.random.key(0)))
     selector = Selector(spec, config.selector, first, None, mesh)
 
@@ -135,37 +149,42 @@ def compile_stages(config: Config, topology: str, stages: Sequence[str] = STAGES
         keeps = (config.selector.keep_choices,) * spec.rates
         step = pretrain.meta_step(spec, config.meta, first, keeps, source.sample, mesh)
         fresh = jax.eval_shape(lambda: pretrain.init_pretrain(spec, config.meta, jax.random.key(0)))
-        return step, (_placed(mesh, fresh), index, key, tables)
+        return step, (_sharded(mesh, fresh), index, key, tables)
 
-    def policy():
+    def select():
         pool = config.selector.pool
-        seen = (
-            jax.ShapeDtypeStruct((pool, *side[1:]), spec.dtype),
+        pool_arrays = (
+            jax.ShapeDtypeStruct((pool, *shape[1:]), spec.dtype),
             jax.ShapeDtypeStruct((pool,), jnp.int32),
             jax.ShapeDtypeStruct((pool, spec.num_classes), jnp.float32),
         )
-        arguments = _placed(mesh, state), index, key, _whole(mesh, params), *_whole(mesh, seen)
+        arguments = _sharded(mesh, state), index, key, *_replicated(mesh, (params, *pool_arrays))
         return selector_stage.selector_step(selector), arguments
 
-    def tuned():
+    def tune():
         step = finetune.finetune_step(spec, config.finetune, selector.policy, source.sample, mesh)
-        fresh = jax.eval_shape(lambda own: finetune.init_finetune(own, config.finetune), params)
-        policy = _whole(mesh, state["ppo"].policy)
-        return step, (_placed(mesh, fresh), index, key, tables, policy, _whole(mesh, params))
+        fresh = jax.eval_shape(lambda params: finetune.init_finetune(params, config.finetune), params)
+        policy_params = _replicated(mesh, state["ppo"].policy)
+        return step, (_sharded(mesh, fresh), index, key, tables, policy_params, _replicated(mesh, params))
 
-    steps = dict(zip(STAGES, (meta, policy, tuned), strict=True))
+    steps = dict(zip(STAGES, (meta, select, tune), strict=True))
     for stage in stages:
         yield _compiled(stage, *steps[stage](), limit, forward)
 
 
-def _gathers(spec, mesh: Mesh, params: Any, batch: int) -> int:
-    """All-gathers in the masked forward pass of the network, parameters whole: selection must not move images."""
+def _gathers(spec: ModelSpec, mesh: Mesh, params: Any, batch: int) -> int:
+    """All-gathers in the masked forward pass with replicated parameters.
+
+    Reducing tokens must not move images between devices.
+    """
     structure = jax.eval_shape(
         lambda: spec.space.sample(jax.random.key(0), batch, ((0.5, 1.0),) * spec.rates)
     )
     images = jax.ShapeDtypeStruct((batch, spec.image_size, spec.image_size, spec.channels), jnp.float32)
     run = jax.jit(lambda p, x, s: ViT(spec).apply({"params": p}, x, s))
-    _, text = _program(run.lower(_whole(mesh, params), _spread(mesh, images), _spread(mesh, structure)))
+    _, text = _program(
+        run.lower(_replicated(mesh, params), _divided(mesh, images), _divided(mesh, structure))
+    )
     return collectives(text).get("all-gather", (0, 0))[0]
 
 
@@ -181,15 +200,15 @@ def _compiled(
         + memory.temp_size_in_bytes
         - memory.alias_size_in_bytes
     )
-    moved = collectives(text)
+    by_kind = collectives(text)
     return Compiled(
         stage,
         peak / 2**30,
         limit,
         float((cost or {}).get("flops", math.nan)),
-        moved,
-        # A step without any all-gather has none in its forward pass: then the pass need not be compiled by itself.
-        forward() if "all-gather" in moved else 0,
+        by_kind,
+        # A step without any all-gather has none in its forward pass, which then need not be compiled.
+        forward() if "all-gather" in by_kind else 0,
         time.monotonic() - start,
     )
 
@@ -197,40 +216,40 @@ def _compiled(
 def _program(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
     """The compiled program and its text.
 
-    The compiler writes the text itself: `as_text` would read the program with jaxlib's own parser first, which does not know
-    all that a newer libtpu writes (asynchronous slices of v6e).
+    The compiler dumps the text itself. `as_text` would first read the program with jaxlib's parser,
+    which does not support everything that a newer libtpu writes (asynchronous slices of v6e).
     """
     with tempfile.TemporaryDirectory() as folder:
         options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
         program = lowered.compile(compiler_options=options)
-        written = [own.read_text() for own in Path(folder).glob("*.after_optimizations.txt")]
-    return program, "\n".join(written) or program.as_text()
+        texts = [file.read_text() for file in Path(folder).glob("*.after_optimizations.txt")]
+    return program, "\n".join(texts) or program.as_text()
 
 
 def collectives(text: str) -> dict[str, tuple[int, int]]:
-    """Kind -> (how many, bytes that they produce on a device), from the text of a compiled program."""
-    found: dict[str, tuple[int, int]] = {}
+    """Counts collectives in the text of a program: kind -> (number, bytes produced on a device)."""
+    by_kind: dict[str, tuple[int, int]] = {}
     for match in _COLLECTIVE.finditer(text):
         size = sum(
             _BYTES.get(kind, 4) * math.prod(int(number) for number in shape.split(",") if number)
             for kind, shape in re.findall(r"(\w+)\[([\d,]*)\]", match["shapes"])
         )
-        count, total = found.get(match["name"], (0, 0))
-        found[match["name"]] = count + 1, total + size
-    return found
+        count, total = by_kind.get(match["name"], (0, 0))
+        by_kind[match["name"]] = count + 1, total + size
+    return by_kind
 
 
-def _placed(mesh: Mesh, tree: Any) -> Any:
+def _sharded(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(lambda leaf: _at(leaf, fsdp_sharding(mesh, leaf.shape)), tree)
 
 
-def _whole(mesh: Mesh, tree: Any) -> Any:
+def _replicated(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(lambda leaf: _at(leaf, NamedSharding(mesh, P())), tree)
 
 
-def _spread(mesh: Mesh, tree: Any) -> Any:
+def _divided(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(lambda leaf: _at(leaf, NamedSharding(mesh, P(("data", "fsdp")))), tree)
 
 
-def _at(leaf: Any, where: NamedSharding) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+def _at(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

@@ -1,1 +1,1 @@
-"""Cluttered digits, the data set that comes with the package."""
+"""Cluttered digits: the data set that comes with the package."""

@@ -1,1 +1,1 @@
-"""Image files: folders, zips, TensorFlow Datasets; in memory or streamed."""
+"""Image files in folders, zips or TensorFlow Datasets; in memory or streamed."""

@@ -1,4 +1,4 @@
-"""Encoded pictures by number, and how they become images."""
+"""Defines encoded images by number (`Records`) and how they are decoded (`ImagesConfig`)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class ImagesConfig:
-    """How pictures become images, wherever they come from.
+    """How image files are decoded, for folders and TensorFlow Datasets.
 
-    size: side in pixels. crop: share of a picture's shorter side that is kept, in the middle. mean, std: by channel, of
-      values in [0, 1].
-    in_memory: whether all pictures are decoded at the start and kept on the device, right for small sets; else they are read as
-      they are needed, and random crops are taken from the whole picture.
-    on_bad_image: whether a picture that cannot be read, or a class without one, is an error or is left out with a warning
-      that counts them. threads: that decode; by default one a core, more are slower.
+    Attributes:
+      size: side of an image in pixels.
+      crop: side of the central square that evaluation keeps, over the shorter side of the image.
+      mean: mean by channel, of values in [0, 1].
+      std: standard deviation by channel, of values in [0, 1].
+      in_memory: whether all images are decoded at the start and kept on the device, for small sets.
+        If not, images are read when needed, and random crops use the whole image.
+      on_bad_image: 'error' or 'skip', for an image that cannot be read or a class without images;
+        'skip' leaves it out with a warning that counts.
+      threads: threads that decode; None is one per core, more are slower.
     """
 
     size: int = 224
@@ -35,22 +39,32 @@ class ImagesConfig:
     def __post_init__(self):
         if not 0 < self.crop <= 1 or self.size < 1 or (self.threads is not None and self.threads < 1):
             raise UserError(
-                "data.images: crop in (0, 1], size and threads of 1 or more are needed, not "
+                "data.images: expected crop in (0, 1], size and threads of 1 or more, not "
                 f"{self.crop}, {self.size} and {self.threads}"
             )
 
 
 class Records(Protocol):
-    """Encoded pictures by number. where: for messages. labels: int32 [N], None where only reading tells them."""
+    """A split of encoded images, by number.
 
-    where: str
+    Attributes:
+      location: name of the split, for messages.
+      classes: class names.
+      labels: int32 [N]; None where a label is known only after reading its image.
+    """
+
+    location: str
     classes: tuple[str, ...]
     labels: np.ndarray | None
 
     def __len__(self) -> int: ...
 
     def get(self, index: int) -> tuple[bytes, int]:
-        """The bytes of a file and its label; raises BadPicture."""
+        """Returns the bytes of an image file and its label.
+
+        Raises:
+          BadPicture: the file cannot be read.
+        """
 
     def name(self, index: int) -> str:
-        """For messages."""
+        """Returns the name of an image, for messages."""

@@ -1,7 +1,8 @@
-"""Any image classification set of TensorFlow Datasets, by name, read without TensorFlow.
+"""Reads any image classification set of TensorFlow Datasets by name, without TensorFlow.
 
-Sets prepared as array_record are read by random access (`as_data_source`), pictures decoded by Pillow. Preparing a set is
-TensorFlow's work, once, by a command that the error names.
+Sets prepared as array_record are read by random access (`as_data_source`); Pillow decodes the
+images. Preparing a set needs TensorFlow, once; the error for a set that is not prepared gives the
+command.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from prance_jax.core.errors import UserError
 from prance_jax.data.arrays import Arrays
 from prance_jax.data.augment import AugmentConfig
-from prance_jax.data.images.decode import BadPicture
+from prance_jax.data.images.decode import BadImage
 from prance_jax.data.images.image_source import image_source
 from prance_jax.data.images.records import ImagesConfig
 from prance_jax.data.images.stream import Stream
@@ -22,8 +23,17 @@ from prance_jax.data.images.stream import Stream
 
 @dataclass(frozen=True)
 class TfdsConfig:
-    """name: of the set, say 'cifar10', 'imagenet2012', 'imagenette'. data_dir: where it was prepared; by default where TFDS keeps
-    its sets. train, validation, test: splits, slices allowed. image, label: names of the features."""
+    """Which set of TensorFlow Datasets is used.
+
+    Attributes:
+      name: of the set, such as 'cifar10', 'imagenet2012' or 'imagenette'.
+      data_dir: folder in which it was prepared; None is the default folder of TFDS.
+      train: training split; may be a slice.
+      validation: validation split; may be a slice.
+      test: test split; may be a slice.
+      image: name of the image feature.
+      label: name of the label feature.
+    """
 
     name: str = "cifar10"
     data_dir: str | None = None
@@ -36,9 +46,18 @@ class TfdsConfig:
 
 @dataclass(frozen=True)
 class TfdsRecords:
-    """One split as `image_source` reads it."""
+    """One split of a set (`data.images.records.Records`).
 
-    where: str
+    Attributes:
+      location: name of the set and split, for messages.
+      classes: class names.
+      data: sequence of records: feature name -> value.
+      image: name of the image feature.
+      label: name of the label feature.
+      labels: None: labels are read with their images.
+    """
+
+    location: str
     classes: tuple[str, ...]
     data: Any = field(repr=False)
     image: str = "image"
@@ -49,33 +68,45 @@ class TfdsRecords:
         return len(self.data)
 
     def get(self, index: int) -> tuple[bytes, int]:
-        """Raises BadPicture for a record without a picture, UserError for a label out of range."""
+        """Returns the bytes of an image and its label.
+
+        Raises:
+          BadPicture: the record has no encoded image.
+          UserError: the label is out of range.
+        """
         record = self.data[index]
         label = int(np.asarray(record[self.label]))
         if not 0 <= label < len(self.classes):
             raise UserError(
-                f"{self.where}: label {label} of record {index} is outside 0 .. {len(self.classes) - 1}"
+                f"{self.location}: label {label} of record {index} is outside 0 .. {len(self.classes) - 1}"
             )
         if not isinstance(record[self.image], bytes):
-            raise BadPicture(f"the feature {self.image!r} holds no encoded picture")
+            raise BadImage(f"the feature {self.image!r} holds no encoded image")
         return record[self.image], label
 
     def name(self, index: int) -> str:
+        """Returns the name of a record, for messages."""
         return f"record {index}"
 
 
 def load_tfds_source(
     config: TfdsConfig, images: ImagesConfig = ImagesConfig(), augment: AugmentConfig = AugmentConfig()
 ) -> Arrays | Stream:
-    """A source of the set; a stream is read by Grain.
+    """Makes a data source of a set of TensorFlow Datasets; Grain reads streams.
 
-    Raises UserError where a package is missing, the set is not prepared, or has no such split or feature.
+    Args:
+      config: which set.
+      images: how its images are decoded.
+      augment: augmentation of training images.
+
+    Raises:
+      UserError: a package is missing, or the set is not prepared or has no such split or feature.
     """
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise UserError(
-            f"data.name 'tfds' needs packages that are not there ({error}): pip install 'prance-jax[tfds]'"
+            f"data.name 'tfds' needs packages that are missing ({error}): pip install 'prance-jax[tfds]'"
         ) from error
     try:
         builder = tfds.builder(config.name, data_dir=config.data_dir, file_format="array_record")
@@ -85,20 +116,21 @@ def load_tfds_source(
             f"TensorFlow Datasets cannot open {config.name!r}: {str(error).splitlines()[0]}"
         ) from error
     if not prepared:
-        where = f" --data_dir {config.data_dir}" if config.data_dir else ""
+        option = f" --data_dir {config.data_dir}" if config.data_dir else ""
         raise UserError(
-            f"{config.name} is not prepared as array_record in {builder.data_path.parent}; once, where TensorFlow is "
-            f"installed: tfds build {config.name} --file_format array_record{where}"
+            f"{config.name} is not prepared as array_record in {builder.data_path.parent}; run once, where "
+            f"TensorFlow is installed: tfds build {config.name} --file_format array_record{option}"
         )
     features = builder.info.features
     for name, kind in ((config.image, tfds.features.Image), (config.label, tfds.features.ClassLabel)):
         if not isinstance(dict(features.items()).get(name), kind):
             raise UserError(
-                f"{config.name} has no feature {name!r} of kind {kind.__name__}; it has {', '.join(sorted(features))}"
+                f"{config.name} has no feature {name!r} of kind {kind.__name__}; "
+                f"it has {', '.join(sorted(features))}"
             )
     classes = tuple(features[config.label].names)
 
-    def records(split: str) -> TfdsRecords:
+    def open_split(split: str) -> TfdsRecords:
         try:
             data = builder.as_data_source(split=split, decoders={config.image: tfds.decode.SkipDecoding()})
         except (ValueError, KeyError, AssertionError) as error:
@@ -107,5 +139,5 @@ def load_tfds_source(
             ) from error
         return TfdsRecords(f"{config.name}:{split}", classes, data, config.image, config.label)
 
-    sets = {name: records(getattr(config, name)) for name in ("train", "validation", "test")}
-    return image_source(images, augment, sets, reader="grain")
+    splits = {name: open_split(getattr(config, name)) for name in ("train", "validation", "test")}
+    return image_source(images, augment, splits, reader="grain")

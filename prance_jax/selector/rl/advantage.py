@@ -1,4 +1,4 @@
-"""Generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438, eq. 16)."""
+"""Generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438)."""
 
 from __future__ import annotations
 
@@ -7,19 +7,31 @@ import jax.numpy as jnp
 
 
 def gae(r_t: jax.Array, v_tm1: jax.Array, gamma: float, lam: float) -> jax.Array:
-    """Advantages of whole episodes that end by termination.
+    """Estimates the advantages of whole episodes that end by termination.
 
-    delta_t = r_t + gamma v_t - v_tm1,  A_tm1 = delta_t + gamma lambda A_t,  with v and A zero after the end.
+    With the time index of rlax, for t = 1, ..., T, where the action taken in state tm1 earns r_t
+    and leads to state t:
 
-    r_t: rewards [T, B]; v_tm1: values of the states that the actions were taken in [T, B]. Each column is an episode
-    of its own. Returns [T, B]; adding v_tm1 gives the lambda-returns.
+        delta_t = r_t + gamma v_t - v_tm1
+        A_tm1   = delta_t + gamma lambda A_t,    v_T = A_T = 0
+
+    Args:
+      r_t: float32 [T, B], rewards r_1, ..., r_T; each column is one episode.
+      v_tm1: float32 [T, B], values v_0, ..., v_(T-1) of the states in which the actions were taken.
+      gamma: discount.
+      lam: lambda; 0 gives the TD error, 1 the discounted return minus the value.
+
+    Returns:
+      Advantages A_0, ..., A_(T-1), float32 [T, B]; adding `v_tm1` gives the lambda-returns.
+
+    Reference: arXiv 1506.02438, eq. 16.
     """
     v_t = jnp.concatenate([v_tm1[1:], jnp.zeros_like(v_tm1[:1])])
     delta_t = r_t + gamma * v_t - v_tm1
 
-    def back(following, delta):
-        advantage = delta + gamma * lam * following
-        return advantage, advantage
+    def backward(advantage_t, delta_t):
+        advantage_tm1 = delta_t + gamma * lam * advantage_t
+        return advantage_tm1, advantage_tm1
 
-    _, advantage_tm1 = jax.lax.scan(back, jnp.zeros_like(delta_t[0]), delta_t, reverse=True)
-    return advantage_tm1
+    _, advantages_tm1 = jax.lax.scan(backward, jnp.zeros_like(delta_t[0]), delta_t, reverse=True)
+    return advantages_tm1

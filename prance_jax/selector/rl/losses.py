@@ -9,10 +9,26 @@ from prance_jax.selector.rl.types import Metrics
 
 
 def policy_loss(
-    log_prob: jax.Array, behaviour: jax.Array, advantage: jax.Array, clip: float
+    log_prob: jax.Array, old_log_prob: jax.Array, advantage: jax.Array, clip: float
 ) -> tuple[jax.Array, Metrics]:
-    """The clipped surrogate (eq. 7) on joint log-probabilities; all arguments [M]. Returns the loss and metrics."""
-    log_ratio = log_prob - behaviour
+    """Computes the clipped surrogate loss.
+
+    With rho_t = pi(a_t | s_t) / pi_old(a_t | s_t):
+
+        loss = -mean(min(rho_t A_t, clip(rho_t, 1 - clip, 1 + clip) A_t))
+
+    Args:
+      log_prob: float32 [M], joint log-probabilities of the actions under the policy that learns.
+      old_log_prob: float32 [M], the same under the policy that took the actions.
+      advantage: float32 [M].
+      clip: epsilon of the paper.
+
+    Returns:
+      The loss, and the metrics `approx_kl`, mean(rho - 1 - log rho), and `clip_fraction`.
+
+    Reference: arXiv 1707.06347, eq. 7.
+    """
+    log_ratio = log_prob - old_log_prob
     ratio = jnp.exp(log_ratio)
     surrogate = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
     metrics = {
@@ -23,5 +39,13 @@ def policy_loss(
 
 
 def value_loss(value: jax.Array, target: jax.Array) -> jax.Array:
-    """Half the mean squared error; [M] each."""
+    """Computes half the mean squared error of the critic.
+
+    Args:
+      value: float32 [M], values by the critic.
+      target: float32 [M], lambda-returns.
+
+    Returns:
+      The loss, a scalar.
+    """
     return 0.5 * jnp.mean((value - target) ** 2)

@@ -1,6 +1,7 @@
 """Actor and critic (PRANCE, section 3.3): two hidden layers, ReLU, orthogonal initialisation.
 
-Layers carry the official names (fc1, fc2, fc_mu or fc3), so official files map one to one.
+Layers have the names of the released PRANCE code (fc1, fc2, fc_mu or fc3), so its weight files map
+one to one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,12 @@ import jax
 
 
 class Actor(nn.Module):
-    """observation [B, D] -> raw policy output [B, outputs]; the distribution gives it a meaning."""
+    """Maps an observation [B, D] to the parameters of the policy's distribution [B, outputs].
+
+    Attributes:
+      outputs: numbers that the distribution needs.
+      hidden: units of each hidden layer.
+    """
 
     outputs: int
     hidden: tuple[int, ...] = (256, 256)
@@ -24,7 +30,11 @@ class Actor(nn.Module):
 
 
 class Critic(nn.Module):
-    """observation [B, D] -> value [B]."""
+    """Maps an observation [B, D] to its value [B].
+
+    Attributes:
+      hidden: units of each hidden layer.
+    """
 
     hidden: tuple[int, ...] = (256, 256)
 

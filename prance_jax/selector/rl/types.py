@@ -1,9 +1,9 @@
-"""Configuration, state and data of PPO."""
+"""Settings, state and data of PPO, and the interface of an environment."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,24 @@ Metrics = dict[str, jax.Array]
 
 @dataclass(frozen=True)
 class PPOConfig:
-    """The paper's settings, but for `minibatches`, which it does not tell.
+    """Settings of PPO; defaults are PRANCE's, except `minibatches`, which the paper does not give.
 
-    epochs, minibatches: passes over the buffer of an update, and parts of it that each step sees.
-    std_start, std_end: of the Gaussian policy, linear over all updates. lr_decay: learning rates fall linearly to zero.
-    normalise_observation: running mean and variance; off for official selectors.
+    Attributes:
+      gamma: discount.
+      lam: lambda of generalised advantage estimation.
+      clip: epsilon of the clipped surrogate.
+      epochs: passes over the buffer of an update.
+      minibatches: equal parts of the buffer; one gradient step each.
+      actor_lr: learning rate of the actor.
+      critic_lr: learning rate of the critic.
+      adam_eps: epsilon of Adam.
+      entropy: weight of the entropy bonus.
+      max_grad_norm: global norm to which gradients are clipped.
+      normalise_advantage: advantages have mean 0 and deviation 1 in each minibatch.
+      normalise_observation: by running mean and variance; off for released selectors.
+      std_start: standard deviation of the Gaussian policy at the first update.
+      std_end: the same at the last; linear in between.
+      lr_decay: learning rates fall linearly to zero.
     """
 
     gamma: float = 0.9
@@ -45,48 +58,94 @@ class PPOConfig:
 
 
 class Environment(Protocol):
-    """A batched process of `horizon` decisions that ends by termination.
+    """A batched environment with the interface of gymnax and episodes of fixed length.
 
-    reset(context, key) -> (state, observation [B, D]); step(context, t, state, action) -> (state, observation [B, D],
-    reward [B], info: dict of [B] arrays), t a Python int. `context` is any pytree, fixed within an update.
+    Every episode terminates after `horizon` steps.
+
+    Attributes:
+      horizon: steps per episode, T.
     """
 
     horizon: int
-    reset: Callable
-    step: Callable
+
+    def reset(self, key: jax.Array, env_params: Tree) -> tuple[jax.Array, Any]:
+        """Starts B episodes.
+
+        Args:
+          key: random key.
+          env_params: any pytree, fixed within an update.
+
+        Returns:
+          Observation float32 [B, D], and the state.
+        """
+
+    def step(
+        self, key: jax.Array, env_state: Any, action: jax.Array, env_params: Tree
+    ) -> tuple[jax.Array, Any, jax.Array, jax.Array, dict[str, jax.Array]]:
+        """Takes one step of B episodes.
+
+        Args:
+          key: random key.
+          env_state: state before the step; its structure may change from step to step.
+          action: [B, components].
+          env_params: as in `reset`.
+
+        Returns:
+          Observation float32 [B, D], state, reward float32 [B], done bool [B], info of [B] arrays.
+        """
 
 
 class RunningStatistics(NamedTuple):
-    """Running statistics of observations: number seen, mean and variance, [D] (Chan et al. 1983, pairwise merge)."""
+    """Running mean and variance of observations (Chan et al. 1983, pairwise merge).
+
+    Attributes:
+      count: observations so far, float32 scalar.
+      mean: float32 [D].
+      variance: float32 [D].
+    """
 
     count: jax.Array
     mean: jax.Array
     variance: jax.Array
 
     def __call__(self, observation: jax.Array) -> jax.Array:
+        """Normalises observations [..., D] and clips them to [-10, 10]."""
         deviation = jnp.sqrt(jnp.maximum(self.variance, 1e-6))
         return jnp.clip((observation - self.mean) / deviation, -10.0, 10.0)
 
     def update(self, observations: jax.Array) -> RunningStatistics:
-        """Statistics after [..., D] more observations."""
+        """Returns the statistics after more observations [..., D]."""
         flat = observations.reshape(-1, observations.shape[-1])
         count = self.count + flat.shape[0]
         weight = flat.shape[0] / count
         # Not from mean squares: their difference loses float32's digits where the mean is large.
-        apart = flat.mean(0) - self.mean
-        variance = self.variance + weight * (flat.var(0) - self.variance) + weight * (1 - weight) * apart**2
-        return RunningStatistics(count, self.mean + weight * apart, variance)
+        delta = flat.mean(0) - self.mean
+        variance = self.variance + weight * (flat.var(0) - self.variance) + weight * (1 - weight) * delta**2
+        return RunningStatistics(count, self.mean + weight * delta, variance)
 
 
 class PolicyParams(NamedTuple):
-    """What acting needs."""
+    """Parameters of a policy: what acting needs.
+
+    Attributes:
+      actor: parameters of the actor.
+      normaliser: statistics by which observations are normalised.
+    """
 
     actor: Tree
     normaliser: RunningStatistics
 
 
 class PPOState(NamedTuple):
-    """policy, critic parameters, the two optimizer states, updates done (int32)."""
+    """State of training; its field names are checkpoint keys.
+
+    Attributes:
+      policy: parameters of the policy.
+      critic: parameters of the critic.
+      actor_optimizer: state of the actor's optimizer.
+      critic_optimizer: state of the critic's optimizer.
+      updates: updates so far, int32 scalar.
+    """
 
     policy: PolicyParams
     critic: Tree
@@ -96,7 +155,15 @@ class PPOState(NamedTuple):
 
 
 class Rollout(NamedTuple):
-    """One buffer, time-major [T, B, ...]; log_prob is that which the action was drawn with."""
+    """The buffer of one update, time-major.
+
+    Attributes:
+      observation: float32 [T, B, D].
+      action: [T, B, components].
+      log_prob: float32 [T, B], under the policy that sampled the action.
+      value: float32 [T, B], by the critic, of the state in which the action was taken.
+      reward: float32 [T, B].
+    """
 
     observation: jax.Array
     action: jax.Array

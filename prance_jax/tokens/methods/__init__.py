@@ -1,1 +1,1 @@
-"""Methods of token reduction: one file each, with its multiply-accumulates; `registry` lists them by name."""
+"""Token reduction methods: one file each, with its MACs; `registry` lists them by name."""

@@ -8,54 +8,87 @@ import jax.numpy as jnp
 
 from prance_jax.core.errors import UserError
 from prance_jax.core.sizes import BoundedSize, Size, size_value
-from prance_jax.tokens.counts import any_number
-from prance_jax.tokens.method import Amount
+from prance_jax.tokens.feasible_counts import any_count
+from prance_jax.tokens.method import Amount, TokenMethod
 from prance_jax.tokens.methods.prance import merge_macs, prune_merge
 from prance_jax.tokens.token_set import AttentionSignals, TokenSet
 
 
-def diffrate(tokens: TokenSet, signals: AttentionSignals, num_keep: Size, pruned: float = 0.5) -> TokenSet:
-    """By attention from CLS: the last tokens are pruned, those before them merged into the more important ones.
+def diffrate(
+    tokens: TokenSet, signals: AttentionSignals, num_keep: Size, pruned_share: float = 0.5
+) -> TokenSet:
+    """Prunes the tokens with the lowest CLS attention and merges the next ones into kept tokens.
 
-    Destinations are the `left` first tokens without CLS, by the cosine of the features; a destination becomes the plain
-    mean of what it is made of, its size grows by size x similarity. pruned: share of what goes that is pruned (rounded
-    down); the rest is merged. The published method learns both counts per layer, see `Counted`. left: int or int32 [B].
+    A merged token goes to the most similar kept token other than CLS, by the cosine of the
+    features. A kept token becomes the plain mean of its group; its size grows by size x similarity.
+    The paper learns both counts per layer, see `Counted`.
+
+    Args:
+      tokens: tokens before the reduction.
+      signals: signals of the attention; `cls_attention` is read.
+      num_keep: tokens afterwards: int or int32 [B].
+      pruned_share: share of the removed tokens that is pruned (rounded down); the rest is merged.
+
+    Reference: DiffRate, arXiv 2305.17997, section 3.
     """
-    num_keep = any_number(tokens.count, num_keep)
-    return prune_merge(
-        tokens, signals, after_pruning(tokens.count, num_keep, pruned), num_keep, similar_sizes=True
-    )
+    num_keep = any_count(tokens.count, num_keep)
+    num_after_prune = count_after_pruning(tokens.count, num_keep, pruned_share)
+    return prune_merge(tokens, signals, num_after_prune, num_keep, similar_sizes=True)
+
+
+def count_after_pruning(count: Size, num_keep: Size, pruned_share: float) -> Size:
+    """Returns the tokens between pruning and merging.
+
+    Args:
+      count: tokens before.
+      num_keep: tokens after.
+      pruned_share: as for `diffrate`.
+    """
+    if isinstance(count, int) and isinstance(num_keep, int):
+        return count - int(pruned_share * (count - num_keep))
+    between = count - jnp.floor(pruned_share * (count - size_value(num_keep))).astype(jnp.int32)
+    # A bound on the tokens after merging does not bound the tokens before it.
+    return jnp.asarray(between) if not isinstance(num_keep, BoundedSize) else between
 
 
 @dataclass(frozen=True)
 class Counted:
-    """DiffRate with both counts of every layer as they were learned (`training.learn_counts`), in the place of `diffrate`.
+    """DiffRate with learned counts of each layer: a function to use in place of `diffrate`.
 
-    steps: of each layer the tokens that arrive, those between pruning and merging, and those that are left.
+    The counts come from `prance_jax.training.stages.diffrate_counts`.
+
+    Attributes:
+      steps: for each layer (tokens before, tokens between pruning and merging, tokens after).
     """
 
     steps: tuple[tuple[int, int, int], ...]
 
     def __call__(self, tokens: TokenSet, signals: AttentionSignals, num_keep: int) -> TokenSet:
-        """Raises UserError where tokens arrive, or should be left, that no layer was learned for."""
-        arriving = tokens.features.shape[1]
+        """Reduces tokens as the layer with the same counts before and after does.
+
+        Raises:
+          UserError: no layer has these counts.
+        """
+        count = tokens.features.shape[1]
         for before, between, after in self.steps:
-            if (before, after) == (arriving, num_keep):
+            if (before, after) == (count, num_keep):
                 return prune_merge(tokens, signals, between, num_keep, similar_sizes=True)
         raise UserError(
-            f"diffrate: no layer was learned that leaves {num_keep} of {arriving} tokens, only {self.steps}"
+            f"diffrate: no layer was learned that leaves {num_keep} of {count} tokens, only {self.steps}"
         )
 
 
-def after_pruning(count: Size, num_keep: Size, pruned: float) -> Size:
-    """Tokens between the pruning and the merging."""
-    if isinstance(count, int) and isinstance(num_keep, int):
-        return count - int(pruned * (count - num_keep))
-    between = count - jnp.floor(pruned * (count - size_value(num_keep))).astype(jnp.int32)
-    # A bound on what is left says nothing about what is there before the merging.
-    return jnp.asarray(between) if not isinstance(num_keep, BoundedSize) else between
+def diffrate_macs(count: Amount, num_keep: tuple[Amount, ...], width: Amount, key_dim: int) -> Amount:
+    """Counts the MACs of `diffrate` with half of the removed tokens pruned.
 
-
-def diffrate_macs(count: Amount, num_keep: tuple[Amount, ...], width: Amount, keys: int) -> Amount:
+    Args:
+      count: tokens before.
+      num_keep: (tokens after,).
+      width: channels.
+      key_dim: not used.
+    """
     between = count - ((count - num_keep[0]) // 2)
-    return merge_macs(between, num_keep, width, keys)
+    return merge_macs(between, num_keep, width, key_dim)
+
+
+DIFFRATE = TokenMethod("diffrate", diffrate, any_count, diffrate_macs)

@@ -1,1 +1,1 @@
-"""Training steps, one file for each stage."""
+"""The training step of each stage, one file each."""

@@ -1,7 +1,7 @@
-"""Fine-tuning of a trained network under another method than PRANCE: a schedule of token reduction, or learned selectors.
+"""Fine-tuning of the dense network under another method than PRANCE.
 
-The teacher is the network it starts from, unreduced. With neither, the network is tuned as it is: what the same steps are
-worth without any reduction.
+The method is a scheduled token reduction or token predictors. The teacher is the network it starts
+from, unreduced. Without a method the dense network itself is fine-tuned: the gain of the steps alone.
 """
 
 from __future__ import annotations
@@ -30,40 +30,52 @@ from prance_jax.training.stages.pretrain import Sample
 Tree = Any
 
 PROGRAMS = 2
-"""Compiled steps that are kept. One takes some 1,500 memory mappings of the process, of which Linux allows 65,530, and a
-comparison compiles one for every method and share: all of them together end it by a segmentation fault."""
+"""Number of compiled steps in the cache.
+
+A comparison compiles a step for every method and share. Each takes about 1,500 memory mappings of the
+process, of which Linux allows 65,530; with all of them in memory it ends by a segmentation fault."""
 
 
 def init_baseline(
     spec: ModelSpec,
-    what: ScheduledReduction | PredictorConfig | None,
+    method: ScheduledReduction | PredictorConfig | None,
     params: Tree,
     config: FinetuneConfig,
     key: jax.Array,
     at_shares: bool = False,
 ) -> Tree:
-    """The state that begins with `params`: a plain network's or, where selectors are learned, also those of one that has
-    selectors; sites without one get a fresh one, and what stands elsewhere is left out. at_shares: a fresh one keeps about its
-    share of `what.keep_rates`, in place of half of the tokens."""
+    """Returns the initial state.
+
+    Args:
+      spec: the network.
+      method: the method to fine-tune under; None for none.
+      params: parameters of a plain network; or, for predictors, of a network with predictors. Layers
+        without a predictor in `params` get a random one; predictors of other layers are left out.
+      config: settings of the fine-tuning.
+      key: random key of new predictors.
+      at_shares: whether a new predictor keeps about its share of `method.keep_rates`, not half of the
+        tokens.
+    """
     params = jax.tree.map(jnp.copy, params)
-    if isinstance(what, PredictorConfig):
-        known = params if "vit" in params else {"vit": params}
-        fresh = _fresh(spec, dataclasses.replace(what, keep_rates=(1.0,) * len(what.layers)))(key)
+    if isinstance(method, PredictorConfig):
+        given = params if "vit" in params else {"vit": params}
+        fresh = _fresh(spec, dataclasses.replace(method, keep_rates=(1.0,) * len(method.layers)))(key)
         if at_shares:
-            for site, share in zip(what.layers, what.keep_rates):
-                own = fresh[f"selector_{site}"]
-                # Of the two logits, keep and drop; a share of 1 would never drop, nor learn to.
+            for layer, share in zip(method.layers, method.keep_rates):
+                predictor = fresh[f"selector_{layer}"]
+                # The logit of keeping; a share of 1 would never drop a token, and never learn to.
                 odds = jnp.log(share / max(1 - share, 0.01))
-                fresh[f"selector_{site}"] = {**own, "decide_bias": own["decide_bias"].at[:, 0].set(odds)}
-        params = {name: known.get(name, own) for name, own in fresh.items()}
+                bias = predictor["decide_bias"].at[:, 0].set(odds)
+                fresh[f"selector_{layer}"] = {**predictor, "decide_bias": bias}
+        params = {name: given.get(name, initial) for name, initial in fresh.items()}
     return optimizer.init_state(params, optimizer.make_optimizer(config.optimizer, config.steps))
 
 
 @functools.lru_cache(maxsize=None)
-def _fresh(spec: ModelSpec, what: PredictorConfig) -> Callable[[jax.Array], Tree]:
-    """Compiled key -> parameters of a network with selectors; they are the same whatever share is kept."""
+def _fresh(spec: ModelSpec, method: PredictorConfig) -> Callable[[jax.Array], Tree]:
+    """Returns the compiled key -> random parameters with predictors; the kept shares do not matter."""
     image = jnp.zeros((1, spec.image_size, spec.image_size, spec.channels))
-    return jax.jit(lambda key: PredictorViT(spec, what).init(key, image)["params"])
+    return jax.jit(lambda key: PredictorViT(spec, method).init(key, image)["params"])
 
 
 @functools.lru_cache(maxsize=PROGRAMS)
@@ -71,48 +83,62 @@ def baseline_step(
     spec: ModelSpec,
     config: FinetuneConfig,
     predictor: PredictorLossConfig,
-    what: ScheduledReduction | PredictorConfig | None,
+    method: ScheduledReduction | PredictorConfig | None,
     sample: Sample,
     mesh: Mesh | None = None,
     consistency: ConsistencyConfig | None = None,
 ) -> Callable:
-    """Compiled (state, step, key, tables, teacher) -> (state, metrics).
+    """Compiles the training step.
 
-    The loss is cross-entropy and, weighted by `config.distillation`, the divergence from the teacher; learned selectors add
-    `selection_loss`, and a reduction with `consistency` its `consistent_loss`. One more argument may follow: shares float32
-    [sites] in place of `what.keep_rates`, for one program that serves them all.
+    The loss is cross-entropy and, with weight `config.distillation`, the KL divergence from the
+    teacher. Token predictors add `predictor_loss`; with `consistency` the loss is `consistent_loss`.
+
+    Args:
+      spec: the network.
+      config: settings of the fine-tuning.
+      predictor: losses of token predictors.
+      method: the method to fine-tune under; None for none.
+      sample: (tables, key, batch) -> (images, labels), of the data source.
+      mesh: devices; None for one device.
+      consistency: settings of MCTF's consistency; None for a plain fine-tuning.
+
+    Returns:
+      Compiled (state, step, key, tables, teacher, kept=None) -> (state, metrics). `teacher` has the
+      parameters of the dense network. `kept`, float32 [predictors], replaces `method.keep_rates`, so
+      that one program serves all shares. The state is donated.
     """
     model, transform = ViT(spec), optimizer.make_optimizer(config.optimizer, config.steps)
 
     def step(state, index, key, tables, teacher, kept=None):
-        data_key, draw_key = jax.random.split(jax.random.fold_in(key, index))
+        data_key, mask_key = jax.random.split(jax.random.fold_in(key, index))
         images, labels = constrain_batch(mesh, sample(tables, data_key, config.batch))
 
-        def mixed(logits, wanted):
+        def distilled(logits, teacher_logits):
             value = losses.distillation_loss(
-                logits, labels, wanted, config.distillation, config.label_smoothing
+                logits, labels, teacher_logits, config.distillation, config.label_smoothing
             )
             return value, {"accuracy": losses.accuracy(logits, labels)}
 
         def loss(params):
-            if isinstance(what, PredictorConfig):
-                learner = PredictorViT(spec, what)
-                wanted, patches = learner.apply(
+            if isinstance(method, PredictorConfig):
+                student = PredictorViT(spec, method)
+                teacher_logits, patches = student.apply(
                     {"params": {**params, "vit": teacher}}, images, method="features"
                 )
-                out = learner.apply({"params": params}, images, draw_key, method="train")
-                value, metrics = mixed(out.logits, wanted)
-                shares = {f"kept_{site}": out.kept[:, i].mean() for i, site in enumerate(what.layers)}
-                targets = what.keep_rates if kept is None else kept
-                extra = predictor_loss(targets, predictor, out, patches, per_image=not what.package)
-                return value + extra, {**metrics, **shares}
-            wanted = model.apply({"params": teacher}, images, spec.largest)
-            if what is None:
-                return mixed(model.apply({"params": params}, images, spec.largest), wanted)
+                out = student.apply({"params": params}, images, mask_key, method="train")
+                value, metrics = distilled(out.logits, teacher_logits)
+                shares = {f"kept_{layer}": out.kept[:, i].mean() for i, layer in enumerate(method.layers)}
+                targets = method.keep_rates if kept is None else kept
+                auxiliary = predictor_loss(targets, predictor, out, patches, per_image=not method.package)
+                return value + auxiliary, {**metrics, **shares}
+            teacher_logits = model.apply({"params": teacher}, images, spec.largest)
+            if method is None:
+                return distilled(model.apply({"params": params}, images, spec.largest), teacher_logits)
             if consistency is None:
-                return mixed(forward_reduced(model, params, images, spec.largest, what).logits, wanted)
+                logits = forward_reduced(model, params, images, spec.largest, method).logits
+                return distilled(logits, teacher_logits)
             value, logits = consistent_loss(
-                model, params, images, labels, wanted, what, config, consistency, draw_key
+                model, params, images, labels, teacher_logits, method, config, consistency, mask_key
             )
             return value, {"accuracy": losses.accuracy(logits, labels)}
 
@@ -128,15 +154,22 @@ def predictor_loss(
     patches: jax.Array,
     per_image: bool = False,
 ) -> jax.Array:
-    """How far the kept shares are from their targets, and the last patches from the teacher's (both squared).
+    """Returns the squared distances of kept shares from targets, and of patches from the teacher's.
 
-    targets: [sites]. out: of the network's `train`. patches: the teacher's, [B, P, C]; those that are left count.
-    per_image: the share is that of each image (DynamicViT); else of the whole batch, which leaves the number of an image
-    free (SPViT).
+    Args:
+      targets: [predictors], shares of the patches to keep.
+      config: weights of the two losses.
+      out: output of the network's `train`.
+      patches: [B, P, C], last patches of the teacher; only those that remain in the student count.
+      per_image: whether each image should keep its target share (DynamicViT), not only the batch as a
+        whole (SPViT).
+
+    Returns:
+      Float32 scalar.
     """
     shares = out.kept if per_image else out.kept.mean(axis=0)
     ratio = jnp.mean((shares - jnp.asarray(targets)) ** 2)
     is_kept = jax.lax.stop_gradient(out.is_kept)
-    apart = jnp.mean((out.features - jax.lax.stop_gradient(patches)) ** 2, axis=-1)
-    tokens = jnp.sum(apart * is_kept) / jnp.maximum(is_kept.sum(), 1.0)
+    distance = jnp.mean((out.features - jax.lax.stop_gradient(patches)) ** 2, axis=-1)
+    tokens = jnp.sum(distance * is_kept) / jnp.maximum(is_kept.sum(), 1.0)
     return config.ratio * ratio + config.tokens * tokens

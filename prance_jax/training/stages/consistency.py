@@ -1,5 +1,10 @@
-"""Token reduction consistency (MCTF, Lee et al. 2024, arXiv 2403.10030, section 3.4): a network is tuned under its schedule and, in
-the same step and with the same weights, under a milder one, whose class token shows the other where to go."""
+"""Token reduction consistency of MCTF.
+
+A network is fine-tuned under its schedule and, in the same step and with the same weights, under a
+milder one. The class token under the milder schedule is the target of the other.
+
+Reference: MCTF, Lee et al. 2024, arXiv 2403.10030, section 3.4.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +25,18 @@ from prance_jax.spec.model_spec import ModelSpec
 def milder_reduction(
     reduction: ScheduledReduction, spec: ModelSpec, most: float, batch: int, key: jax.Array
 ) -> LayerReduction:
-    """A number of tokens for each image and layer, int32 [batch]: of what the schedule removes a share between 0 and `most`,
-    drawn for each image."""
+    """Draws a milder reduction for each image.
+
+    Args:
+      reduction: the schedule.
+      spec: the network.
+      most: largest share of the schedule's removed tokens that the milder reduction removes.
+      batch: number of images.
+      key: random key.
+
+    Returns:
+      The reduction, with int32 [batch] tokens after each layer.
+    """
     share = jax.random.uniform(key, (batch,), maxval=most)
     tokens_after = tuple(
         spec.tokens - jnp.floor(share * (spec.tokens - count)).astype(jnp.int32)
@@ -31,15 +46,27 @@ def milder_reduction(
 
 
 def class_token_distance(
-    own: jax.Array, milder: jax.Array, logits: jax.Array, labels: jax.Array, confidence: float
+    class_token: jax.Array, milder: jax.Array, logits: jax.Array, labels: jax.Array, confidence: float
 ) -> jax.Array:
-    """Mean squared distance of class tokens [B, C] from those under the milder schedule, which get no gradient; over the
-    images of whose label (or mixture, [B, K]) the network under its schedule is sure by more than `confidence`."""
-    hard = labels.ndim < logits.ndim
-    truth = jax.nn.one_hot(labels, logits.shape[-1]) if hard else (labels > 0).astype(jnp.float32)
-    sure = jnp.sum(jax.nn.softmax(logits) * truth, axis=-1) > confidence
-    apart = jnp.mean(jnp.square(own - jax.lax.stop_gradient(milder)), axis=-1)
-    return jnp.sum(jnp.where(sure, apart, 0.0)) / jnp.maximum(jnp.sum(sure), 1)
+    """Returns the mean squared distance of class tokens from those under the milder schedule.
+
+    Only images count whose label has a probability above `confidence` under the schedule.
+
+    Args:
+      class_token: [B, C], under the schedule.
+      milder: [B, C], under the milder schedule; it gets no gradient.
+      logits: [B, K], under the schedule.
+      labels: int32 [B], or the mixed labels [B, K].
+      confidence: probability, from 0 to 1.
+
+    Returns:
+      Float32 scalar.
+    """
+    are_indices = labels.ndim < logits.ndim
+    truth = jax.nn.one_hot(labels, logits.shape[-1]) if are_indices else (labels > 0).astype(jnp.float32)
+    is_confident = jnp.sum(jax.nn.softmax(logits) * truth, axis=-1) > confidence
+    distance = jnp.mean(jnp.square(class_token - jax.lax.stop_gradient(milder)), axis=-1)
+    return jnp.sum(jnp.where(is_confident, distance, 0.0)) / jnp.maximum(jnp.sum(is_confident), 1)
 
 
 def consistent_loss(
@@ -47,24 +74,38 @@ def consistent_loss(
     params: Any,
     images: jax.Array,
     labels: jax.Array,
-    wanted: jax.Array,
+    teacher_logits: jax.Array,
     reduction: ScheduledReduction,
     config: FinetuneConfig,
     consistency: ConsistencyConfig,
     key: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """The loss under both schedules and how far they are apart; and the logits under the schedule itself. wanted: logits of
-    the teacher."""
-    run = lambda reducing: model.apply(
-        {"params": params}, images, model.spec.largest, reducing, method="forward_reduced"
+    """Returns the loss under both schedules with the distance of their class tokens.
+
+    Args:
+      model: the network.
+      params: its parameters.
+      images: float [B, S, S, channels].
+      labels: int32 [B], or mixed labels [B, K].
+      teacher_logits: [B, K].
+      reduction: the schedule.
+      config: settings of the fine-tuning.
+      consistency: settings of the consistency.
+      key: random key of the milder schedule.
+
+    Returns:
+      The loss, and the logits [B, K] under the schedule.
+    """
+    run = lambda layer_reduction: model.apply(
+        {"params": params}, images, model.spec.largest, layer_reduction, method="forward_reduced"
     )
-    own = run(reduction.layer_reduction(model.spec))
-    other = run(milder_reduction(reduction, model.spec, consistency.most, len(images), key))
-    apart = class_token_distance(
-        own.class_token, other.class_token, own.logits, labels, consistency.confidence
+    output = run(reduction.layer_reduction(model.spec))
+    milder = run(milder_reduction(reduction, model.spec, consistency.most, len(images), key))
+    distance = class_token_distance(
+        output.class_token, milder.class_token, output.logits, labels, consistency.confidence
     )
-    distillation_loss = (
-        losses.distillation_loss(logits, labels, wanted, config.distillation, config.label_smoothing)
-        for logits in (own.logits, other.logits)
+    distillation_losses = (
+        losses.distillation_loss(logits, labels, teacher_logits, config.distillation, config.label_smoothing)
+        for logits in (output.logits, milder.logits)
     )
-    return sum(distillation_loss) + consistency.weight * apart, own.logits
+    return sum(distillation_losses) + consistency.weight * distance, output.logits

@@ -1,6 +1,8 @@
-"""Stage three: the meta-network is tuned under the decisions it will meet (PRANCE, section 3.5).
+"""Stage three: the meta-network is fine-tuned under the decisions of a policy.
 
-The rule that decides is frozen: a trained selector, and for the baselines a random policy or one static structure.
+The policy is frozen: a trained selector, or for the baselines a random policy or one static structure.
+
+Reference: PRANCE, arXiv 2407.05010, section 3.5.
 """
 
 from __future__ import annotations
@@ -27,7 +29,12 @@ Tree = Any
 
 
 def init_finetune(params: Tree, config: FinetuneConfig) -> Tree:
-    """Starts from the parameters of stage one."""
+    """Returns the initial state: the parameters of stage one.
+
+    Args:
+      params: parameters of the meta-network; they are copied.
+      config: the stage's settings.
+    """
     return optimizer.init_state(
         jax.tree.map(jnp.copy, params), optimizer.make_optimizer(config.optimizer, config.steps)
     )
@@ -37,27 +44,36 @@ def init_finetune(params: Tree, config: FinetuneConfig) -> Tree:
 def finetune_step(
     spec: ModelSpec, config: FinetuneConfig, policy: DecisionPolicy, sample: Sample, mesh: Mesh | None = None
 ) -> Callable:
-    """Compiled (state, step, key, tables, variables, teacher) -> (state, metrics).
+    """Compiles the training step.
 
-    variables: what the rule decides by. teacher: parameters of the full network that teaches.
+    Args:
+      spec: the network.
+      config: the stage's settings.
+      policy: the decisions.
+      sample: (tables, key, batch) -> (images, labels), of the data source.
+      mesh: devices; None for one device.
+
+    Returns:
+      Compiled (state, step, key, tables, policy_params, teacher) -> (state, metrics). `teacher` has the
+      parameters of the network whose largest structure teaches. The state is donated.
     """
     model, transform = ViT(spec), optimizer.make_optimizer(config.optimizer, config.steps)
     full = float(macs(spec, spec.largest).total)
 
     def step(state, index, key, tables, policy_params, teacher):
-        data_key, rule_key = jax.random.split(jax.random.fold_in(key, index))
+        data_key, policy_key = jax.random.split(jax.random.fold_in(key, index))
         images, labels = constrain_batch(mesh, sample(tables, data_key, config.batch))
-        wanted = model.apply({"params": teacher}, images, spec.largest)
+        teacher_logits = model.apply({"params": teacher}, images, spec.largest)
 
         def loss(params):
-            outcome = forward_adaptive(
-                model, params, images, policy.first_choice, policy.decide(policy_params, rule_key)
+            output = forward_adaptive(
+                model, params, images, policy.first_choice, policy.decide(policy_params, policy_key)
             )
             share, smoothing = config.distillation, config.label_smoothing
-            value = losses.distillation_loss(outcome.logits, labels, wanted, share, smoothing)
+            value = losses.distillation_loss(output.logits, labels, teacher_logits, share, smoothing)
             metrics = {
-                "accuracy": losses.accuracy(outcome.logits, labels),
-                "macs_kept": jnp.mean(jnp.asarray(macs(spec, outcome.structure).total, jnp.float32)) / full,
+                "accuracy": losses.accuracy(output.logits, labels),
+                "macs_kept": jnp.mean(jnp.asarray(macs(spec, output.structure).total, jnp.float32)) / full,
             }
             return value, metrics
 

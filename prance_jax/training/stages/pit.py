@@ -1,4 +1,4 @@
-"""PiT in training: alone on labels, then under a teacher, as it is or with a selector in each stage."""
+"""Training of PiT: on labels, then with a teacher, without or with a token predictor in each stage."""
 
 from __future__ import annotations
 
@@ -25,14 +25,21 @@ Tree = Any
 
 
 def init_pit(spec: PiTSpec, config: FinetuneConfig, key: jax.Array, start: Tree | None = None) -> Tree:
-    """Fresh parameters; those of `start` in their place where it has them (the selectors' it has not)."""
+    """Returns the initial state.
+
+    Args:
+      spec: the network.
+      config: settings of the training.
+      key: random key of the initial parameters.
+      start: initial parameters by name, of a plain network; all others (the predictors') are random.
+    """
     params = {**_fresh(spec)(key), **jax.tree.map(jnp.copy, start or {})}
     return optimizer.init_state(params, optimizer.make_optimizer(config.optimizer, config.steps))
 
 
 @functools.lru_cache(maxsize=None)
 def _fresh(spec: PiTSpec) -> Callable:
-    """Compiled (key) -> parameters."""
+    """Returns the compiled key -> random parameters."""
     image = jnp.zeros((1, spec.image_size, spec.image_size, spec.channels))
     return jax.jit(lambda key: PiT(spec).init(key, image)["params"])
 
@@ -45,11 +52,22 @@ def pit_step(
     sample: Sample,
     mesh: Mesh | None = None,
 ) -> Callable:
-    """Compiled (state, step, key, tables, teacher) -> (state, metrics).
+    """Compiles the training step.
 
-    Without a teacher the loss is cross-entropy, of the plain network; a teacher (the plain network's parameters) adds the
-    divergence from it, weighted by `config.distillation`, and where there are selectors `selection_loss`; metrics kept_0,
-    kept_1, ... are then the shares that stay in each stage.
+    Without a teacher the loss is the cross-entropy of the plain network. With a teacher, the parameters
+    of a plain network, the KL divergence from it is added with weight `config.distillation`, and, if
+    the network has predictors, `predictor_loss`. Metrics kept_0, kept_1 and so on are then the shares
+    of patches that remain in each stage.
+
+    Args:
+      spec: the network.
+      config: settings of the training.
+      predictor: losses of the predictors.
+      sample: (tables, key, batch) -> (images, labels), of the data source.
+      mesh: devices; None for one device.
+
+    Returns:
+      Compiled (state, step, key, tables, teacher=None) -> (state, metrics). The state is donated.
     """
     model, plain, transform = (
         PiT(spec),
@@ -58,7 +76,7 @@ def pit_step(
     )
 
     def step(state, index, key, tables, teacher=None):
-        data_key, draw_key = jax.random.split(jax.random.fold_in(key, index))
+        data_key, mask_key = jax.random.split(jax.random.fold_in(key, index))
         images, labels = constrain_batch(mesh, sample(tables, data_key, config.batch))
 
         def loss(params):
@@ -66,20 +84,20 @@ def pit_step(
                 logits = plain.apply({"params": params}, images)
                 value = losses.cross_entropy(logits, labels, config.label_smoothing)
                 return value, {"accuracy": losses.accuracy(logits, labels)}
-            wanted, patches = plain.apply({"params": teacher}, images, method="features")
-            extra, shares = 0.0, {}
+            teacher_logits, patches = plain.apply({"params": teacher}, images, method="features")
+            auxiliary, shares = 0.0, {}
             if spec.predictor_blocks:
-                out = model.apply({"params": params}, images, draw_key, method="train")
-                logits, extra = out.logits, predictor_loss(spec.keep_rates, predictor, out, patches)
+                out = model.apply({"params": params}, images, mask_key, method="train")
+                logits, auxiliary = out.logits, predictor_loss(spec.keep_rates, predictor, out, patches)
                 shares = {
                     f"kept_{stage}": out.kept[:, stage].mean() for stage in range(len(spec.predictor_blocks))
                 }
             else:
                 logits = plain.apply({"params": params}, images)
             value = losses.distillation_loss(
-                logits, labels, wanted, config.distillation, config.label_smoothing
+                logits, labels, teacher_logits, config.distillation, config.label_smoothing
             )
-            return value + extra, {"accuracy": losses.accuracy(logits, labels), **shares}
+            return value + auxiliary, {"accuracy": losses.accuracy(logits, labels), **shares}
 
         return optimizer.update_state(state, index, loss, transform, config.optimizer.ema)
 
@@ -88,15 +106,22 @@ def pit_step(
 
 @functools.lru_cache(maxsize=None)
 def predict(spec: PiTSpec) -> Callable:
-    """Compiled (params, images) -> int32 [B], the predicted classes; dropped tokens are really gone."""
+    """Compiles (params, images) -> predicted classes int32 [B]; dropped tokens are removed."""
     return jax.jit(lambda params, images: jnp.argmax(PiT(spec).apply({"params": params}, images), -1))
 
 
 def top1(spec: PiTSpec, params: Tree, split: Split, batch: int) -> float:
-    """Share of right predictions; the last batch is padded and its padding not counted."""
-    right, total = 0, len(split.labels)
+    """Returns the share of correct predictions.
+
+    Args:
+      spec: the network.
+      params: its parameters.
+      split: images and labels.
+      batch: images per call; the last batch is padded, and the padding does not count.
+    """
+    num_correct, total = 0, len(split.labels)
     for start in range(0, total, batch):
         images, labels = split.images[start : start + batch], split.labels[start : start + batch]
         padded = np.pad(images, [(0, batch - len(images))] + [(0, 0)] * 3)
-        right += int((np.asarray(predict(spec)(params, padded))[: len(labels)] == labels).sum())
-    return right / total
+        num_correct += int((np.asarray(predict(spec)(params, padded))[: len(labels)] == labels).sum())
+    return num_correct / total

@@ -1,8 +1,9 @@
-"""Stage one, and the dense baseline: networks trained on labels.
+"""Stage one, and the dense network: networks trained on labels.
 
-Sandwich sampling (BigNAS, OFA, AutoFormer): every step runs the largest structure, the smallest, and random ones drawn
-per image and per layer exactly as the selector can choose them. The largest learns from the labels, the others mostly
-from its predictions (in-place distillation). The largest and the smallest run compact, the random ones masked.
+Stage one uses sandwich sampling (BigNAS, OFA, AutoFormer). Every step runs the largest structure, the
+smallest, and random ones, drawn per image and per layer among those that the selector can choose. The
+largest is trained on the labels, the others mostly on its predictions (in-place distillation). The
+largest and the smallest run compact, the random ones masked.
 """
 
 from __future__ import annotations
@@ -33,7 +34,14 @@ def init_pretrain(
     key: jax.Array,
     start: Callable[[Tree], Tree] | None = None,
 ) -> Tree:
-    """Fresh state of either stage. start: (fresh parameters) -> those to begin with."""
+    """Returns the initial state of stage one or of the dense network.
+
+    Args:
+      spec: the network.
+      config: the stage's settings.
+      key: random key of the initial parameters.
+      start: (random parameters) -> initial parameters; None for the random ones.
+    """
     params = forward.init_params(ViT(spec), key)
     if start is not None:
         params = jax.tree.map(jnp.asarray, start(params))
@@ -42,9 +50,16 @@ def init_pretrain(
 
 @functools.lru_cache(maxsize=None)
 def dense_step(spec: ModelSpec, config: DenseConfig, sample: Sample, mesh: Mesh | None = None) -> Callable:
-    """Compiled (state, step, key, tables) -> (state, metrics): the largest structure on labels.
+    """Compiles the training step of the dense network: the largest structure on labels.
 
-    sample: (tables, key, batch) -> (images, labels), of the data source. The state is donated.
+    Args:
+      spec: the network.
+      config: the stage's settings.
+      sample: (tables, key, batch) -> (images, labels), of the data source.
+      mesh: devices; None for one device.
+
+    Returns:
+      Compiled (state, step, key, tables) -> (state, metrics). The state is donated.
     """
     model, transform = ViT(spec), optimizer.make_optimizer(config.optimizer, config.steps)
 
@@ -70,27 +85,39 @@ def meta_step(
     sample: Sample,
     mesh: Mesh | None = None,
 ) -> Callable:
-    """Compiled (state, step, key, tables) -> (state, metrics): one sandwich step.
+    """Compiles the training step of stage one, by sandwich sampling.
 
-    first: the structure of group 0 under which random structures run, as they will under the selector.
-    keep_choices: per rate, the keep rates to draw from. Until `reduce_from` no token is dropped; then the share that
-    may be dropped grows linearly to the full one over a fifth of the steps.
+    Until `reduce_from` no token is dropped. Then the share that may be dropped grows linearly to the
+    full one over a fifth of the steps.
+
+    Args:
+      spec: the network.
+      config: the stage's settings.
+      first_choice: structure of group 0 under random structures, as under the selector.
+      keep_choices: for each rate of a decision, the keep rates to draw from.
+      sample: (tables, key, batch) -> (images, labels), of the data source.
+      mesh: devices; None for one device.
+
+    Returns:
+      Compiled (state, step, key, tables) -> (state, metrics). The state is donated.
+
+    Reference: PRANCE, arXiv 2407.05010, section 3.
     """
     model, transform, space = ViT(spec), optimizer.make_optimizer(config.optimizer, config.steps), spec.space
     smallest = space.smallest((config.smallest_keep,) * spec.rates)
-    few = config.random_batch
+    num_random = config.random_batch
 
-    def student(logits, teacher, labels):
+    def student_loss(logits, teacher, labels):
         return losses.distillation_loss(logits, labels, teacher, config.distillation, config.label_smoothing)
 
     def step(state, index, key, tables):
         data_key, structure_key = jax.random.split(jax.random.fold_in(key, index))
         images, labels = constrain_batch(mesh, sample(tables, data_key, config.batch))
         ramp = jnp.clip((index / config.steps - config.reduce_from) / 0.2, 0.0, 1.0)
-        drawn = space.sample(structure_key, few, keep_choices)
+        sampled = space.sample(structure_key, num_random, keep_choices)
         groups = [first_choice] + [
             group._replace(keep=tuple(1 - ramp * (1 - rate) for rate in group.keep))
-            for group in drawn.groups[1:]
+            for group in sampled.groups[1:]
         ]
 
         def loss(params):
@@ -99,17 +126,19 @@ def meta_step(
             value = losses.cross_entropy(largest, labels, config.label_smoothing)
             metrics = {"accuracy": losses.accuracy(largest, labels)}
 
-            def smaller():
-                small = run(images[-few:], smallest)
-                random = run(images[:few], Structure(tuple(groups)))
-                value = student(small, largest[-few:], labels[-few:])
-                value += student(random, largest[:few], labels[:few])
-                right = losses.accuracy(small, labels[-few:]), losses.accuracy(random, labels[:few])
-                return value, *right
+            def smaller_structures():
+                first, last = slice(num_random), slice(-num_random, None)
+                small = run(images[last], smallest)
+                random = run(images[first], Structure(tuple(groups)))
+                value = student_loss(small, largest[last], labels[last])
+                value += student_loss(random, largest[first], labels[first])
+                return value, losses.accuracy(small, labels[last]), losses.accuracy(random, labels[first])
 
-            alone = index < config.largest_alone * config.steps
-            more, small, random = jax.lax.cond(alone, lambda: (0.0, 0.0, 0.0), smaller)
-            return value + more, {**metrics, "accuracy_smallest": small, "accuracy_random": random}
+            largest_alone = index < config.largest_alone * config.steps
+            student_value, small, random = jax.lax.cond(
+                largest_alone, lambda: (0.0, 0.0, 0.0), smaller_structures
+            )
+            return value + student_value, {**metrics, "accuracy_smallest": small, "accuracy_random": random}
 
         return optimizer.update_state(state, index, loss, transform, config.optimizer.ema)
 

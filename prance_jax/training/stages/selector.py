@@ -1,4 +1,7 @@
-"""Stage two: the selector learns by PPO while the meta-network is frozen (PRANCE, section 3.4)."""
+"""Stage two: the selector is trained by PPO while the meta-network is frozen.
+
+Reference: PRANCE, arXiv 2407.05010, section 3.4.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +35,15 @@ Tree = Any
 
 @dataclass(frozen=True)
 class Selector:
-    """Everything of a selector that is not learned. first: the fixed structure of group 0. latency: what a
-    structure costs, where that is not its MACs. mesh: the devices of its rollouts."""
+    """A selector without its parameters.
+
+    Attributes:
+      spec: the network that it decides for.
+      config: settings of stage two.
+      first_choice: fixed structure of group 0.
+      latency: latency of each structure, if that is the cost; None for MACs.
+      mesh: devices of the rollouts; None for one device.
+    """
 
     spec: ModelSpec
     config: SelectorConfig
@@ -42,41 +52,47 @@ class Selector:
     mesh: Mesh | None = None
 
     @property
-    def lattice(self) -> ActionSpace:
-        """The finite choices; also what baselines draw from when the selector itself is continuous."""
+    def finite_actions(self) -> ActionSpace:
+        """Finite choices; also those of the baselines when the selector's own are continuous."""
         return ActionSpace(self.spec.space, self.spec.rates, (self.config.keep_choices,) * self.spec.rates)
 
     @property
     def actions(self) -> ActionSpace:
-        return (
-            self.lattice if self.config.policy == "lattice" else ActionSpace(self.spec.space, self.spec.rates)
-        )
+        """Actions of the selector."""
+        if self.config.policy == "lattice":
+            return self.finite_actions
+        return ActionSpace(self.spec.space, self.spec.rates)
 
     @property
     def encoder(self) -> ObservationEncoder:
+        """Encoder of its observations."""
         return ObservationEncoder(self.spec, self.config.state, self.config.cost_weights is not None)
 
     @property
     def ppo(self) -> PPO:
-        lattice = self.config.policy == "lattice"
-        distribution = MultiCategorical(self.actions.sizes) if lattice else Gaussian(self.actions.components)
+        """Its training algorithm, with actor and critic."""
+        is_finite = self.config.policy == "lattice"
+        distribution = MultiCategorical(self.actions.nvec) if is_finite else Gaussian(self.actions.components)
         return PPO(self.config.ppo, distribution, self.encoder.size, self.config.hidden, self.config.updates)
 
     @property
     def decision_cost(self) -> int:
-        """MACs of one decision: the actor, and but for the paper's state a look at the class token by the classifier (for
-        pixels at all tokens)."""
+        """MACs of one decision: the actor and, except for the paper's state, early logits.
+
+        Early logits apply the classifier to the class token; for pixels, to all tokens.
+        """
         actor = mlp_macs(self.encoder.size, self.config.hidden, self.ppo.distribution.outputs)
-        looks = (self.spec.tokens if self.spec.pixels else 1) * (self.config.state != "keys")
-        return actor + looks * self.spec.space.max_width * self.spec.num_classes
+        num_classified = (self.spec.tokens if self.spec.pixels else 1) * (self.config.state != "keys")
+        return actor + num_classified * self.spec.space.max_width * self.spec.num_classes
 
     @property
     def policy(self) -> SelectorPolicy:
-        """Decides by the mode of the policy; its variables are the policy of the PPO state."""
+        """Decision policy that takes the mode; its parameters are the `policy` of the PPO state."""
         return SelectorPolicy(self.first_choice, self.actions, self.encoder, self.ppo)
 
     @property
     def env(self) -> PranceEnv:
+        """Environment of its episodes."""
         return PranceEnv(
             ViT(self.spec),
             self.actions,
@@ -90,17 +106,25 @@ class Selector:
         )
 
     def init(self, key: jax.Array) -> Tree:
-        """Fresh state: PPO's, and the price of compute."""
+        """Returns the initial state: PPO's ('ppo') and the cost weight ('price')."""
         return {"ppo": self.ppo.init(key), "price": jnp.float32(self.config.reward.cost_weight)}
 
 
 def draw_pool(
     selector: Selector, params: Tree, source: Source, key: jax.Array, batch: int = 256
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The images of stage two, (images of the network's type, labels, logits of the full network), drawn once from the
-    training data.
+    """Draws the images of stage two from the training data; all hosts draw the same ones.
 
-    On several hosts each gets the same ones.
+    Args:
+      selector: the selector.
+      params: parameters of the meta-network.
+      source: data source.
+      key: random key.
+      batch: images per compiled call.
+
+    Returns:
+      Images [pool, S, S, channels] of the network's dtype, labels int32 [pool], logits of the largest
+      structure [pool, num_classes].
     """
     draw, tables = (
         _pool_batch(selector.spec, source.sample_plain, batch),
@@ -121,7 +145,7 @@ def _pool_batch(spec: ModelSpec, sample: Callable, batch: int) -> Callable:
 
     def draw(params, tables, key):
         images, labels = sample(tables, key, batch)
-        # In the network's own type, which is what it reads them in: half the memory in bfloat16.
+        # The network converts images to its dtype anyway; bfloat16 needs half the memory.
         return images.astype(spec.dtype), labels, model.apply({"params": params}, images, spec.largest)
 
     return jax.jit(draw)
@@ -129,7 +153,16 @@ def _pool_batch(spec: ModelSpec, sample: Callable, batch: int) -> Callable:
 
 @functools.lru_cache(maxsize=None)
 def selector_step(selector: Selector) -> Callable:
-    """Compiled (state, update, key, params, images, labels, full_logits) -> (state, metrics): one update of PPO."""
+    """Compiles one update of PPO.
+
+    Args:
+      selector: the selector.
+
+    Returns:
+      Compiled (state, update, key, params, images, labels, full_logits) -> (state, metrics). `params`
+      are those of the meta-network; images, labels and logits come from `draw_pool`. The state is
+      donated.
+    """
     ppo, env, config = selector.ppo, selector.env, selector.config
 
     def step(state, index, key, params, images, labels, full_logits):
@@ -138,7 +171,7 @@ def selector_step(selector: Selector) -> Callable:
         )
         env_params = EnvParams(params, images, labels, full_logits, cost_weight)
         learned, metrics, info = ppo.update(state["ppo"], env, env_params, jax.random.fold_in(key, index))
-        # Only after the last decision nothing is left at its default: that structure is what serving will run.
+        # Only after the last decision no choice has its default: serving runs that structure.
         final = {name: value[-1].mean() for name, value in info.items()}
         cost_weight = state["price"]
         if config.cost_weights is None:

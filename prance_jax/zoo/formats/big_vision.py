@@ -1,9 +1,12 @@
-"""ViT weights of big_vision and of the vision_transformer repository (.npz, Flax names) into this package's.
+"""Converts ViT weights of big_vision and the vision_transformer repository (.npz, Flax names).
 
-Both number the modules of a layer, each in its own way: LayerNorm_0, MultiHeadDotProductAttention_0, LayerNorm_1, MlpBlock_0 in
-the first, LayerNorm_0, MultiHeadDotProductAttention_1, LayerNorm_2, MlpBlock_3 in the second. Heads are an axis of their own:
-query, key, value [C, heads, D], out [heads, D, C]. Positions have the class token's in the second and not in the first.
-Their GELU is the approximation by tanh, here it is the exact one, as in timm: activations differ by at most 5e-4.
+- Modules of a layer are numbered. big_vision: LayerNorm_0, MultiHeadDotProductAttention_0,
+  LayerNorm_1, MlpBlock_0. vision_transformer: LayerNorm_0, MultiHeadDotProductAttention_1,
+  LayerNorm_2, MlpBlock_3.
+- Heads have their own axis: query, key, value [C, heads, D], out [heads, D, C].
+- Positions include the class token's in vision_transformer, not in big_vision.
+- GELU is the tanh approximation there. Here it is exact, as in timm; activations differ by at most
+  5e-4.
 """
 
 from __future__ import annotations
@@ -39,70 +42,83 @@ _LAYER = {
 }
 
 
-def recognises(names: list[str]) -> bool:
+def is_big_vision(names: list[str]) -> bool:
+    """Returns whether tensor names are those of big_vision or vision_transformer."""
     return any("Transformer/encoderblock" in name for name in names)
 
 
-def from_big_vision(tensors: Mapping[str, np.ndarray], spec: ModelSpec, what: str) -> dict[str, np.ndarray]:
-    """Arrays under this package's names; '? name' for one that has no place here.
+def from_big_vision(tensors: Mapping[str, np.ndarray], spec: ModelSpec, origin: str) -> dict[str, np.ndarray]:
+    """Converts tensors to this package's names and layouts.
 
-    Raises UserError for a network that does not classify by a class token.
+    Args:
+      tensors: name -> array of the file.
+      spec: of the network.
+      origin: path of the file, for error messages.
+
+    Returns:
+      Path -> float32 array; '? name' for a tensor that the network has no parameter for.
+
+    Raises:
+      UserError: the network of the file does not classify by a class token.
     """
-    prefix = next((own for own in _PREFIXES if any(name.startswith(own) for name in tensors)), "")
+    prefixes = (prefix for prefix in _PREFIXES if any(name.startswith(prefix) for name in tensors))
+    prefix = next(prefixes, "")
     tensors = {name.removeprefix(prefix): np.asarray(value, np.float32) for name, value in tensors.items()}
-    tensors = _unstacked(tensors)
+    tensors = _unstack_layers(tensors)
     if any(name.startswith("MAPHead") for name in tensors):
         raise UserError(
-            f"{what} pools tokens by attention (MAP head); this network classifies by a class token"
+            f"{origin} pools tokens by attention (MAP head); this network classifies by a class token"
         )
     if "cls" not in tensors:
         raise UserError(
-            f"{what} has no class token (cls), it pools by the mean; this network classifies by a class token"
+            f"{origin} has no class token (cls), it pools by the mean; "
+            "this network classifies by a class token"
         )
-    found: dict[str, np.ndarray] = {}
-    parts: dict[str, dict[str, np.ndarray]] = {}
+    arrays: dict[str, np.ndarray] = {}
+    qkv_parts: dict[str, dict[str, np.ndarray]] = {}
     for name, value in tensors.items():
-        path = _WHOLE.get(name) or _layer(name)
+        path = _WHOLE.get(name) or _layer_path(name)
         if path is None:
-            found[f"? {name}"] = value
+            arrays[f"? {name}"] = value
         elif path.split("/")[-2:-1] in (["query"], ["key"], ["value"]):
             block, part, leaf = path.split("/")
-            parts.setdefault(f"{block}/qkv/{leaf}", {})[part] = value
+            qkv_parts.setdefault(f"{block}/qkv/{leaf}", {})[part] = value
         else:
-            found[path] = _arranged(path, value, spec)
-    for path, own in parts.items():
-        if own.keys() == {"query", "key", "value"}:
-            wide = 1 if path.endswith("bias") else len(own["query"])
-            columns = [own[part].reshape(wide, -1) for part in ("query", "key", "value")]
-            found[path] = np.concatenate(columns, axis=1).reshape(-1 if path.endswith("bias") else (wide, -1))
-    return found
+            arrays[path] = _convert(path, value, spec)
+    for path, parts in qkv_parts.items():
+        if parts.keys() == {"query", "key", "value"}:
+            rows = 1 if path.endswith("bias") else len(parts["query"])
+            columns = [parts[part].reshape(rows, -1) for part in ("query", "key", "value")]
+            qkv = np.concatenate(columns, axis=1)
+            arrays[path] = qkv.reshape(-1) if path.endswith("bias") else qkv
+    return arrays
 
 
-def _unstacked(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Layers that were scanned over lie in one array, [depth, ...]."""
-    whole = "Transformer/encoderblock/"
-    found = {name: value for name, value in tensors.items() if not name.startswith(whole)}
+def _unstack_layers(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Splits the arrays [depth, ...] of layers that ran under `nn.scan`."""
+    prefix = "Transformer/encoderblock/"
+    result = {name: value for name, value in tensors.items() if not name.startswith(prefix)}
     for name, value in tensors.items():
-        if name.startswith(whole):
-            own = name.removeprefix(whole)
-            found |= {f"Transformer/encoderblock_{layer}/{own}": part for layer, part in enumerate(value)}
-    return found
+        if name.startswith(prefix):
+            suffix = name.removeprefix(prefix)
+            result |= {f"Transformer/encoderblock_{layer}/{suffix}": part for layer, part in enumerate(value)}
+    return result
 
 
-def _layer(name: str) -> str | None:
-    """'block_0/proj/kernel'; of queries, keys and values 'block_0/query/kernel'."""
+def _layer_path(name: str) -> str | None:
+    """Our path of a layer's tensor: 'block_0/proj/kernel', or 'block_0/query/kernel' in qkv."""
     match = re.fullmatch(r"Transformer/encoderblock_(\d+)/(.+)/(kernel|bias|scale)", name)
     if not match:
         return None
     block, module, leaf = match.groups()
     module = re.sub(r"(MultiHeadDotProductAttention|MlpBlock)_\d", r"\1", module)
-    head, _, last = module.partition("/")
-    if head == "MultiHeadDotProductAttention" and last in ("query", "key", "value"):
-        return f"block_{block}/{last}/{leaf}"
+    parent, _, part = module.partition("/")
+    if parent == "MultiHeadDotProductAttention" and part in ("query", "key", "value"):
+        return f"block_{block}/{part}/{leaf}"
     return f"block_{block}/{_LAYER[module]}/{leaf}" if module in _LAYER else None
 
 
-def _arranged(path: str, value: np.ndarray, spec: ModelSpec) -> np.ndarray:
+def _convert(path: str, value: np.ndarray, spec: ModelSpec) -> np.ndarray:
     if path == "patch_embed/kernel" or path.endswith("/proj/kernel"):
         return value.reshape(-1, value.shape[-1])
     if path == "cls_token":

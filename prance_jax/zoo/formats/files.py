@@ -1,4 +1,9 @@
-"""Weight files: name -> array in, and out as safetensors with a card."""
+"""Reads weight files, and writes .safetensors files with a card.
+
+The card is JSON text in the header under `card`: search space, size, mean and standard deviation,
+labels, measured figures, licence. Any reader of safetensors shows it; `convert --card FILE` adds
+facts. Selectors are not stored in .safetensors files, but in `.prance` files.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +21,17 @@ from prance_jax.zoo.formats.torch_file import read_torch
 
 
 def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
-    """Name -> array of a weight file. Raises UserError where it is missing, broken or of another kind."""
+    """Reads a weight file.
+
+    Args:
+      path: with suffix .safetensors, .npz, .pth, .pt or .bin.
+
+    Returns:
+      Name -> array.
+
+    Raises:
+      UserError: the file is missing, damaged, of another format or holds more than tensors.
+    """
     path = Path(path)
     readers = {
         ".safetensors": _safetensors,
@@ -26,39 +41,50 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
         ".bin": read_torch,
     }
     if path.suffix not in readers:
-        raise UserError(f"{path} is no weight file that can be read; wanted {', '.join(readers)}")
+        raise UserError(f"{path} is not a weight file that can be read; wanted {', '.join(readers)}")
     if not path.exists():
         raise UserError(f"{path} does not exist")
     try:
         return readers[path.suffix](path)
     except UserError as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-    except Exception as error:  # of four libraries, each with exceptions of its own
+    except Exception as error:  # the readers are four libraries with different exceptions
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path} cannot be read ({reason}); is it whole, and nothing but tensors?") from error
+        raise UserError(
+            f"{path} cannot be read ({reason}); it must be complete and hold only tensors"
+        ) from error
 
 
 def save_weights(path: str | Path, tensors: Mapping[str, np.ndarray], card: Mapping[str, Any]) -> None:
-    """Writes a .safetensors file, whole or not at all; card: JSON-able facts, kept as text in its header under 'card'."""
+    """Writes a .safetensors file; after an error no partial file remains.
+
+    Args:
+      path: of the file.
+      tensors: name -> array.
+      card: JSON-able facts, stored as text in the header under 'card'.
+
+    Raises:
+      UserError: the suffix differs, or the file cannot be written.
+    """
     from safetensors.numpy import save_file
 
     path = Path(path)
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: weights are written as .safetensors")
-    whole = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(whole, str(beside), {"card": json.dumps(card)})
-        os.replace(beside, path)
+        save_file(contiguous, str(partial), {"card": json.dumps(card)})
+        os.replace(partial, path)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror or error})") from error
     finally:
-        beside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 def read_card(path: str | Path) -> dict[str, Any]:
-    """The card of a .safetensors file, empty where there is none."""
+    """Reads the card of a .safetensors file; empty if the file has none."""
     from safetensors import safe_open
 
     if Path(path).suffix != ".safetensors":
@@ -75,9 +101,9 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
 
 def _npz(path: Path) -> dict[str, np.ndarray]:
     with np.load(path, allow_pickle=False) as arrays:
-        return {name: _with_type(value) for name, value in dict(arrays).items()}
+        return {name: _restore_bfloat16(value) for name, value in dict(arrays).items()}
 
 
-def _with_type(array: np.ndarray) -> np.ndarray:
-    """NumPy stores bfloat16 without its name, as two bytes of anything."""
+def _restore_bfloat16(array: np.ndarray) -> np.ndarray:
+    """NumPy stores bfloat16 without its name, as two untyped bytes."""
     return array.view(ml_dtypes.bfloat16) if array.dtype == np.dtype("V2") else array

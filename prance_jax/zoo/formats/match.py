@@ -1,4 +1,8 @@
-"""Every tensor of a file is used once and every place of a network is filled, or one error lists what is not so."""
+"""Strict loading of named arrays into a network.
+
+Every tensor of a file must be used (or named by `--ignore`), and every parameter must be filled.
+One error names all mismatches.
+"""
 
 from __future__ import annotations
 
@@ -13,54 +17,67 @@ from prance_jax.core.errors import UserError
 Tree = dict[str, Any]
 
 
-def fill_tree(found: Mapping[str, np.ndarray], wanted: Tree, what: str) -> Tree:
-    """Arranges arrays by path ('a/b/c') into the tree `wanted`; each is used once and each place is filled.
+def fill_tree(arrays: Mapping[str, np.ndarray], template: Tree, origin: str) -> Tree:
+    """Arranges arrays into a tree of parameters, each used once and each parameter filled.
 
-    found: a name that begins with '? ' is of a tensor that has no place. what: where they come from.
-    Raises UserError with all differences at once; what differs alike in several layers is said once.
+    Args:
+      arrays: path ('a/b/c') -> array; '? name' for a tensor without a parameter.
+      template: nested dicts of arrays or shapes.
+      origin: of the arrays, for error messages.
+
+    Returns:
+      The arrays in a tree like `template`.
+
+    Raises:
+      UserError: lists all mismatches; those that several layers share are listed once.
     """
-    places = dict(paths(wanted))
-    problems = [f"missing {path} {tuple(leaf.shape)}" for path, leaf in places.items() if path not in found]
+    leaves = dict(named_leaves(template))
+    problems = [f"missing {path} {tuple(leaf.shape)}" for path, leaf in leaves.items() if path not in arrays]
     problems += [
         f"not used: {path.removeprefix('? ')} {value.shape}"
-        for path, value in found.items()
-        if path not in places
+        for path, value in arrays.items()
+        if path not in leaves
     ]
     problems += [
-        f"{path}: wanted {tuple(places[path].shape)}, found {value.shape}"
-        for path, value in found.items()
-        if path in places and tuple(places[path].shape) != value.shape
+        f"{path}: wanted {tuple(leaves[path].shape)}, found {value.shape}"
+        for path, value in arrays.items()
+        if path in leaves and tuple(leaves[path].shape) != value.shape
     ]
     if problems:
-        raise UserError(f"{what} does not fit the model: " + "; ".join(in_layers(problems)))
+        raise UserError(f"{origin} does not fit the model: " + "; ".join(merge_layers(problems)))
     tree: Tree = {}
-    for path in places:
+    for path in leaves:
         node = tree
-        *parents, last = path.split("/")
+        *parents, name = path.split("/")
         for parent in parents:
             node = node.setdefault(parent, {})
-        node[last] = found[path]
+        node[name] = arrays[path]
     return tree
 
 
-def in_layers(lines: list[str]) -> list[str]:
-    """Lines that differ only in the number of a layer as one: 'missing block_{0,1,2}/fc1/bias (8,)'."""
+def merge_layers(lines: list[str]) -> list[str]:
+    """Merges lines that differ only in the layer: 'missing block_{0,1,2}/fc1/bias (8,)'."""
     layer = re.compile(r"(?<=block_)\d+|(?<=blocks\.)\d+")
-    alike: dict[str, list[str]] = {}
+    layers_of: dict[str, list[str]] = {}
     for line in lines:
-        alike.setdefault(layer.sub("{}", line, count=1), []).extend(layer.findall(line)[:1])
+        layers_of.setdefault(layer.sub("{}", line, count=1), []).extend(layer.findall(line)[:1])
     return [
         text.replace("{}", numbers[0] if len(numbers) == 1 else f"{{{','.join(numbers)}}}", 1)
         if numbers
         else text
-        for text, numbers in alike.items()
+        for text, numbers in layers_of.items()
     ]
 
 
-def paths(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves by path, 'block_0/qkv/kernel'."""
+def named_leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (path, leaf), for example ('block_0/qkv/kernel', array).
+
+    Args:
+      tree: nested dicts.
+      prefix: of all paths.
+    """
     for name, node in tree.items():
         if isinstance(node, Mapping):
-            yield from paths(node, f"{prefix}{name}/")
+            yield from named_leaves(node, f"{prefix}{name}/")
         else:
             yield f"{prefix}{name}", node

@@ -1,8 +1,17 @@
-"""Reads the released PRANCE files: official parameter names into this package's meta-network and selector.
+"""Converts the released PRANCE files: the meta-network, the actor and the critic.
 
-Official layout (ChildTang/PRANCE): PyTorch linear weights [out, in]; the rows of q, k and v are interleaved (row r
-belongs to q, k or v by r mod 3) while their biases are contiguous. Attention weights are stored for q, k and v as wide
-as the super width; the leading heads x head width of them are used.
+Layout of the files (github.com/ChildTang/PRANCE):
+
+- Linear weights are PyTorch's [out, in].
+- Rows of q, k and v are interleaved: row r belongs to q, k or v by r mod 3. Their biases are
+  contiguous.
+- q, k and v are stored with as many channels as the super width. The leading heads x head width are
+  used: `tiny` stores 256 channels and uses 192.
+
+`ModelSpec.official` switches the network to what the released inference code computes. On golden
+outputs of that code (12 images, pruning and merging) every decision and token count is equal, and
+logits agree to 1e-6 relative. A detail that the paper's text lacks: the norm of a decision point's
+attention is scaled by the chosen width, though it reads the largest width.
 """
 
 from __future__ import annotations
@@ -27,41 +36,63 @@ _LAYER_NAMES = {
 }
 
 
-def meta_network(tensors: Mapping[str, np.ndarray], spec: ModelSpec, wanted: Tree) -> Tree:
-    """Parameters of `ViT(spec)` from official tensors (names without a prefix, e.g. 'blocks.0.fc1.weight').
+def meta_network(tensors: Mapping[str, np.ndarray], spec: ModelSpec, template: Tree) -> Tree:
+    """Converts the tensors of a released meta-network to parameters of `ViT(spec)`.
 
-    wanted: parameters (or shapes) of the model to fill. Raises UserError that lists every tensor that is missing,
-    left over or of another shape.
+    Args:
+      tensors: name without a prefix (for example 'blocks.0.fc1.weight') -> array.
+      spec: of the network.
+      template: parameters of `ViT(spec)`, or their shapes.
+
+    Raises:
+      UserError: lists every tensor that is missing, not used or of another shape.
     """
-    return fill_tree(from_released_prance(tensors, spec), wanted, "official PRANCE meta-network")
+    return fill_tree(from_released_prance(tensors, spec), template, "official PRANCE meta-network")
 
 
-def recognises(names: list[str]) -> bool:
+def is_released_prance(names: list[str]) -> bool:
+    """Returns whether tensor names are those of a released PRANCE meta-network."""
     return any("patch_embed_super" in name for name in names)
 
 
-def from_released_prance(
-    tensors: Mapping[str, np.ndarray], spec: ModelSpec, what: str = ""
-) -> dict[str, np.ndarray]:
-    """Arrays under this package's names; '? name' for one that has no place here."""
+def from_released_prance(tensors: Mapping[str, np.ndarray], spec: ModelSpec) -> dict[str, np.ndarray]:
+    """Converts tensors of a released meta-network to this package's names and layouts.
+
+    Args:
+      tensors: name -> array.
+      spec: of the network.
+
+    Returns:
+      Path -> float32 array; '? name' for a tensor that the network has no parameter for.
+    """
     return {
-        _target(name) or f"? {name}": _convert(name, np.asarray(value, np.float32), spec)
+        _our_name(name) or f"? {name}": _convert(name, np.asarray(value, np.float32), spec)
         for name, value in tensors.items()
     }
 
 
-def selector_params(tensors: Mapping[str, np.ndarray], wanted: Tree, what: str) -> Tree:
-    """Parameters of an actor or critic from official tensors ('fc1.weight', ...); errors as in `meta_network`."""
-    found = {}
+def selector_params(tensors: Mapping[str, np.ndarray], template: Tree, kind: str) -> Tree:
+    """Converts the tensors of a released actor or critic.
+
+    Args:
+      tensors: name (for example 'fc1.weight') -> array.
+      template: parameters of the network, or their shapes.
+      kind: 'actor' or 'critic', for error messages.
+
+    Raises:
+      UserError: lists every tensor that is missing, not used or of another shape.
+    """
+    arrays = {}
     for name, value in tensors.items():
-        layer, kind = name.rsplit(".", 1)
+        layer, leaf = name.rsplit(".", 1)
         value = np.asarray(value, np.float32)
-        found[f"{layer}/{'kernel' if kind == 'weight' else 'bias'}"] = value.T if kind == "weight" else value
-    return fill_tree(found, wanted, f"official PRANCE {what}")
+        arrays[f"{layer}/{'kernel' if leaf == 'weight' else 'bias'}"] = value.T if leaf == "weight" else value
+    return fill_tree(arrays, template, f"official PRANCE {kind}")
 
 
-def _target(name: str) -> str | None:
-    simple = {
+def _our_name(name: str) -> str | None:
+    """This package's name of a tensor, None for an unknown one."""
+    outside_layers = {
         "pos_embed": "pos_embed",
         "cls_token": "cls_token",
         "patch_embed_super.proj.weight": "patch_embed/kernel",
@@ -71,17 +102,17 @@ def _target(name: str) -> str | None:
         "head.weight": "head/kernel",
         "head.bias": "head/bias",
     }
-    if name in simple:
-        return simple[name]
+    if name in outside_layers:
+        return outside_layers[name]
     match = re.fullmatch(r"blocks\.(\d+)\.(.+)\.(weight|bias)", name)
     if not match:
         return None
     layer, module, kind = match.groups()
-    ours = "qkv" if module == "attn.qkv" else _LAYER_NAMES.get(module)
-    if ours is None:
+    our_module = "qkv" if module == "attn.qkv" else _LAYER_NAMES.get(module)
+    if our_module is None:
         return None
     leaf = "bias" if kind == "bias" else "scale" if module.endswith("layer_norm") else "kernel"
-    return f"block_{layer}/{ours}/{leaf}"
+    return f"block_{layer}/{our_module}/{leaf}"
 
 
 def _convert(name: str, value: np.ndarray, spec: ModelSpec) -> np.ndarray:

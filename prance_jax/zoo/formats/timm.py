@@ -1,4 +1,8 @@
-"""DeiT and ViT weights under timm's names, in both directions."""
+"""Converts DeiT and ViT weights from timm's names and back.
+
+DeiT, ViT and DeiT with two heads (`deit_*_distilled_*`), with or without a position of the class
+token.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import numpy as np
 
 from prance_jax.core.errors import UserError
 from prance_jax.spec.model_spec import ModelSpec
-from prance_jax.zoo.formats.match import in_layers, paths
+from prance_jax.zoo.formats.match import merge_layers, named_leaves
 from prance_jax.zoo.formats.positions import positions_for
 
 Tree = dict[str, Any]
@@ -38,37 +42,53 @@ _LAYER = {
 }
 
 
-def from_timm(tensors: Mapping[str, np.ndarray], spec: ModelSpec, what: str) -> dict[str, np.ndarray]:
-    """Arrays under this package's names; '? name' for one that has no place here."""
+def from_timm(tensors: Mapping[str, np.ndarray], spec: ModelSpec) -> dict[str, np.ndarray]:
+    """Converts tensors to this package's names and layouts.
+
+    Args:
+      tensors: name -> array of the file.
+      spec: of the network.
+
+    Returns:
+      Path -> float32 array; '? name' for a tensor that the network has no parameter for.
+    """
     return {
-        ours(name) or f"? {name}": _to_ours(name, np.asarray(value, np.float32), spec)
+        our_name(name) or f"? {name}": _to_our_layout(name, np.asarray(value, np.float32), spec)
         for name, value in tensors.items()
     }
 
 
 def to_timm(params: Tree, spec: ModelSpec) -> dict[str, np.ndarray]:
-    """The same network under timm's names.
+    """Converts parameters to timm's names and layouts.
 
-    Raises UserError, all layers at once, where residual maps are not the identity: timm has none.
+    Args:
+      params: of `ViT(spec)`.
+      spec: of the network.
+
+    Returns:
+      Name -> array.
+
+    Raises:
+      UserError: residual maps differ from the identity, since timm has none; all layers are listed.
     """
-    names = {own: name for name, own in _WHOLE.items()}
-    found, mapped = {}, []
-    for path, leaf in paths(params):
+    timm_names = {path: name for name, path in _WHOLE.items()}
+    tensors, problems = {}, []
+    for path, leaf in named_leaves(params):
         value = np.asarray(leaf)
         if "/residual_map/" in path:
-            plain = np.eye(*value.shape) if path.endswith("kernel") else np.zeros(value.shape)
-            if (away := float(np.abs(value - plain).max())) > 0:
-                mapped.append(f"{path} is no plain residual (up to {away:.2g} away)")
+            identity = np.eye(*value.shape) if path.endswith("kernel") else np.zeros(value.shape)
+            if (difference := float(np.abs(value - identity).max())) > 0:
+                problems.append(f"{path} is no plain residual (up to {difference:.2g} away)")
             continue
-        name = names.get(path) or _theirs(path)
-        found[name] = _to_theirs(name, value, spec)
-    if mapped:
-        raise UserError(f"a plain ViT cannot hold this network: {'; '.join(in_layers(mapped))}")
-    return found
+        name = timm_names.get(path) or _timm_name(path)
+        tensors[name] = _to_timm_layout(name, value, spec)
+    if problems:
+        raise UserError(f"a plain ViT cannot hold this network: {'; '.join(merge_layers(problems))}")
+    return tensors
 
 
-def ours(name: str) -> str | None:
-    """This package's name of a tensor, None for one that is not known."""
+def our_name(name: str) -> str | None:
+    """Returns this package's name of a tensor, None for an unknown one."""
     if name in _WHOLE:
         return _WHOLE[name]
     match = re.fullmatch(r"blocks\.(\d+)\.(.+)\.(weight|bias)", name)
@@ -78,13 +98,13 @@ def ours(name: str) -> str | None:
     return f"block_{match[1]}/{_LAYER[match[2]]}/{leaf}"
 
 
-def _theirs(path: str) -> str:
-    block, module, leaf = path.split("/")
-    name = next(theirs for theirs, own in _LAYER.items() if own == module)
-    return f"blocks.{block.removeprefix('block_')}.{name}.{'bias' if leaf == 'bias' else 'weight'}"
+def _timm_name(path: str) -> str:
+    block, our_module, leaf = path.split("/")
+    module = next(timm_module for timm_module, ours in _LAYER.items() if ours == our_module)
+    return f"blocks.{block.removeprefix('block_')}.{module}.{'bias' if leaf == 'bias' else 'weight'}"
 
 
-def _to_ours(name: str, value: np.ndarray, spec: ModelSpec) -> np.ndarray:
+def _to_our_layout(name: str, value: np.ndarray, spec: ModelSpec) -> np.ndarray:
     if name == "patch_embed.proj.weight" and value.ndim == 4:
         return value.transpose(2, 3, 1, 0).reshape(-1, value.shape[0])
     if name in ("cls_token", "dist_token"):
@@ -94,7 +114,7 @@ def _to_ours(name: str, value: np.ndarray, spec: ModelSpec) -> np.ndarray:
     return value.T if value.ndim == 2 else value
 
 
-def _to_theirs(name: str, value: np.ndarray, spec: ModelSpec) -> np.ndarray:
+def _to_timm_layout(name: str, value: np.ndarray, spec: ModelSpec) -> np.ndarray:
     if name == "patch_embed.proj.weight":
         side = spec.patch_size
         return value.reshape(side, side, spec.channels, -1).transpose(3, 2, 0, 1)

@@ -1,8 +1,11 @@
-"""PyTorch's .pth files without PyTorch: tensors only, and nothing in the file is ever executed.
+"""Reads PyTorch's .pth files without PyTorch, and without executing anything in them.
 
-Such a file is a pickle, which may call anything that can be imported. This reader knows five names, each of them a function of
-its own that only takes notes; any other name is refused before it is looked up. Formats: the zip of PyTorch 1.6 and later
-(data.pkl beside one entry of raw bytes per storage) and the older single stream.
+Such a file is a pickle, which may call anything that can be imported. This reader accepts the names
+that PyTorch writes for tensors and replaces each with a function of its own that only records the
+arguments. Any other name is refused before it is looked up, and the error gives the name.
+
+Formats: the zip of PyTorch 1.6 and later (data.pkl, and one entry of raw bytes for each storage),
+and the older single stream.
 """
 
 from __future__ import annotations
@@ -32,12 +35,12 @@ _DTYPES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-_MAGIC = 0x1950A86A20F9469CFC6C  # opens the older format
-_WRAPPERS = ("model", "state_dict")  # under which training scripts keep the weights
+_MAGIC = 0x1950A86A20F9469CFC6C  # first number of the older format
+_WRAPPERS = ("model", "state_dict")  # keys under which training scripts store the weights
 
 
 class _Names(dict):
-    """A state dict; PyTorch hangs notes on versions to it, which are not wanted."""
+    """A state dict; version notes that PyTorch attaches to it are discarded."""
 
     def __setstate__(self, state: Any) -> None:
         pass
@@ -46,7 +49,7 @@ class _Names(dict):
 class _Storage(NamedTuple):
     key: str
     dtype: Any
-    numbers: int
+    num_elements: int
 
 
 class _Tensor(NamedTuple):
@@ -57,23 +60,32 @@ class _Tensor(NamedTuple):
 
 
 def read_torch(path: Path) -> dict[str, np.ndarray]:
-    """Name -> array of a state dict, bare or under 'model' or 'state_dict'.
+    """Reads a state dict, bare or under 'model' or 'state_dict'.
 
-    Raises UserError for anything but tensors in it, naming what; other exceptions for a file that is broken.
+    Returns:
+      Name -> array.
+
+    Raises:
+      UserError: the file holds anything but tensors; the message names it. A damaged file raises
+        other exceptions.
     """
     with open(path, "rb") as file:
-        found, raw = _zipped(file) if zipfile.is_zipfile(file) else _stream(file)
-    while isinstance(found, Mapping) and (inner := next((w for w in _WRAPPERS if w in found), None)):
-        found = found[inner]
-    if not isinstance(found, Mapping) or not found:
-        raise UserError(f"{path} holds no tensors by name, but a {type(found).__name__}")
-    strangers = [str(name) for name, value in found.items() if not isinstance(value, _Tensor)]
-    if strangers:
-        raise UserError(f"{path} holds more than tensors: {', '.join(strangers)}; save the state dict alone")
-    return {name: _array(tensor, raw[tensor.storage.key]) for name, tensor in found.items()}
+        content, raw = _read_zip(file) if zipfile.is_zipfile(file) else _read_stream(file)
+    while isinstance(content, Mapping):
+        wrapper = next((key for key in _WRAPPERS if key in content), None)
+        if wrapper is None:
+            break
+        content = content[wrapper]
+    if not isinstance(content, Mapping) or not content:
+        raise UserError(f"{path} holds no tensors by name, but a {type(content).__name__}")
+    others = [str(name) for name, value in content.items() if not isinstance(value, _Tensor)]
+    if others:
+        raise UserError(f"{path} holds more than tensors: {', '.join(others)}; save the state dict alone")
+    return {name: _array(tensor, raw[tensor.storage.key]) for name, tensor in content.items()}
 
 
-def _zipped(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
+def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
+    """The unpickled content, and raw bytes by storage key."""
     with zipfile.ZipFile(file) as archive:
         (index,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         root = index.removesuffix("data.pkl")
@@ -81,65 +93,66 @@ def _zipped(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
             raise ValueError("stored by a big-endian machine")
         with archive.open(index) as pickled:
             reader = _Reader(pickled)
-            found = reader.load()
-        return found, {key: archive.read(f"{root}data/{key}") for key in reader.storages}
+            content = reader.load()
+        return content, {key: archive.read(f"{root}data/{key}") for key in reader.storages}
 
 
-def _stream(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
+def _read_stream(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
+    """The unpickled content, and raw bytes by storage key."""
     file.seek(0)
     if _Reader(file).load() != _MAGIC:
-        raise ValueError("not a file of PyTorch")
+        raise ValueError("not a PyTorch file")
     _Reader(file).load(), _Reader(file).load()  # the format's version, the machine's byte order
     reader = _Reader(file)
-    found = reader.load()
+    content = reader.load()
     raw = {}
     for key in _Reader(file).load():
-        (numbers,) = struct.unpack("<q", file.read(8))
-        raw[key] = file.read(numbers * np.dtype(reader.storages[key].dtype).itemsize)
-    return found, raw
+        (num_elements,) = struct.unpack("<q", file.read(8))
+        raw[key] = file.read(num_elements * np.dtype(reader.storages[key].dtype).itemsize)
+    return content, raw
 
 
 class _Reader(pickle.Unpickler):
-    """Builds dicts, lists, numbers, text and `_Tensor`s; storages: by key, those that were named."""
+    """Unpickles dicts, lists, numbers, text and `_Tensor`s; keeps the storages they refer to."""
 
     def __init__(self, file: BinaryIO):
         super().__init__(file, encoding="utf-8")
         self.storages: dict[str, _Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        # Fresh functions for each file, so that whatever it does to them ends with it.
-        known = {
+        # New functions for each file, so that no change that it makes to them affects the next file.
+        allowed = {
             "collections.OrderedDict": lambda *pairs: _Names(*pairs),
-            "torch._utils._rebuild_tensor_v2": lambda storage, offset, shape, strides, *rest: _Tensor(
+            "torch._utils._rebuild_tensor_v2": lambda storage, offset, shape, strides, *_: _Tensor(
                 storage, offset, tuple(shape), tuple(strides)
             ),
-            "torch._utils._rebuild_parameter": lambda tensor, *rest: tensor,
+            "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
         }
-        whole = f"{module}.{name}"
+        full_name = f"{module}.{name}"
         if module == "torch" and name in _DTYPES:
             return name
-        if whole in known:
-            return known[whole]
-        raise UserError(f"the pickle holds {whole}, which is no tensor; save the state dict alone")
+        if full_name in allowed:
+            return allowed[full_name]
+        raise UserError(f"the pickle holds {full_name}, which is no tensor; save the state dict alone")
 
     def persistent_load(self, reference: Any) -> _Storage:
-        kind, dtype, key, _, numbers, *view = reference
+        kind, dtype, key, _, num_elements, *view = reference
         if kind != "storage" or view not in ([], [None]):
-            raise ValueError("a reference that is no storage")
-        self.storages[key] = _Storage(key, _DTYPES[dtype], numbers)
+            raise ValueError("a reference that is not a storage")
+        self.storages[key] = _Storage(key, _DTYPES[dtype], num_elements)
         return self.storages[key]
 
 
 def _array(tensor: _Tensor, raw: bytes) -> np.ndarray:
-    """A tensor as an array of its own; every number of it must lie inside the file's bytes."""
-    whole = np.frombuffer(raw, tensor.storage.dtype)
+    """Copies a tensor out of its storage; all its elements must lie inside the file's bytes."""
+    storage = np.frombuffer(raw, tensor.storage.dtype)
     last = tensor.offset + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides))
     if min(tensor.offset, *tensor.shape, *tensor.strides, 0) < 0 or (
-        0 not in tensor.shape and last >= len(whole)
+        0 not in tensor.shape and last >= len(storage)
     ):
         raise ValueError("a tensor reaches beyond its storage")
-    if math.prod(tensor.shape) > len(whole):
-        raise ValueError("a tensor claims more numbers than are stored")
-    strides = [stride * whole.itemsize for stride in tensor.strides]
-    view = np.lib.stride_tricks.as_strided(whole[tensor.offset :], tensor.shape, strides)
+    if math.prod(tensor.shape) > len(storage):
+        raise ValueError("a tensor has more elements than its storage")
+    strides = [stride * storage.itemsize for stride in tensor.strides]
+    view = np.lib.stride_tricks.as_strided(storage[tensor.offset :], tensor.shape, strides)
     return np.array(view)

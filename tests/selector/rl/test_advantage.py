@@ -8,12 +8,12 @@ import pytest
 from prance_jax.selector.rl.advantage import gae
 
 
-def test_three_decisions_by_hand():
+def test_three_steps_by_hand():
     # gamma = 0.5, lambda = 0.5; the value after the end is 0.
     # delta_2 = 4 - 2 = 2;  delta_1 = 2 + 0.5*2 - 1 = 2;  delta_0 = 1 + 0.5*1 - 0 = 1.5
     # A_2 = 2;  A_1 = 2 + 0.25*2 = 2.5;  A_0 = 1.5 + 0.25*2.5 = 2.125
-    found = gae(jnp.array([[1.0], [2.0], [4.0]]), jnp.array([[0.0], [1.0], [2.0]]), 0.5, 0.5)
-    np.testing.assert_allclose(found[:, 0], [2.125, 2.5, 2.0], rtol=1e-6)
+    advantage = gae(jnp.array([[1.0], [2.0], [4.0]]), jnp.array([[0.0], [1.0], [2.0]]), 0.5, 0.5)
+    np.testing.assert_allclose(advantage[:, 0], [2.125, 2.5, 2.0], rtol=1e-6)
 
 
 def test_lambda_one_is_the_discounted_return_and_zero_the_td_error():
@@ -36,5 +36,5 @@ def test_agrees_with_rlax():
     r, v = jax.random.normal(jax.random.key(2), (2, 3, 4))
     for image in range(4):
         values = jnp.append(v[:, image], 0.0)
-        wanted = rlax.truncated_generalized_advantage_estimation(r[:, image], jnp.full(3, 0.9), 0.8, values)
-        np.testing.assert_allclose(gae(r, v, 0.9, 0.8)[:, image], wanted, rtol=1e-5, atol=1e-6)
+        expected = rlax.truncated_generalized_advantage_estimation(r[:, image], jnp.full(3, 0.9), 0.8, values)
+        np.testing.assert_allclose(gae(r, v, 0.9, 0.8)[:, image], expected, rtol=1e-5, atol=1e-6)

@@ -16,8 +16,8 @@ def test_gaussian_density_is_scipys():
     family = Gaussian(7)
     action, log_prob = family.sample(OUTPUT, jax.random.key(1), STD)
     mean = (np.tanh(np.asarray(OUTPUT)) + 1) / 2
-    wanted = scipy.stats.norm.logpdf(np.asarray(action), mean, 0.3).sum(-1)
-    np.testing.assert_allclose(log_prob, wanted, rtol=1e-5)
+    expected = scipy.stats.norm.logpdf(np.asarray(action), mean, 0.3).sum(-1)
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-5)
     np.testing.assert_allclose(family.log_prob(OUTPUT, action, STD), log_prob, rtol=1e-6)
 
 
@@ -38,18 +38,18 @@ def test_gaussian_entropy_has_a_gradient_towards_the_middle():
     )
 
 
-def test_lattice_density_by_hand():
+def test_multi_categorical_density_by_hand():
     family = MultiCategorical((2, 3))
     output = jnp.log(jnp.array([[0.25, 0.75, 0.5, 0.3, 0.2]]))
     log_prob = family.log_prob(output, jnp.array([[1, 2]]), STD)
     np.testing.assert_allclose(log_prob, np.log(0.75 * 0.2), rtol=1e-5)
-    wanted = scipy.stats.entropy([0.25, 0.75]) + scipy.stats.entropy([0.5, 0.3, 0.2])
-    np.testing.assert_allclose(family.entropy(output, STD), wanted, rtol=1e-5)
+    expected = scipy.stats.entropy([0.25, 0.75]) + scipy.stats.entropy([0.5, 0.3, 0.2])
+    np.testing.assert_allclose(family.entropy(output, STD), expected, rtol=1e-5)
     np.testing.assert_array_equal(family.mode(output), [[1, 0]])
     assert family.outputs == 5
 
 
-def test_lattice_samples_follow_their_probabilities():
+def test_multi_categorical_samples_follow_their_probabilities():
     family = MultiCategorical((2, 3))
     output = jnp.tile(jnp.log(jnp.array([[0.25, 0.75, 0.5, 0.3, 0.2]])), (40_000, 1))
     action, log_prob = family.sample(output, jax.random.key(3), STD)
@@ -60,12 +60,12 @@ def test_lattice_samples_follow_their_probabilities():
 
 def test_both_agree_with_distrax():
     distrax = pytest.importorskip("distrax")
-    gaussian, lattice = Gaussian(7), MultiCategorical((3, 4))
+    gaussian, categorical = Gaussian(7), MultiCategorical((3, 4))
     action, log_prob = gaussian.sample(OUTPUT, jax.random.key(1), STD)
     oracle = distrax.MultivariateNormalDiag((jnp.tanh(OUTPUT) + 1) / 2, jnp.full_like(OUTPUT, 0.3))
     np.testing.assert_allclose(log_prob, oracle.log_prob(action), rtol=1e-5)
-    action, log_prob = lattice.sample(OUTPUT, jax.random.key(1), STD)
-    parts = distrax.Categorical(OUTPUT[:, :3]), distrax.Categorical(OUTPUT[:, 3:])
+    action, log_prob = categorical.sample(OUTPUT, jax.random.key(1), STD)
+    columns = distrax.Categorical(OUTPUT[:, :3]), distrax.Categorical(OUTPUT[:, 3:])
     np.testing.assert_allclose(
-        log_prob, sum(p.log_prob(action[:, i]) for i, p in enumerate(parts)), rtol=1e-5
+        log_prob, sum(p.log_prob(action[:, i]) for i, p in enumerate(columns)), rtol=1e-5
     )

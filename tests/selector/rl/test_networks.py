@@ -25,14 +25,14 @@ def test_networks_compute_two_rectified_layers_and_a_linear_one():
     for network, last in ((Actor(3, (8, 4)), "fc_mu"), (Critic((8, 4)), "fc3")):
         params = network.init(jax.random.key(1), x)["params"]
         params = jax.tree.map(lambda leaf: leaf + 0.1, params)
-        wanted = x
+        expected = x
         for name in ("fc1", "fc2", last):
-            wanted = wanted @ np.asarray(params[name]["kernel"]) + np.asarray(params[name]["bias"])
-            wanted = wanted if name == last else np.maximum(wanted, 0)
-        wanted = wanted if last == "fc_mu" else wanted[:, 0]
-        found = network.apply({"params": params}, x)
-        assert found.shape == wanted.shape
-        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+            expected = expected @ np.asarray(params[name]["kernel"]) + np.asarray(params[name]["bias"])
+            expected = expected if name == last else np.maximum(expected, 0)
+        expected = expected if last == "fc_mu" else expected[:, 0]
+        result = network.apply({"params": params}, x)
+        assert result.shape == expected.shape
+        np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_first_policy_hardly_depends_on_the_observation():

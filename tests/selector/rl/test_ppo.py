@@ -1,4 +1,4 @@
-"""PPO as reinforcement learning: losses by hand, invariants of an update, and a toy process with a known best policy."""
+"""PPO: losses by hand, invariants of an update, and a toy environment with a known best policy."""
 
 from dataclasses import dataclass
 
@@ -18,41 +18,43 @@ from prance_jax.selector.rl.types import PPOConfig, RunningStatistics
 
 @dataclass(frozen=True)
 class Toy:
-    """Three decisions. Each shows a fresh sign; the reward is 1 - |a - wanted|, wanted 1 or 0 by the sign: best return 3.
+    """Three steps. Each shows a fresh sign; the best action is 1 or 0 by the sign, and the best return is 3.
 
-    lattice: two choices per component, the second component must be the opposite of the first.
+    The second component of the action must be the opposite of the first.
     """
 
     batch: int = 64
-    lattice: bool = True
     horizon: int = 3
 
-    def reset(self, env_params, key):
+    def reset(self, key, env_params):
         signs = jax.random.bernoulli(key, 0.5, (self.horizon, self.batch)).astype(jnp.float32)
-        return signs, self._show(signs, 0)
+        return self._show(signs, 0), (0, signs)
 
-    def step(self, env_params, t, signs, action):
+    def step(self, key, env_state, action, env_params):
+        t, signs = env_state
         first, second = jnp.clip(action[:, 0], 0, 1), jnp.clip(action[:, 1], 0, 1)
         reward = 1 - 0.5 * jnp.abs(first - signs[t]) - 0.5 * jnp.abs(second - (1 - signs[t]))
-        following = self._show(signs, t + 1) if t + 1 < self.horizon else jnp.zeros((self.batch, 4))
-        return signs, following, reward, {"first": first}
+        done = t + 1 == self.horizon
+        observation = jnp.zeros((self.batch, 4)) if done else self._show(signs, t + 1)
+        return observation, (t + 1, signs), reward, jnp.full(self.batch, done), {"first": first}
 
     def _show(self, signs, t):
-        which = jnp.broadcast_to(jax.nn.one_hot(t, 3), (self.batch, 3))
-        return jnp.concatenate([2 * signs[t][:, None] - 1, which], axis=1)
+        step = jnp.broadcast_to(jax.nn.one_hot(t, 3), (self.batch, 3))
+        return jnp.concatenate([2 * signs[t][:, None] - 1, step], axis=1)
 
 
-def make(lattice=True, updates=60, **settings):
-    family = MultiCategorical((2, 2)) if lattice else Gaussian(2)
+def make(discrete=True, updates=60, **settings):
+    family = MultiCategorical((2, 2)) if discrete else Gaussian(2)
     settings = {"actor_lr": 3e-3, "epochs": 4, "minibatches": 2, **settings}
     return PPO(PPOConfig(**settings), family, 4, (16, 16), updates)
 
 
 def test_policy_loss_by_hand():
-    # ratios 1.5, 0.5, 1.1; clip 0.2. Advantages 1, -1, 2: min(1.5, 1.2), min(-0.5, -0.8), min(2.2, 2.2) -> mean 2.6/3.
-    behaviour = jnp.log(jnp.array([0.2, 0.4, 0.5]))
+    # Ratios 1.5, 0.5, 1.1; clip 0.2; advantages 1, -1, 2.
+    # min(1.5, 1.2), min(-0.5, -0.8), min(2.2, 2.2): mean 2.6 / 3.
+    old_log_prob = jnp.log(jnp.array([0.2, 0.4, 0.5]))
     log_prob = jnp.log(jnp.array([0.3, 0.2, 0.55]))
-    loss, metrics = policy_loss(log_prob, behaviour, jnp.array([1.0, -1.0, 2.0]), 0.2)
+    loss, metrics = policy_loss(log_prob, old_log_prob, jnp.array([1.0, -1.0, 2.0]), 0.2)
     np.testing.assert_allclose(loss, -(1.2 - 0.8 + 2.2) / 3, rtol=1e-5)
     np.testing.assert_allclose(metrics["clip_fraction"], 2 / 3, rtol=1e-6)
     np.testing.assert_allclose(
@@ -70,22 +72,25 @@ def test_policy_loss_agrees_with_rlax():
     )
 
 
-@pytest.mark.parametrize("lattice", [True, False])
-def test_reaches_the_best_policy(lattice):
-    ppo, toy = make(lattice), Toy(lattice=lattice)
+@pytest.mark.parametrize("discrete", [True, False])
+def test_reaches_the_best_policy(discrete):
+    ppo, toy = make(discrete), Toy()
     train = jax.jit(lambda state, key: ppo.train(state, toy, (), key, 60))
     state, metrics = train(ppo.init(jax.random.key(0)), jax.random.key(1))
-    env_state, observation = toy.reset((), jax.random.key(2))
+    key = jax.random.key(2)
+    observation, env_state = toy.reset(key, ())
     total = 0.0
-    for t in range(3):
-        env_state, observation, reward, _ = toy.step((), t, env_state, ppo.act(state.policy, observation))
+    for _ in range(3):
+        action = ppo.act(state.policy, observation)
+        observation, env_state, reward, done, _ = toy.step(key, env_state, action, ())
         total += float(reward.mean())
+    assert done.all()
     assert total >= 0.95 * 3, f"return {total:.3f} of the best 3.0"
     assert metrics["return"][-1] > metrics["return"][0]
 
 
 def test_first_pass_has_ratio_one():
-    """Behaviour log-probabilities are those that the actions were drawn with: nothing is clipped before anything moved."""
+    """Old log-probabilities are those of the sampling: nothing is clipped before the first step."""
     ppo = make(epochs=1, minibatches=1)
     _, metrics, _ = jax.jit(lambda s, k: ppo.update(s, Toy(), (), k))(
         ppo.init(jax.random.key(0)), jax.random.key(1)
@@ -114,12 +119,12 @@ def test_seeds_by_vmap_are_separate_runs():
     together = jax.jit(jax.vmap(lambda key: ppo.train(ppo.init(key), toy, (), key, 2)[0].policy))(keys)
     alone = jax.jit(lambda key: ppo.train(ppo.init(key), toy, (), key, 2)[0].policy)
     for seed in range(2):
-        own = alone(keys[seed])
-        chex.assert_trees_all_close(jax.tree.map(lambda x: x[seed], together), own, rtol=1e-4, atol=1e-5)
+        policy = alone(keys[seed])
+        chex.assert_trees_all_close(jax.tree.map(lambda x: x[seed], together), policy, rtol=1e-4, atol=1e-5)
 
 
 def test_fresh_buffer_every_update():
-    """What an update learns from is only what it played: with both learning rates zero nothing changes but statistics."""
+    """An update learns only from its own buffer: at learning rates zero only statistics change."""
     ppo = make(actor_lr=0.0, critic_lr=0.0)
     state = ppo.init(jax.random.key(0))
     after, _, info = ppo.update(state, Toy(), (), jax.random.key(1))
@@ -131,9 +136,9 @@ def test_entropy_bonus_moves_the_policy():
     """Without a reward signal the only gradient is that of the entropy."""
 
     class Flat(Toy):
-        def step(self, env_params, t, signs, action):
-            signs, following, reward, info = super().step(env_params, t, signs, action)
-            return signs, following, jnp.zeros_like(reward), info
+        def step(self, key, env_state, action, env_params):
+            observation, env_state, reward, done, info = super().step(key, env_state, action, env_params)
+            return observation, env_state, jnp.zeros_like(reward), done, info
 
     plain, bonus = (
         make(epochs=1, minibatches=1, entropy=weight, normalise_advantage=False) for weight in (0.0, 1.0)
@@ -157,32 +162,32 @@ def test_running_statistics_are_those_of_all_observations():
 
 
 def test_schedule_of_the_standard_deviation():
-    ppo = make(lattice=False, updates=100)
+    ppo = make(discrete=False, updates=100)
     np.testing.assert_allclose(
         [ppo.std(0), ppo.std(50), ppo.std(100), ppo.std(200)], [0.3, 0.175, 0.05, 0.05], rtol=1e-5
     )
 
 
-def test_a_buffer_that_cannot_be_cut_is_refused():
+def test_a_buffer_that_does_not_divide_is_refused():
     with pytest.raises(UserError, match="192 decisions .* 5 equal"):
         ppo = make(minibatches=5)
         ppo.update(ppo.init(jax.random.key(0)), Toy(), (), jax.random.key(1))
 
 
-@pytest.mark.parametrize("lattice", [True, False])
-def test_an_update_is_the_algorithm_written_plainly(lattice):
-    """Three passes over one buffer, written out with optax and jax.grad alone, at a learning rate halfway down."""
+@pytest.mark.parametrize("discrete", [True, False])
+def test_an_update_is_the_algorithm_written_plainly(discrete):
+    """Three passes over one buffer by optax and jax.grad alone, at a learning rate halfway down."""
     gamma, lam, clip, weight, limit, rate = 0.8, 0.7, 0.05, 0.3, 0.01, 3e-3
     settings = dict(gamma=gamma, lam=lam, clip=clip, entropy=weight, max_grad_norm=limit)
     settings |= dict(actor_lr=rate, critic_lr=2 * rate, epochs=3, minibatches=1)
-    ppo, toy = make(lattice, updates=2, **settings), Toy(lattice=lattice)
+    ppo, toy = make(discrete, updates=2, **settings), Toy()
     update = jax.jit(lambda state, key: ppo.update(state, toy, (), key)[:2])
     start, _ = update(ppo.init(jax.random.key(0)), jax.random.key(1))
-    found, metrics = update(start, jax.random.key(2))
+    result, metrics = update(start, jax.random.key(2))
 
     # The buffer of an update is that of the first half of its key.
-    roll = jax.jit(lambda key: ppo.rollout(start, toy, (), key)[0])
-    buffer = roll(jax.random.split(jax.random.key(2))[0])
+    rollout = jax.jit(lambda key: ppo.rollout(start, toy, (), key)[0])
+    buffer = rollout(jax.random.split(jax.random.key(2))[0])
     r, v = np.asarray(buffer.reward), np.asarray(buffer.value)
     a2 = r[2] - v[2]
     a1 = r[1] + gamma * v[2] - v[1] + gamma * lam * a2
@@ -190,16 +195,16 @@ def test_an_update_is_the_algorithm_written_plainly(lattice):
     advantage = np.stack([a0, a1, a2])
     target = advantage + v
     advantage = (advantage - advantage.mean()) / advantage.std()
-    update, family, std = start.policy.normaliser(buffer.observation), ppo.distribution, 0.175
+    observation, family, std = start.policy.normaliser(buffer.observation), ppo.distribution, 0.175
 
     def actor_loss(params):
-        output = ppo.actor.apply({"params": params}, update)
+        output = ppo.actor.apply({"params": params}, observation)
         ratio = jnp.exp(family.log_prob(output, buffer.action, std) - buffer.log_prob)
-        pessimist = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
-        return -pessimist.mean() - weight * family.entropy(output, std).mean()
+        surrogate = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
+        return -surrogate.mean() - weight * family.entropy(output, std).mean()
 
     def critic_loss(params):
-        return 0.5 * ((ppo.critic.apply({"params": params}, update) - target) ** 2).mean()
+        return 0.5 * ((ppo.critic.apply({"params": params}, observation) - target) ** 2).mean()
 
     def train(loss, params, state, rate):
         chain = optax.chain(
@@ -207,16 +212,16 @@ def test_an_update_is_the_algorithm_written_plainly(lattice):
         )
         gradient = jax.jit(jax.grad(loss))
         for _ in range(3):
-            change, state = chain.update(gradient(params), state)
-            params = optax.apply_updates(params, change)
+            updates, state = chain.update(gradient(params), state)
+            params = optax.apply_updates(params, updates)
         return params
 
     actor = train(actor_loss, start.policy.actor, start.actor_optimizer, rate)
     critic = train(critic_loss, start.critic, start.critic_optimizer, 2 * rate)
-    chex.assert_trees_all_close(found.policy.actor, actor, rtol=1e-3, atol=1e-5)
-    chex.assert_trees_all_close(found.critic, critic, rtol=1e-3, atol=1e-5)
+    chex.assert_trees_all_close(result.policy.actor, actor, rtol=1e-3, atol=1e-5)
+    chex.assert_trees_all_close(result.critic, critic, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(metrics["return"], r.sum(0).mean(), rtol=1e-5)
-    assert float(found.policy.normaliser.count - start.policy.normaliser.count) == r.size
+    assert float(result.policy.normaliser.count - start.policy.normaliser.count) == r.size
 
 
 def test_every_decision_is_learned_from_once_an_epoch_in_random_order():
