@@ -5,6 +5,8 @@
 # PYTHON is the interpreter that makes the environment (default python3). A stamp file records which
 # requirements are installed, so a second run needs no network.
 #
+# read_arguments and run are for scripts that take [--dry-run] CONFIG [--config.a.b=value ...].
+#
 # keep_freed_memory makes training on CPU cores faster if jemalloc is installed.
 
 prepare_environment() {
@@ -60,5 +62,29 @@ keep_freed_memory() {
         export LD_PRELOAD="$library" MALLOC_CONF="${MALLOC_CONF:-dirty_decay_ms:-1,muzzy_decay_ms:-1}"
     else
         echo "On CPU cores this is about 1.8 times as fast with jemalloc (apt-get install libjemalloc2)."
+    fi
+}
+
+# Reads [--dry-run] CONFIG and sets dry and config; the caller shifts by shift_by.
+read_arguments() {
+    dry=0 shift_by=1
+    if [[ "${1:-}" == "--dry-run" ]]; then
+        dry=1 shift_by=2
+        shift
+    fi
+    config="${1:-}"
+    if [[ -z "$config" || ! -f "$config" ]]; then
+        echo "usage: bash $0 [--dry-run] configs/NAME.py [--config.a.b=value ...]" >&2
+        exit 2
+    fi
+}
+
+# Runs a command, or prints it in a dry run.
+run() {
+    if [[ $dry == 1 ]]; then
+        printf '%q ' "$@"
+        printf '\n'
+    else
+        "$@"
     fi
 }

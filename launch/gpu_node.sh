@@ -11,34 +11,16 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-dry=0
-if [[ "${1:-}" == "--dry-run" ]]; then
-    dry=1
-    shift
-fi
-config="${1:-}"
-if [[ -z "$config" || ! -f "$config" ]]; then
-    echo "usage: bash launch/gpu_node.sh [--dry-run] configs/NAME.py [--config.a.b=value ...]" >&2
-    exit 2
-fi
-shift
+# shellcheck source=launch/environment.sh
+source launch/environment.sh
+read_arguments "$@"
+shift "$shift_by"
 workdir="${WORKDIR:-runs/$(basename "$config" .py)}"
 read -r -a hosts <<<"${HOSTS:-}"
 words=(train --config "$config" --workdir "$workdir" "$@")
 
-run() {
-    if [[ $dry == 1 ]]; then
-        printf '%q ' "$@"
-        printf '\n'
-    else
-        "$@"
-    fi
-}
-
 # The environment of the other scripts, with JAX for CUDA in it.
 if [[ $dry == 0 ]]; then
-    # shellcheck source=launch/environment.sh
-    source launch/environment.sh
     prepare_environment
     "$VENV_PYTHON" -c 'import jax_cuda12_plugin' 2>/dev/null || "$VENV_PYTHON" -m pip install --quiet -e '.[cuda]'
 fi

@@ -14,17 +14,10 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-dry=0
-if [[ "${1:-}" == "--dry-run" ]]; then
-    dry=1
-    shift
-fi
-config="${1:-}"
-if [[ -z "$config" || ! -f "$config" ]]; then
-    echo "usage: bash launch/tpu_pod.sh [--dry-run] configs/NAME.py [--config.a.b=value ...]" >&2
-    exit 2
-fi
-shift
+# shellcheck source=launch/environment.sh
+source launch/environment.sh
+read_arguments "$@"
+shift "$shift_by"
 name="${NAME:-prance}" zone="${ZONE:-us-west4-a}" type="${TYPE:-v5litepod-32}" retries="${RETRIES:-20}"
 if [[ -z "${BUCKET:-}" && $dry == 0 ]]; then
     echo "BUCKET is empty: give the bucket that keeps the workdir, it must outlive the slice" >&2
@@ -38,15 +31,6 @@ v6e-*) runtime="${RUNTIME:-v2-alpha-tpuv6e}" ;;
 *) runtime="${RUNTIME:-tpu-ubuntu2204-base}" ;;
 esac
 workdir="/mnt/run/$(basename "$config" .py)"
-
-run() {
-    if [[ $dry == 1 ]]; then
-        printf '%q ' "$@"
-        printf '\n'
-    else
-        "$@"
-    fi
-}
 
 on_workers() {
     run gcloud compute tpus tpu-vm ssh "$name" --zone "$zone" --worker all --command "$1"

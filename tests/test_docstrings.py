@@ -1,5 +1,6 @@
 """Everything public has a docstring that Griffe, the parser of mkdocstrings, can read: Google style."""
 
+import builtins
 from pathlib import Path
 
 import griffe
@@ -17,6 +18,12 @@ def modules(module):
 
 
 MODULES = list(modules(PACKAGE))
+CLASSES = {
+    name
+    for module in MODULES
+    for name, member in module.members.items()
+    if not member.is_alias and member.is_class
+}
 
 
 def public_members(parent):
@@ -30,10 +37,14 @@ def public_members(parent):
             yield from public_members(member)
 
 
+def sections(member, kind: str) -> list:
+    """Sections of one kind: parameters, attributes or raises."""
+    return [part for part in member.docstring.parse("google", warnings=False) if part.kind.value == kind]
+
+
 def documented(member, kind: str) -> set[str]:
-    """Names in the sections of one kind: parameters or attributes."""
-    sections = member.docstring.parse("google", warnings=False)
-    return {entry.name.lstrip("*") for part in sections if part.kind.value == kind for entry in part.value}
+    """Names in the sections of one kind."""
+    return {entry.name.lstrip("*") for part in sections(member, kind) for entry in part.value}
 
 
 def is_dataclass(member) -> bool:
@@ -68,6 +79,15 @@ def problems(member) -> list[str]:
         if len(names) > 1 and missing:
             errors.append(f"Args lacks {', '.join(sorted(missing))}")
         unknown = documented(member, "parameters") - names
+        raised = {
+            name
+            for part in sections(member, "raises")
+            for entry in part.value
+            for name in str(entry.annotation).strip("()").split(", ")
+        }
+        nowhere = {name for name in raised if not hasattr(builtins, name) and name not in CLASSES}
+        if nowhere:
+            errors.append(f"Raises has {', '.join(sorted(nowhere))}, which do not exist")
         if unknown:
             errors.append(f"Args has {', '.join(sorted(unknown))}, which are not parameters")
     elif is_dataclass(member):

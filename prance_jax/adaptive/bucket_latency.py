@@ -25,7 +25,7 @@ class LatencyTable:
     Attributes:
       buckets: the buckets that were measured.
       first: embedding and group 0, ms.
-      groups: `groups[g - 1][bucket][source]` is group g in `bucket` for an image that ran in bucket
+      groups: `groups[g - 1][bucket][source]` is group g in `bucket` for an image that needed bucket
         `source` of the group before (one source for g = 1), ms. The last group includes the
         classifier.
       dense: the whole dense network, ms.

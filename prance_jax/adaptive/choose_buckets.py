@@ -11,7 +11,7 @@ from prance_jax.spec.structure import GroupChoice, Structure
 
 
 def even_buckets(
-    spec: ModelSpec, first_choice: GroupChoice, num_buckets: int, smallest_keep: float
+    spec: ModelSpec, first_choice: GroupChoice, num_buckets: int = 4, smallest_keep: float = 0.2
 ) -> Buckets:
     """Builds buckets without a selector, in even steps from the smallest choice to the largest.
 
@@ -48,7 +48,6 @@ def choose_buckets(
     structure: Structure,
     num_buckets: int,
     multiple: int = 8,
-    largest: Structure | None = None,
 ) -> Buckets:
     """Chooses the buckets that cost the fewest MACs on calibration images, by dynamic programming.
 
@@ -62,13 +61,10 @@ def choose_buckets(
       num_buckets: buckets per group, at most, beside the one that covers everything.
       multiple: token counts are rounded up to a multiple of it (which suits the hardware), never
         above the original.
-      largest: static structure that covers every possible decision; None takes the largest of the
-        space.
 
     Returns:
       The buckets.
     """
-    largest = largest or spec.largest
     choices = jax.tree.map(np.asarray, structure.groups[1:])
     count = np.full(np.shape(choices[0].widths[0]), spec.tokens, np.int32)
     groups = []
@@ -78,7 +74,7 @@ def choose_buckets(
             [np.broadcast_to(size, count.shape) for size in bucket_sizes(spec, choice, count)], axis=1
         )
         count = sizes[:, -1]
-        covering = np.array(bucket_sizes(spec, largest.groups[group], spec.tokens))
+        covering = np.array(bucket_sizes(spec, spec.largest.groups[group], spec.tokens))
         sizes, covering = (
             _round_tokens_up(rows, 2 * layers, multiple, spec.tokens) for rows in (sizes, covering)
         )

@@ -143,7 +143,7 @@ def _branches(buckets: Buckets, model: ViT, params: Tree, group: int) -> list[li
 
 
 def _shrink(state: GroupState, source: Bucket) -> GroupState:
-    """Cuts a padded state to the sizes of the bucket that its images ran in."""
+    """Cuts a padded state to the sizes of the bucket that its images needed before."""
     width, mlp_dim = source.widths[-1], source.mlp_dims[-1]
     tokens = resize_slots(state.tokens, source.tokens[-1])
     tokens = tokens._replace(features=tokens.features[:, :, :width])

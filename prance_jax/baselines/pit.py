@@ -24,7 +24,7 @@ from prance_jax.baselines.token_predictor import (
     pack_dropped,
     sample_decisions,
 )
-from prance_jax.models.block import Block, Norm, norm
+from prance_jax.models.block import Block, NormWeights, apply_norm
 from prance_jax.tokens.methods.registry import METHODS
 from prance_jax.tokens.token_set import TokenSet, initial_tokens
 from prance_jax.tokens.unmerge import last_features, unmerge
@@ -67,7 +67,7 @@ class PiT(nn.Module):
             TokenPredictor(dims[stage], spec.heads[stage], name=f"selector_{stage}")
             for stage in range(len(spec.predictor_blocks))
         ]
-        self.norm = Norm(dims[-1])
+        self.norm = NormWeights(dims[-1])
         self.head = nn.Dense(spec.num_classes)
 
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -172,7 +172,7 @@ class PiT(nn.Module):
 
     def _final_norm(self, x: jax.Array) -> jax.Array:
         width = self.spec.dims[-1]
-        return norm(self.spec.stage(len(self.spec.dims) - 1), self.norm, x, width, width)
+        return apply_norm(self.spec.stage(len(self.spec.dims) - 1), self.norm, x, width, width)
 
 
 def _join_tokens(

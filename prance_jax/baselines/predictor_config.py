@@ -151,7 +151,7 @@ def predictor_at_latency(
       One of `candidate_predictors`.
 
     Raises:
-      OutOfReach: no candidate is so fast. It is a UserError.
+      LatencyTargetError: no candidate is so fast. It is a UserError.
     """
     candidates = candidate_predictors(spec, package, heads, by_threshold)
     try:

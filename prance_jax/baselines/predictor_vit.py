@@ -27,7 +27,7 @@ from prance_jax.baselines.token_predictor import (
 )
 from prance_jax.core.errors import UserError
 from prance_jax.core.sizes import Size
-from prance_jax.models.block import Block, norm
+from prance_jax.models.block import Block, apply_norm
 from prance_jax.models.token_steps import LayerSizes, TokenStep, forward_layers, layer_sizes
 from prance_jax.models.vit import ViT
 from prance_jax.spec.model_spec import ModelSpec
@@ -169,7 +169,7 @@ class PredictorViT(nn.Module):
         tokens, _, masks = forward_layers(self.vit.blocks, initial_tokens(x), layers, sizes, steps, masks)
         x = self.vit.apply_last_mlp(tokens, sizes[-1]).features
         logits = self.vit.classify(x[:, :1], width)[:, 0]
-        features = norm(spec, self.vit.norm, x[:, 1:-1], width, width)
+        features = apply_norm(spec, self.vit.norm, x[:, 1:-1], width, width)
         return MaskedOutput(logits, jnp.stack(masks.shares, axis=1), features, masks.is_kept)
 
     def features(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -178,7 +178,7 @@ class PredictorViT(nn.Module):
         tokens = self.vit.initial_tokens(images, self._sizes[0].width_in)
         tokens, _, _ = forward_layers(self.vit.blocks, tokens, range(self.spec.space.depth), self._sizes)
         tokens = self.vit.apply_last_mlp(tokens, self._sizes[-1])
-        patches = norm(self.spec, self.vit.norm, tokens.features[:, 1:], width, width)
+        patches = apply_norm(self.spec, self.vit.norm, tokens.features[:, 1:], width, width)
         return self.vit.classify(tokens.features[:, :1], width)[:, 0], patches
 
     @property

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from prance_jax.adaptive.buckets import Buckets
-from prance_jax.adaptive.choose_buckets import even_buckets
 from prance_jax.adaptive.executor import serve_adaptive
 from prance_jax.core.files import write_atomic
 from prance_jax.core.timing import time_interleaved
@@ -26,7 +25,6 @@ from prance_jax.results.rows import Speed
 from prance_jax.selector.policies import DecisionPolicy, GivenPolicy, PolicyWithCost
 from prance_jax.serving.model import AdaptiveModel
 from prance_jax.spec.macs import macs
-from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.structure import GroupChoice, Structure
 from prance_jax.tokens.token_set import keep_rate_for
 
@@ -222,20 +220,6 @@ def _largest(buckets: Buckets) -> Structure:
         ]
         groups.append(GroupChoice(*sizes, tuple(rates)))
     return Structure(tuple(groups))
-
-
-def random_weights_buckets(
-    spec: ModelSpec, first_choice: GroupChoice, number: int = 4, smallest_keep: float = 0.2
-) -> Buckets:
-    """Returns evenly spread buckets for a network without a trained selector, see `even_buckets`.
-
-    Args:
-      spec: the network.
-      first_choice: choice of group 0.
-      number: buckets per group, at most.
-      smallest_keep: share of the tokens in the smallest bucket of the last group.
-    """
-    return even_buckets(spec, first_choice, number, smallest_keep)
 
 
 def with_dtype(buckets: Buckets, dtype: str) -> Buckets:

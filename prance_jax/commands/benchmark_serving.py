@@ -20,9 +20,10 @@ def random_weights_speed(options: argparse.Namespace, config, spec, params) -> i
     Returns:
       Exit status 0.
     """
+    from prance_jax.adaptive.choose_buckets import even_buckets
     from prance_jax.benchmarks import serving
 
-    buckets = serving.random_weights_buckets(spec, spec.space.first_group(config.model.first_group))
+    buckets = even_buckets(spec, spec.space.first_group(config.model.first_group))
     rows = _measure(options, buckets, params, serving.even_work)
     weights = (
         "random weights, an even spread over the buckets: equally many images in each, half of the images in "

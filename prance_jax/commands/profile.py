@@ -50,8 +50,8 @@ def profile(options: argparse.Namespace) -> int:
 def _profile_buckets(options: argparse.Namespace) -> int:
     import jax
 
+    from prance_jax.adaptive.choose_buckets import even_buckets
     from prance_jax.benchmarks.profiles.buckets import measure_buckets
-    from prance_jax.benchmarks.serving import random_weights_buckets
     from prance_jax.core.files import write_atomic
     from prance_jax.data.load import placeholder_source
     from prance_jax.models import forward
@@ -65,7 +65,7 @@ def _profile_buckets(options: argparse.Namespace) -> int:
     else:
         config = open_config(options)
         spec = config.spec(placeholder_source(config.data), config.token_modes[0])
-        buckets = random_weights_buckets(spec, spec.space.first_group(config.model.first_group))
+        buckets = even_buckets(spec, spec.space.first_group(config.model.first_group))
         params = forward.init_params(ViT(spec), jax.random.key(1))
     table = measure_buckets(buckets, params, hardware(), options.batch, options.repeats)
     table.save(options.out, write_atomic)

@@ -29,7 +29,7 @@ def load_config(path: str | Path, schema: type[Schema], overrides: Sequence[str]
     Args:
       path: a Python file with ``get_config()``.
       schema: a frozen dataclass; fields missing in the file keep their defaults.
-      overrides: ``--config.model.depth=8``, ``--config.seeds=0,1,2``; the last one of a key wins.
+      overrides: ``--config.meta.steps=8``, ``--config.seeds=0,1,2``; the last one of a key wins.
 
     Returns:
       An instance of the schema. Old names of keys are read with a `FutureWarning`.

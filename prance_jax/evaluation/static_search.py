@@ -31,21 +31,21 @@ def search_static_structure(
     actions: ActionSpace,
     params: Any,
     split: Split,
-    budget: float,
+    max_macs: float,
     *,
     candidates: int,
     images: int,
     seed: int,
     parents: int = 16,
 ) -> tuple[Structure, float]:
-    """Finds a static structure with a low validation loss that costs at most `budget` MACs.
+    """Finds a static structure with a low validation loss that costs at most `max_macs`.
 
     Args:
       spec: sizes of the network.
       actions: choices of the selector; must be discrete.
       params: parameters of the network.
       split: validation images and labels.
-      budget: largest cost in MACs. Candidates cost at least 90 % of it.
+      max_macs: largest cost in MACs. Candidates cost at least 90 % of it.
       candidates: number of structures that are evaluated. The first third is random, all others are
         mutations of the best so far.
       images: number of images, from the start of `split`.
@@ -53,7 +53,7 @@ def search_static_structure(
       parents: number of best structures that are mutated.
 
     Returns:
-      The structure and its loss. Where no candidate fits the budget, the smallest structure.
+      The structure and its loss. Where no candidate fits, the smallest structure.
     """
     rng = np.random.default_rng(seed)
     evaluate = _evaluator(spec, params, split, images)
@@ -62,10 +62,10 @@ def search_static_structure(
     loss_of: dict[Genes, float] = {}
 
     def fits_budget(genes: Genes) -> bool:
-        return 0.9 * budget <= macs(spec, _structure(spec, actions, genes)).total <= budget
+        return 0.9 * max_macs <= macs(spec, _structure(spec, actions, genes)).total <= max_macs
 
     def random_genes() -> Genes:
-        # Uniform draws rarely fit a tight budget, so each draw prefers small or large choices.
+        # Uniform draws rarely fit a tight limit, so each draw prefers small or large choices.
         size_bias = rng.uniform(-3, 3)
         weights = [np.exp(size_bias * np.linspace(0, 1, size)) for size in sizes]
         return tuple(int(rng.choice(size, p=weight / weight.sum())) for size, weight in zip(sizes, weights))

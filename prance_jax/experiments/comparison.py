@@ -67,7 +67,7 @@ def method_rows(
       insertion: of this seed, for 'spvit_inserted'.
 
     Raises:
-      OutOfReach: the method cannot reach the target.
+      LatencyTargetError: the method cannot reach the target.
     """
     spec, config = target.spec, experiment.config.compare
     trains, label = config.finetune.steps > 0, target.label
@@ -138,7 +138,7 @@ def learned_counts(experiment: Experiment, seed: int, target: Target) -> Schedul
       target: in MACs.
 
     Raises:
-      OutOfReach: the target is a time, or there is no layer to learn for.
+      LatencyTargetError: the target is a time, or there is no layer to learn for.
     """
     if target.table is not None:
         raise LatencyTargetError("its counts are learned for multiply-accumulates")

@@ -35,7 +35,7 @@ class Target:
         """Returns a method's schedule: nearest in MACs, or the mildest within the time.
 
         Raises:
-          OutOfReach: no schedule is fast enough.
+          LatencyTargetError: no schedule is fast enough.
         """
         if self.table is None:
             return reduction_at_macs(self.spec, self.spec.largest, name, self._macs)
@@ -50,7 +50,7 @@ class Target:
           heads: of each predictor.
 
         Raises:
-          OutOfReach: no setting is cheap enough.
+          LatencyTargetError: no setting is cheap enough.
         """
         if self.table is None:
             return predictor_at_share(self.spec, package, self.share, heads)

@@ -53,7 +53,7 @@ def sincos_init(key: jax.Array, shape: tuple[int, int], dtype=jnp.float32) -> ja
     return waves[:, :channels]
 
 
-class Affine(nn.Module):
+class AffineWeights(nn.Module):
     """Weights of an affine map, stored whole: kernel [inputs, outputs], bias [outputs].
 
     Attributes:
@@ -72,7 +72,7 @@ class Affine(nn.Module):
         return kernel, self.param("bias", nn.initializers.zeros, (self.outputs,))
 
 
-class Norm(nn.Module):
+class NormWeights(nn.Module):
     """Weights of a LayerNorm, stored whole: scale and bias [channels].
 
     Attributes:
@@ -87,7 +87,7 @@ class Norm(nn.Module):
         return scale, self.param("bias", nn.initializers.zeros, (self.channels,))
 
 
-def norm(spec: ModelSpec, weights: Norm, x: jax.Array, width_in: Size, width: Size) -> jax.Array:
+def apply_norm(spec: ModelSpec, weights: NormWeights, x: jax.Array, width_in: Size, width: Size) -> jax.Array:
     """Applies LayerNorm to the channels that arrive.
 
     Args:
@@ -117,14 +117,14 @@ class Block(nn.Module):
     def setup(self):
         space, (qk, vo) = self.spec.space, self.spec.head_dims(self.layer)
         mlp_dim = self.spec.stored_mlp_dim(self.layer)
-        self.norm1 = Norm(space.super_width)
-        self.qkv = Affine(space.super_width, space.heads * (2 * qk + vo))
-        self.proj = Affine(space.heads * vo, space.super_width)
-        self.norm2 = Norm(space.super_width)
-        self.fc1 = Affine(space.super_width, mlp_dim)
-        self.fc2 = Affine(mlp_dim, space.super_width)
+        self.norm1 = NormWeights(space.super_width)
+        self.qkv = AffineWeights(space.super_width, space.heads * (2 * qk + vo))
+        self.proj = AffineWeights(space.heads * vo, space.super_width)
+        self.norm2 = NormWeights(space.super_width)
+        self.fc1 = AffineWeights(space.super_width, mlp_dim)
+        self.fc2 = AffineWeights(mlp_dim, space.super_width)
         if self.maps_residual:
-            self.residual_map = Affine(space.super_width, space.super_width, identity_init)
+            self.residual_map = AffineWeights(space.super_width, space.super_width, identity_init)
 
     def apply_attention(
         self,
@@ -147,7 +147,7 @@ class Block(nn.Module):
           The tokens after attention, and its signals.
         """
         space = self.spec.space
-        x = norm(self.spec, self.norm1, tokens.features, width_in, width)
+        x = apply_norm(self.spec, self.norm1, tokens.features, width_in, width)
         qk, vo = self.spec.head_dims(self.layer)
         ends, inner = (space.heads * qk, 2 * space.heads * qk), space.heads * vo
         qkv = dense(x, *self.qkv(), width_in, ends[1] + inner, ends[1] + inner)
@@ -191,7 +191,7 @@ class Block(nn.Module):
         kernel, offset = self.qkv()
 
         def heads(tokens: TokenSet, weights: tuple[jax.Array, jax.Array], channels: int) -> jax.Array:
-            x = norm(self.spec, self.norm1, tokens.features, width_in, width)
+            x = apply_norm(self.spec, self.norm1, tokens.features, width_in, width)
             x = dense(x, *weights, width_in, weights[1].size, weights[1].size)
             return x.reshape(*x.shape[:2], -1, space.heads, channels).transpose(2, 0, 3, 1, 4)
 
@@ -232,7 +232,7 @@ class Block(nn.Module):
         """
         space = self.spec.space
         x = tokens.features
-        h = norm(self.spec, self.norm2, x, width, width)
+        h = apply_norm(self.spec, self.norm2, x, width, width)
 
         def mlp(h, first, second):
             h = dense(h, *first, width, mlp_dim, space.max_mlp_dim)

@@ -1,4 +1,7 @@
-"""The forward pass with decisions; training, RL, fine-tuning and serving all use it.
+"""The forward pass with decisions; fine-tuning, evaluation, RL and serving all use its parts.
+
+`ViT.__call__` is the same under a structure known beforehand, for stage one. RL and the executor run the parts between two
+decisions by themselves: `selector/environment.py`, `adaptive/executor.py`.
 
 image -> group 0 -> [decide -> group g] for g = 1, 2, ... -> logits
 """

@@ -1,6 +1,6 @@
 """Heads: from tokens to class logits, at the end of the network or before a decision.
 
-All functions are pure; `ViT` holds the weights and calls them.
+`ViT` holds the weights and calls these functions with them.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ import jax
 import jax.numpy as jnp
 
 from prance_jax.core.sizes import Size
-from prance_jax.models.block import Affine, Norm, norm
+from prance_jax.models.block import AffineWeights, NormWeights, apply_norm
 from prance_jax.models.elastic import dense
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.tokens.token_set import TokenSet
 
 
-def classify(spec: ModelSpec, final_norm: Norm, head: Affine, features: jax.Array, width: Size) -> jax.Array:
+def classify(
+    spec: ModelSpec, final_norm: NormWeights, head: AffineWeights, features: jax.Array, width: Size
+) -> jax.Array:
     """Applies the final norm and a linear head to any tokens.
 
     Args:
@@ -28,7 +30,7 @@ def classify(spec: ModelSpec, final_norm: Norm, head: Affine, features: jax.Arra
     Returns:
       float32 [B, N, spec.outputs].
     """
-    x = norm(spec, final_norm, features, width, width).astype(jnp.float32)
+    x = apply_norm(spec, final_norm, features, width, width).astype(jnp.float32)
     return dense(x, *head(), width, spec.outputs, spec.outputs)
 
 
@@ -51,7 +53,7 @@ def patches_to_pixels(spec: ModelSpec, patch_logits: jax.Array) -> jax.Array:
 
 
 def mean_patch_logits(
-    spec: ModelSpec, final_norm: Norm, head: Affine, tokens: TokenSet, width: Size
+    spec: ModelSpec, final_norm: NormWeights, head: AffineWeights, tokens: TokenSet, width: Size
 ) -> jax.Array:
     """Summarises a head for pixels in one class distribution per image.
 
@@ -67,7 +69,7 @@ def mean_patch_logits(
       pixels' logits averaged.
     """
     classes = spec.num_classes
-    x = norm(spec, final_norm, tokens.features, width, width).astype(jnp.float32)
+    x = apply_norm(spec, final_norm, tokens.features, width, width).astype(jnp.float32)
     # The mean of a patch's pixels is linear: averaging the weights first costs patch_size^2 times less.
     kernel, bias = (leaf.reshape(*leaf.shape[:-1], -1, classes).mean(-2) for leaf in head())
     probabilities = jax.nn.softmax(dense(x, kernel, bias, width, classes, classes))[:, 1:]

@@ -15,7 +15,7 @@ class ViTOutput(NamedTuple):
 
     Attributes:
       logits: float32 [B, num_classes]; for pixels [B, S, S, num_classes].
-      tokens: tokens of the last layer, with their sizes and `token_of_patch`.
+      tokens: tokens after the last attention (for pixels after the last MLP), with their sizes and `token_of_patch`.
       class_token: [B, C], what the classifier reads, after the final norm.
     """
 

@@ -18,7 +18,7 @@ from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.structure import Structure
 from prance_jax.tokens.method import TokenMethod
 from prance_jax.tokens.methods.registry import METHODS as ALL
-from prance_jax.tokens.schedules import Constant, KeepRate, Removed, Schedule, Sites
+from prance_jax.tokens.schedules import Schedule
 from prance_jax.tokens.token_set import TokenSet
 from prance_jax.tokens.unmerge import Fill, last_features, unmerge
 
@@ -117,7 +117,7 @@ def reduction_at_latency(
       table: measured times of the network's layers.
 
     Raises:
-      OutOfReach: no reduction of the method is so fast. It is a UserError.
+      LatencyTargetError: no reduction of the method is so fast. It is a UserError.
     """
     milliseconds = lambda reduction: reduction.milliseconds(spec, table)
     try:
@@ -127,30 +127,14 @@ def reduction_at_latency(
 
 
 def candidate_reductions(spec: ModelSpec, name: str) -> list[ScheduledReduction]:
-    """Lists the usual schedules of a method, from the least reduction to the most.
-
-    Methods that merge pairs, and DiffRate, remove a constant number of tokens in every layer; MCTF in all but the first
-    while that is enough. PPT removes a number in each of three layers; the others have a keep rate there, in steps of
-    0.01. The three layers are at a quarter, half and three quarters of the depth.
+    """Lists the usual reductions of a method, from the least reduction to the most.
 
     Args:
       spec: the network.
       name: of the method, one of `METHODS`.
     """
-    depth, method = spec.space.depth, METHODS[name]
-    layers = tuple(sorted({depth // 4, depth // 2, 3 * depth // 4}))
-    if name in ("prune", "evit", "package", "cait"):
-        fused = name in ("evit", "package")
-        schedules = [KeepRate(percent / 100, layers, fused) for percent in range(100, 0, -1)]
-    elif name == "ppt":
-        schedules = [Sites(amount, layers) for amount in range(spec.tokens)]
-    elif method.group_ahead is not None:
-        # Before the first attention only the pixels of a token are known, so that layer is reduced last.
-        most = (spec.tokens - 1) // 2
-        schedules = [Removed((0, *[amount] * (depth - 1))) for amount in range(most + 1)]
-        schedules += [Removed((amount, *[most] * (depth - 1))) for amount in range(1, most + 1)]
-    else:
-        schedules = [Constant(amount) for amount in range(spec.tokens)]
+    method = METHODS[name]
+    schedules = method.schedules(spec.space.depth, spec.tokens)
     return [ScheduledReduction(method, schedule) for schedule in schedules]
 
 

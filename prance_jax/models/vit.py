@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from prance_jax.core.sizes import Size
 from prance_jax.models import heads
-from prance_jax.models.block import Affine, Block, Norm, norm, sincos_init
+from prance_jax.models.block import AffineWeights, Block, NormWeights, apply_norm, sincos_init
 from prance_jax.models.elastic import dense, mask_channels
 from prance_jax.models.outputs import GroupState, ViTOutput
 from prance_jax.models.token_steps import (
@@ -54,7 +54,7 @@ class ViT(nn.Module):
     def setup(self):
         spec, space = self.spec, self.spec.space
         width = space.super_width
-        self.patch_embed = Affine(spec.patch_values, width, nn.initializers.lecun_normal())
+        self.patch_embed = AffineWeights(spec.patch_values, width, nn.initializers.lecun_normal())
         self.cls_token = self.param("cls_token", nn.initializers.truncated_normal(0.02), (width,))
         self.pos_embed = self.param("pos_embed", sincos_init, (spec.tokens, width))
         self.blocks = [
@@ -66,11 +66,11 @@ class ViT(nn.Module):
             )
             for layer in range(space.depth)
         ]
-        self.norm = Norm(width)
-        self.head = Affine(width, spec.outputs)
+        self.norm = NormWeights(width)
+        self.head = AffineWeights(width, spec.outputs)
         if spec.distilled:
             self.dist_token = self.param("dist_token", nn.initializers.truncated_normal(0.02), (width,))
-            self.head_dist = Affine(width, spec.num_classes)
+            self.head_dist = AffineWeights(width, spec.num_classes)
 
     def __call__(self, images: jax.Array, structure: Structure | None = None) -> jax.Array:
         """Classifies images under a structure that is known beforehand.
@@ -123,7 +123,7 @@ class ViT(nn.Module):
         tokens = self.initial_tokens(images, structure.widths[0])
         tokens, _, _ = forward_layers(self.blocks, tokens, layers, sizes, dict.fromkeys(layers, step))
         last = self.apply_last_mlp(tokens, sizes[-1], only_read=True)
-        class_token = norm(self.spec, self.norm, last.features[:, :1], width, width)[:, 0]
+        class_token = apply_norm(self.spec, self.norm, last.features[:, :1], width, width)[:, 0]
         return ViTOutput(self.head_logits(last, width), last if self.spec.pixels else tokens, class_token)
 
     def forward_first_group(self, images: jax.Array, choice: GroupChoice) -> GroupState:
@@ -206,7 +206,7 @@ class ViT(nn.Module):
         x = jnp.concatenate([*class_tokens, x], axis=1) + self.pos_embed[:, :channels].astype(x.dtype)
         return mask_channels(x, width)
 
-    def classify(self, features: jax.Array, width: Size, head: Affine | None = None) -> jax.Array:
+    def classify(self, features: jax.Array, width: Size, head: AffineWeights | None = None) -> jax.Array:
         """Applies the final norm and a head to any tokens.
 
         Args:

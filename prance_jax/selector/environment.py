@@ -5,7 +5,7 @@ and keep rates. The reward comes from the classification that is finished after 
 (Result-to-Go).
 
 The state of inference before a decision does not depend on later ones, so it is kept in `EnvState`.
-An episode over four groups takes 1 + 3 + 2 + 1 = 7 group evaluations, not 4 x 4. Logits of the full
+An episode over four groups takes 1 + 3 + 2 + 1 = 7 group evaluations, not 3 x 4 = 12. Logits of the full
 network are computed beforehand.
 """
 

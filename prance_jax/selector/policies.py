@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from prance_jax.models.forward import Decide
+from prance_jax.models.forward import Decide, fixed_decisions
 from prance_jax.models.outputs import GroupState
 from prance_jax.selector.actions import ActionSpace
 from prance_jax.selector.cost_weight import sample_cost_weights
@@ -256,7 +256,7 @@ class StaticPolicy:
           policy_params: not used.
           key: not used.
         """
-        return lambda group, state: self.structure.groups[group]
+        return fixed_decisions(self.structure)
 
 
 @dataclass(frozen=True)
@@ -276,4 +276,4 @@ class GivenPolicy:
           policy_params: a `Structure` whose entries are scalars or [B].
           key: not used.
         """
-        return lambda group, state: policy_params.groups[group]
+        return fixed_decisions(policy_params)

@@ -9,6 +9,9 @@ with every later group at the largest structure and all tokens.
 t: number of the decision, which is also the group that it decides. u_t: utility of the finished
 structure. cost_t: share of the dense MACs (or of the dense network's time). keep_t: keep rates of
 decision t. [marginal]: 1 if `RewardConfig.marginal`, else 0.
+
+A selector of all budgets has another cost weight in each episode; `environment` then multiplies r_t by
+`cost_weight.reward_scale`.
 """
 
 from __future__ import annotations
@@ -145,24 +148,24 @@ def compute_reward(
     return utility_t - (utility_tm1 if config.marginal else 0.0) - config.keep_weight * sum(keep_t)
 
 
-def update_cost_weight(config: RewardConfig, cost_weight: jax.Array, macs_share: jax.Array) -> jax.Array:
+def update_cost_weight(config: RewardConfig, cost_weight: jax.Array, cost_share: jax.Array) -> jax.Array:
     """Moves the cost weight so that the MACs approach their target, by dual ascent.
 
-    With step = cost_weight_rate x (macs_share - target_macs), the next weight is cost_weight x
+    With step = cost_weight_rate x (cost_share - target_macs), the next weight is cost_weight x
     exp(step) if the weight is above 0.01, else cost_weight + 0.01 x step, which also goes below
     zero. Weights stay within -100 and 100.
 
     Args:
       config: settings of the reward; without `target_macs` the weight does not change.
       cost_weight: float32 scalar before the update.
-      macs_share: float32 scalar, mean share of dense MACs of the update's finished structures.
+      cost_share: float32 scalar, mean cost of the update's finished structures, as a share of the dense network's.
 
     Returns:
       Cost weight after the update, float32 scalar.
     """
     if config.target_macs is None:
         return cost_weight
-    step = config.cost_weight_rate * (macs_share - config.target_macs)
+    step = config.cost_weight_rate * (cost_share - config.target_macs)
     # A step proportional to the weight would never cross zero.
     updated = jnp.where(
         cost_weight > ASINH_SCALE, cost_weight * jnp.exp(step), cost_weight + ASINH_SCALE * step

@@ -177,7 +177,7 @@ def first_fast_enough(
       table: that the times are from, for the error message.
 
     Raises:
-      OutOfReach: no setting is fast enough.
+      LatencyTargetError: no setting is fast enough.
     """
     fastest = float("inf")
     for setting in settings:

@@ -6,7 +6,10 @@ To add a method of your own:
    call `prance_jax.tokens.regroup.regroup`), a function that counts its MACs, and a `TokenMethod`
    made of both.
 2. Import it in `prance_jax/tokens/methods/registry.py` and add it to the list there. Configs and
-   commands then accept its name, and the tests of all methods run it.
+   commands then accept its name, the tests of all methods run it, and `compare` has a row for it.
+
+With several `token_modes` in one config the meta-network is trained under `prune_merge` for all of
+them; with your method alone, under your method.
 
 `prance_jax/tokens/methods/evit.py` is a short example.
 """
@@ -21,6 +24,7 @@ import jax
 from prance_jax.core.sizes import Rate, Size, size_value
 from prance_jax.tokens.counts import shift_size
 from prance_jax.tokens.regroup import Grouping
+from prance_jax.tokens.schedules import Schedule, constant_schedules
 from prance_jax.tokens.token_set import TokenSet, num_keep_at
 
 Amount = int | jax.Array
@@ -46,10 +50,13 @@ class TokenMethod:
         can produce from `count` tokens; see `prance_jax.tokens.feasible_counts`.
       macs: (count, num_keep, width, key_dim) -> MACs of the matrix products in `reduce`.
       rates: number of keep rates that it takes; 2 for methods of two steps.
-      tracks_sizes: whether `TokenSet.size` is updated, which makes attention proportional to sizes.
+      tracks_sizes: whether `reduce` updates `TokenSet.size` (`regroup(sized=...)`). Attention is
+        proportional to sizes wherever a token set has them.
       needs_received: whether it reads `AttentionSignals.received`.
       takes_weighted: whether `reduce` has the keyword argument `weighted`; see
         `prance_jax.tokens.methods.prance.merge`.
+      schedules: (depth, tokens) -> the method's usual schedules, from the least reduction to the most;
+        see `prance_jax.tokens.schedules`. Comparisons choose among them for given MACs.
       group_ahead: (TokenSet, AttentionSignals, *num_keep) -> Grouping, for methods that run before
         the attention whose map they read (one-step-ahead attention, as MCTF); see
         `prance_jax.models.block.Block.attention_one_step_ahead`. None: after the attention.
@@ -63,6 +70,7 @@ class TokenMethod:
     tracks_sizes: bool = True
     needs_received: bool = False
     takes_weighted: bool = False
+    schedules: Callable[[int, int], list[Schedule]] = constant_schedules
     group_ahead: Callable[..., Grouping] | None = None
 
     def tokens_after(

@@ -98,7 +98,7 @@ def _one_hot(new_index: jax.Array, num_keep: Size) -> jax.Array:
 
 
 def pool_macs(count, num_keep, width):
-    """Counts the MACs of `pooled` with a mean.
+    """Counts the MACs of `pool_tokens` with a mean.
 
     Args:
       count: tokens before.

@@ -180,3 +180,65 @@ class Kept:
 def _check_layers(layers: tuple[int, ...], depth: int) -> None:
     if any(not 0 <= layer < depth for layer in layers):
         raise UserError(f"schedule: sites={layers} must be layers from 0 to {depth - 1}")
+
+
+def constant_schedules(depth: int, tokens: int) -> list[Schedule]:
+    """Lists schedules that remove a constant number of tokens in every layer, from none to all.
+
+    Args:
+      depth: number of layers.
+      tokens: tokens at the first layer, CLS included.
+    """
+    return [Constant(amount) for amount in range(tokens)]
+
+
+def keep_rate_schedules(depth: int, tokens: int, fused: bool = False) -> list[Schedule]:
+    """Lists schedules with one keep rate in three layers, from 1 down in steps of 0.01.
+
+    The layers are at a quarter, half and three quarters of the depth.
+
+    Args:
+      depth: number of layers.
+      tokens: tokens at the first layer, CLS included.
+      fused: whether the removed tokens become one more token, see `KeepRate`.
+    """
+    return [KeepRate(percent / 100, _quarter_layers(depth), fused) for percent in range(100, 0, -1)]
+
+
+def fused_keep_rate_schedules(depth: int, tokens: int) -> list[Schedule]:
+    """Lists `keep_rate_schedules` for methods that gather the removed tokens in one more token.
+
+    Args:
+      depth: number of layers.
+      tokens: tokens at the first layer, CLS included.
+    """
+    return keep_rate_schedules(depth, tokens, fused=True)
+
+
+def three_layer_schedules(depth: int, tokens: int) -> list[Schedule]:
+    """Lists schedules that remove a number of tokens in each of three layers, from none to all.
+
+    Args:
+      depth: number of layers.
+      tokens: tokens at the first layer, CLS included.
+    """
+    return [Sites(amount, _quarter_layers(depth)) for amount in range(tokens)]
+
+
+def ahead_schedules(depth: int, tokens: int) -> list[Schedule]:
+    """Lists schedules of methods that reduce before a layer uses its attention map.
+
+    A constant number of tokens in all layers but the first, as far as that goes. The first layer
+    comes last: before the first attention only the pixels of a token are known.
+
+    Args:
+      depth: number of layers.
+      tokens: tokens at the first layer, CLS included.
+    """
+    most = (tokens - 1) // 2
+    schedules = [Removed((0, *[amount] * (depth - 1))) for amount in range(most + 1)]
+    return schedules + [Removed((amount, *[most] * (depth - 1))) for amount in range(1, most + 1)]
+
+
+def _quarter_layers(depth: int) -> tuple[int, ...]:
+    return tuple(sorted({depth // 4, depth // 2, 3 * depth // 4}))

@@ -23,7 +23,7 @@ class TokenSet(NamedTuple):
 
     Attributes:
       features: [B, N, C].
-      size: float32 [B, N], original tokens that each token represents; None while every size is 1.
+      size: float32 [B, N], original tokens that each token represents; None: sizes are not tracked, or all 1.
       valid: bool [B, N], a prefix per image; None when every token is valid (compact execution).
       token_of_patch: int32 [B, P], for each original patch the index of the token that contains it
         now; -1 once it was pruned.

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from prance_jax.experiments.stage_runner import TableEntry
-from prance_jax.models.forward import forward_first_group, forward_group, forward_head
+from prance_jax.models.forward import forward_adaptive
 from prance_jax.models.vit import ViT
 from prance_jax.selector.policies import DecisionPolicy
 from prance_jax.spec.macs import macs
 from prance_jax.spec.model_spec import ModelSpec
+from prance_jax.spec.structure import Structure
 
 
 class Trace(NamedTuple):
@@ -69,23 +70,24 @@ def _compiled_trace(spec: ModelSpec, policy: DecisionPolicy, decision_cost: int)
 
     def run(params, policy_params, images, key):
         per_image = lambda size: jnp.broadcast_to(jnp.asarray(size), images.shape[:1])
-        decide = policy.decide(policy_params, key)
-        state = forward_first_group(model, params, images, policy.first_choice)
-        choices, tokens, tokens_of_patches = [policy.first_choice], [per_image(spec.tokens)], []
-        for group in range(1, spec.space.groups):
-            choices.append(decide(group, state))
-            state = forward_group(model, params, state, choices[group], group)
-            tokens.append(per_image(state.tokens.count))
-            tokens_of_patches.append(state.tokens.token_of_patch)
-        logits = forward_head(model, params, state)
-        groups = jax.tree.map(per_image, tuple(choices))
+        choose, states = policy.decide(policy_params, key), []
+
+        def decide(group, state):
+            states.append(state)
+            return choose(group, state)
+
+        output = forward_adaptive(model, params, images, policy.first_choice, decide)
+        after_groups = [*(state.tokens for state in states[1:]), output.tokens]
+        tokens = [per_image(spec.tokens), *(per_image(after.count) for after in after_groups)]
+        tokens_of_patches = [after.token_of_patch for after in after_groups]
+        groups = jax.tree.map(per_image, output.structure.groups)
         per_layer = lambda name: jnp.stack(
             [size for group in groups for size in getattr(group, name)], axis=1
         )
-        cost = macs(spec, type(spec.largest)(groups), decision_cost).total
+        cost = macs(spec, Structure(groups), decision_cost).total
         keep = [jnp.stack(group.keep, axis=1) for group in groups[1:]]
         return Trace(
-            predicted=jnp.argmax(logits, axis=-1),
+            predicted=jnp.argmax(output.logits, axis=-1),
             macs_kept=cost / dense_macs,
             widths=per_layer("widths"),
             mlp_dims=per_layer("mlp_dims"),

@@ -13,7 +13,7 @@ test). Weights beyond the dense network that write into the residual stream are 
 nothing. Weights that read from it keep their random values, so they can learn. A wider structure
 differs from the dense network, since LayerNorm includes its additional channels.
 
-`deit_base` is the largest structure of `prance_base`. `deit_tiny` and `deit_small` are inside their
+`deit_base` is the largest structure of the space `base`. `deit_tiny` and `deit_small` are inside their
 spaces (width 192 of 240, 384 of 416).
 
 Reference: Cai et al. 2020, Once-for-All, arXiv 1908.09791.

@@ -14,6 +14,7 @@ from prance_jax.models import forward
 from prance_jax.models.vit import ViT
 from prance_jax.selector import environment as environment_module
 from prance_jax.selector.environment import EnvParams
+from prance_jax.selector.observation import mlp_macs
 from prance_jax.selector.policies import RandomPolicy
 from prance_jax.selector.reward import RewardConfig
 from prance_jax.spec.macs import macs
@@ -132,3 +133,12 @@ def test_a_measured_cost_replaces_macs(env_params):
 def test_an_unknown_policy_is_refused():
     with pytest.raises(UserError, match="policy 'beta' is not known"):
         dataclasses.replace(make().config, policy="beta")
+
+
+def test_a_distilled_network_answers_early_with_both_classifiers():
+    """Early logits cost 28 channels x 5 classes for each class token, at most."""
+    for distilled, class_tokens in ((False, 1), (True, 2)):
+        spec = make_spec(distilled=distilled)
+        selector = Selector(spec, make().config, SPACE.first_group("max"))
+        actor = mlp_macs(selector.encoder.size, (8,), selector.ppo.distribution.outputs)
+        assert selector.decision_cost == actor + class_tokens * 28 * 5

@@ -26,7 +26,7 @@ def decode_image(data: bytes):
       A `PIL.Image` in mode RGB, 8 bits per channel.
 
     Raises:
-      BadPicture: the file cannot be decoded.
+      BadImage: the file cannot be decoded.
     """
     from PIL import Image
 
@@ -70,7 +70,7 @@ def decode_all(
 
     Args:
       count: number of images.
-      load: number of an image -> uint8 [side, side, 3]; it may raise BadPicture or OSError.
+      load: number of an image -> uint8 [side, side, 3]; it may raise BadImage or OSError.
       side: side of an image in pixels.
       threads: number of threads.
 

@@ -75,7 +75,7 @@ class FileRecords:
         """Returns the bytes of a file and its label.
 
         Raises:
-          BadPicture: the file cannot be read.
+          BadImage: the file cannot be read.
         """
         try:
             data = self.read(self.names[index])

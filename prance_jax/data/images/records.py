@@ -63,7 +63,7 @@ class Records(Protocol):
         """Returns the bytes of an image file and its label.
 
         Raises:
-          BadPicture: the file cannot be read.
+          BadImage: the file cannot be read.
         """
 
     def name(self, index: int) -> str:

@@ -71,7 +71,7 @@ class TfdsRecords:
         """Returns the bytes of an image and its label.
 
         Raises:
-          BadPicture: the record has no encoded image.
+          BadImage: the record has no encoded image.
           UserError: the label is out of range.
         """
         record = self.data[index]

@@ -19,6 +19,7 @@ from prance_jax.core.sizes import BoundedSize, Size, size_value
 from prance_jax.tokens.counts import column, if_reduced, removes_nothing
 from prance_jax.tokens.method import Amount, TokenMethod
 from prance_jax.tokens.regroup import regroup, regroup_macs
+from prance_jax.tokens.schedules import keep_rate_schedules
 from prance_jax.tokens.token_set import AttentionSignals, TokenSet
 
 
@@ -163,4 +164,4 @@ def _look_up(values: np.ndarray, index: int | jax.Array) -> int | jax.Array:
     return column(int(values[index]) if isinstance(index, int) else jnp.asarray(values)[index])
 
 
-CAIT = TokenMethod("cait", cait, rectangle_count, cait_macs)
+CAIT = TokenMethod("cait", cait, rectangle_count, cait_macs, schedules=keep_rate_schedules)

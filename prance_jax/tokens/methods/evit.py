@@ -9,6 +9,7 @@ from prance_jax.tokens.counts import column, if_reduced, removes_nothing
 from prance_jax.tokens.feasible_counts import two_or_more
 from prance_jax.tokens.method import Amount, TokenMethod
 from prance_jax.tokens.regroup import regroup, regroup_macs
+from prance_jax.tokens.schedules import fused_keep_rate_schedules
 from prance_jax.tokens.token_set import AttentionSignals, TokenSet, ranks
 
 
@@ -49,4 +50,6 @@ def evit_macs(count: Amount, num_keep: tuple[Amount, ...], width: Amount, key_di
     return if_reduced(count, num_keep[0], regroup_macs(count, num_keep[0], width) - 2 * count * num_keep[0])
 
 
-EVIT = TokenMethod("evit", evit, two_or_more, evit_macs, tracks_sizes=False)
+EVIT = TokenMethod(
+    "evit", evit, two_or_more, evit_macs, tracks_sizes=False, schedules=fused_keep_rate_schedules
+)

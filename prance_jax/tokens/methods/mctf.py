@@ -11,6 +11,7 @@ from prance_jax.tokens.feasible_counts import half_or_more
 from prance_jax.tokens.method import Amount, TokenMethod
 from prance_jax.tokens.methods.tome import tome_macs
 from prance_jax.tokens.regroup import Grouping, regroup
+from prance_jax.tokens.schedules import ahead_schedules
 from prance_jax.tokens.token_set import AttentionSignals, TokenSet, descending_rank
 
 # Exponents of the criteria other than similarity.
@@ -116,4 +117,12 @@ def mctf_macs(count: Amount, num_keep: tuple[Amount, ...], width: Amount, key_di
     return tome_macs(count, num_keep, width, width)
 
 
-MCTF = TokenMethod("mctf", mctf, half_or_more, mctf_macs, needs_received=True, group_ahead=mctf_groups)
+MCTF = TokenMethod(
+    "mctf",
+    mctf,
+    half_or_more,
+    mctf_macs,
+    needs_received=True,
+    group_ahead=mctf_groups,
+    schedules=ahead_schedules,
+)

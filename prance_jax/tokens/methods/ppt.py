@@ -11,6 +11,7 @@ from prance_jax.tokens.feasible_counts import half_or_more
 from prance_jax.tokens.method import TokenMethod
 from prance_jax.tokens.methods.tome import matching, tome_macs
 from prance_jax.tokens.regroup import regroup
+from prance_jax.tokens.schedules import three_layer_schedules
 from prance_jax.tokens.token_set import AttentionSignals, TokenSet, ranks
 
 THRESHOLD = 7e-5
@@ -77,4 +78,4 @@ def significance(
     return share, variance * (patches**2 if scale_free else 1) >= threshold
 
 
-PPT = TokenMethod("ppt", ppt, half_or_more, tome_macs)
+PPT = TokenMethod("ppt", ppt, half_or_more, tome_macs, schedules=three_layer_schedules)

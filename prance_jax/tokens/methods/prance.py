@@ -12,6 +12,7 @@ from prance_jax.core.sizes import Size, array_size, size_value
 from prance_jax.tokens.counts import column
 from prance_jax.tokens.feasible_counts import any_count
 from prance_jax.tokens.method import Amount, TokenMethod
+from prance_jax.tokens.schedules import keep_rate_schedules
 from prance_jax.tokens.similarity import cosine_similarity
 from prance_jax.tokens.token_set import (
     AttentionSignals,
@@ -178,7 +179,7 @@ def prune_merge_macs(count: Amount, num_keep: tuple[Amount, ...], width: Amount,
     return merge_macs(num_keep[0], num_keep[1:], width, key_dim)
 
 
-PRUNE = TokenMethod("prune", prune, any_count, prune_macs, tracks_sizes=False)
+PRUNE = TokenMethod("prune", prune, any_count, prune_macs, tracks_sizes=False, schedules=keep_rate_schedules)
 MERGE = TokenMethod("merge", merge, any_count, merge_macs, takes_weighted=True)
 PRUNE_MERGE = TokenMethod(
     "prune_merge", prune_merge, any_count, prune_merge_macs, rates=2, takes_weighted=True

@@ -10,6 +10,7 @@ from prance_jax.tokens.counts import column, if_reduced, removes_nothing
 from prance_jax.tokens.feasible_counts import two_or_more
 from prance_jax.tokens.method import Amount, TokenMethod
 from prance_jax.tokens.regroup import regroup, regroup_macs
+from prance_jax.tokens.schedules import fused_keep_rate_schedules
 from prance_jax.tokens.token_set import AttentionSignals, TokenSet, ranks
 
 
@@ -62,4 +63,6 @@ def package_macs(count: Amount, num_keep: tuple[Amount, ...], width: Amount, key
     return if_reduced(count, num_keep[0], regroup_macs(count, num_keep[0], width) - count * num_keep[0])
 
 
-PACKAGE = TokenMethod("package", package, two_or_more, package_macs, tracks_sizes=False)
+PACKAGE = TokenMethod(
+    "package", package, two_or_more, package_macs, tracks_sizes=False, schedules=fused_keep_rate_schedules
+)
