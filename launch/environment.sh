@@ -65,15 +65,23 @@ keep_freed_memory() {
     fi
 }
 
-# Reads [--dry-run] CONFIG and sets dry and config; the caller shifts by shift_by.
+# Reads CONFIG, --dry-run and overrides in any order; sets dry, config and the list overrides. Anything else is an error.
 read_arguments() {
-    dry=0 shift_by=1
-    if [[ "${1:-}" == "--dry-run" ]]; then
-        dry=1 shift_by=2
-        shift
-    fi
-    config="${1:-}"
-    if [[ -z "$config" || ! -f "$config" ]]; then
+    local word
+    dry=0 config="" overrides=()
+    for word in "$@"; do
+        case "$word" in
+        --dry-run) dry=1 ;;
+        --config.*=* | --quiet | --stage=*) overrides+=("$word") ;;
+        *.py) [[ -z "$config" ]] && config="$word" || config="?" ;;
+        *) config="?" ;;
+        esac
+        if [[ "$config" == "?" ]]; then
+            echo "'$word' is not expected here" >&2
+            break
+        fi
+    done
+    if [[ ! -f "$config" ]]; then
         echo "usage: bash $0 [--dry-run] configs/NAME.py [--config.a.b=value ...]" >&2
         exit 2
     fi

@@ -14,10 +14,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/environment.sh
 source launch/environment.sh
 read_arguments "$@"
-shift "$shift_by"
 workdir="${WORKDIR:-runs/$(basename "$config" .py)}"
 read -r -a hosts <<<"${HOSTS:-}"
-words=(train --config "$config" --workdir "$workdir" "$@")
+words=(train --config "$config" --workdir "$workdir" "${overrides[@]}")
 
 # The environment of the other scripts, with JAX for CUDA in it.
 if [[ $dry == 0 ]]; then

@@ -17,7 +17,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/environment.sh
 source launch/environment.sh
 read_arguments "$@"
-shift "$shift_by"
 name="${NAME:-prance}" zone="${ZONE:-us-west4-a}" type="${TYPE:-v5litepod-32}" retries="${RETRIES:-20}"
 if [[ -z "${BUCKET:-}" && $dry == 0 ]]; then
     echo "BUCKET is empty: give the bucket that keeps the workdir, it must outlive the slice" >&2
@@ -63,7 +62,7 @@ install() {
 && (mountpoint -q /mnt/run || gcsfuse --implicit-dirs $bucket /mnt/run)"
 }
 
-words=(train --distributed auto --config "$config" --workdir "$workdir" "--config.data.folder.path=$data" "$@")
+words=(train --distributed auto --config "$config" --workdir "$workdir" "--config.data.folder.path=$data" "${overrides[@]}")
 command="cd ~/prance && ~/venv/bin/python -m prance_jax $(printf '%q ' "${words[@]}")"
 
 for ((attempt = 0; attempt <= retries; attempt++)); do

@@ -118,7 +118,7 @@ def test_a_dry_run_of_a_pod_shows_every_step_and_runs_none(tmp_path):
     fake.write_text(f"#!/bin/sh\ntouch {tmp_path}/called\n")
     fake.chmod(0o755)
     done = shell(
-        *("bash", "launch/tpu_pod.sh", "--dry-run", "configs/imagenet_small.py", "--config.meta.steps=9"),
+        *("bash", "launch/tpu_pod.sh", "configs/imagenet_small.py", "--config.meta.steps=9", "--dry-run"),
         **{"PATH": f"{tmp_path}:{os.environ['PATH']}", "BUCKET": "bucket", "TYPE": "v6e-64"},
     )
     assert done.returncode == 0, done.stderr
@@ -180,5 +180,14 @@ def test_a_dry_run_of_gpu_nodes():
     assert "a:29500\\,2\\,0" in two[0] and "a:29500\\,2\\,1" in two[1]
     slurm = shell("bash", "launch/gpu_node.sh", "--dry-run", "configs/cifar10.py", NODES="4").stdout
     assert slurm.startswith("srun --nodes 4 --ntasks-per-node 1") and "--distributed auto" in slurm
+    for words in (
+        ("configs/cifar10.py", "--dry-run"),
+        ("configs/cifar10.py", "--config.seeds=0", "--dry-run"),
+    ):
+        assert shell("bash", "launch/gpu_node.sh", *words).stdout.startswith(
+            ".venv/bin/python -m prance_jax train"
+        )
+    unknown = shell("bash", "launch/gpu_node.sh", "configs/cifar10.py", "--dryrun")
+    assert unknown.returncode == 2 and "'--dryrun' is not expected here" in unknown.stderr
     refused = shell("bash", "launch/gpu_node.sh", "configs/nowhere.py")
     assert refused.returncode == 2 and "usage" in refused.stderr

@@ -43,12 +43,17 @@ def add_commands(add_command: AddCommand) -> None:
 
 
 def export_run(options: argparse.Namespace) -> int:
-    """Writes `options.out`: weights for .safetensors, a program for any other name."""
+    """Writes `options.out`: a program for NAME.prance, weights for NAME.safetensors."""
     from prance_jax.serving.export import export
     from prance_jax.serving.load import load
 
     config, _ = open_workdir(options)
     seed = config.seeds[0] if options.seed is None else options.seed
+    if Path(options.out).suffix not in (".prance", ".safetensors"):
+        raise UserError(
+            f"export: --out {options.out} is not a known format; give NAME.prance for a program or "
+            "NAME.safetensors for weights"
+        )
     if Path(options.out).suffix == ".safetensors":
         return _export_weights(options, config, seed)
     if options.structure is not None or options.names != "prance_jax":

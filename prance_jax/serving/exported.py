@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,8 @@ class ExportedModel:
     """
 
     card: dict[str, Any]
-    weights: tuple[jax.Array, ...]
-    program: jax_export.Exported
+    weights: tuple[jax.Array, ...] = field(repr=False)
+    program: jax_export.Exported = field(repr=False)
 
     def __call__(self, images: jax.Array, budget: float | None = None) -> jax.Array:
         """Classifies images, each with its own structure.

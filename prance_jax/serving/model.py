@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Callable
 
 import jax
@@ -76,8 +76,8 @@ class AdaptiveModel:
         hardware better.
     """
 
-    params: Tree
-    policy_params: Tree
+    params: Tree = field(repr=False)
+    policy_params: Tree = field(repr=False)
     buckets: Buckets
     policy: DecisionPolicy
     decision_cost: int = 0
@@ -224,7 +224,10 @@ class AdaptiveModel:
         return self.budget_table.cost_weight(self.budget_table.range[1] if budget is None else budget)
 
 
-_ONE_BUDGET = "this selector was trained for one budget; train with selector.cost_weights to choose it here"
+_ONE_BUDGET = (
+    "this selector was trained for one budget; for others train with selector.cost_weights, as "
+    "configs/digits_budgets.py"
+)
 
 
 def _serve(model: AdaptiveModel, images: jax.Array, cost_weight: jax.Array | None) -> AdaptiveOutput:

@@ -84,8 +84,8 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(self._status(), refresh=False)
             self._bar.update(new_steps)
-        elif self._clock() - self._printed >= self._every:
-            self._print(self._line())
+        elif step < self._steps and self._clock() - self._printed >= self._every:
+            self._print(self._line())  # `stop` prints the last one
 
     def stop(self) -> None:
         """Closes the stage."""

@@ -114,7 +114,8 @@ def _row(experiment: Experiment, seed: int, mode: str, budget: float | None) -> 
     if not budgets:
         if budget is not None:
             raise UserError(
-                "this selector was trained for one budget; train with selector.cost_weights to choose it here"
+                "this selector was trained for one budget; for others train with selector.cost_weights, as "
+                "configs/digits_budgets.py"
             )
         return experiment.prance(seed, mode)
     target = sorted(budgets)[len(budgets) // 2] if budget is None else budget

@@ -280,3 +280,8 @@ def test_the_benchmark_of_stage_one(trained, capsys):
         r["top1"] for r in rows if r["method"] == "meta_largest"
     )
     assert "needs a --workdir" in refused(capsys, "benchmark", "--measure", "meta")
+
+
+def test_an_export_of_an_unknown_format_is_refused(trained, tmp_path, capsys):
+    error = refused(capsys, "export", "--workdir", str(trained), "--out", str(tmp_path / "net.onnx"))
+    assert "net.onnx is not a known format" in error and not list(tmp_path.iterdir())
