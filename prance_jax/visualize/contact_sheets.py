@@ -43,7 +43,7 @@ def kept_sheet(images: Sequence[ImagePanel], space: SearchSpace, title: str, col
         for panel, (pixels, tokens) in enumerate(zip(image.panels, image.tokens)):
             start, below = left + panel * (side + _GAP), top + _HEAD
             axes.imshow(pixels, extent=(start, start + side, below + side, below), interpolation="nearest")
-            words = f"{tokens} tokens" if panel == 0 else f"decision {panel}: {tokens} left"
+            words = f"{tokens} tokens" if panel == 0 else f"decision {panel}: {tokens} tokens"
             axes.text(start, below + side + 17, words, fontsize=8.5, color=_GREY)
         _bars(axes, image, space, left + num_panels * (side + _GAP), top + _HEAD, bars_width, side)
     return figure

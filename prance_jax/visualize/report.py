@@ -144,7 +144,7 @@ def _headline(results: Results, method: str) -> list[tuple[str, str]]:
         (f"{mean('top1'):.1%}", f"of {results.images:,} test images right, {display_name(method)}"),
         (f"{100 * mean('top1_change'):+.2f}", "points against the dense network"),
         (f"{mean('macs_kept'):.0%}", "of its multiply-accumulates"),
-        (f"{mean('tokens_left'):.0%}", "of the tokens left at the end"),
+        (f"{mean('tokens_left'):.0%}", "of the tokens at the end"),
     ]
     if all(row.speedup for row in rows):
         figures.append((f"{mean('speedup'):.2f} ×", "its speed, measured"))
