@@ -127,10 +127,11 @@ def write_pictures(experiment, everything: bool) -> str:
     """
     from prance_jax.results.plots import plot_results
     from prance_jax.results.rows import load_results
-    from prance_jax.visualize.report import write_report
 
     try:
         if everything:
+            from prance_jax.visualize.report import write_report  # its libraries may be missing
+
             return f"{write_report(experiment)}, pictures in {experiment.workdir.path / 'show'}"
         plot_results(load_results(experiment.workdir.path), experiment.workdir.path / "accuracy.png")
         return "the show command draws it again"

@@ -99,14 +99,11 @@ class Sites:
     sites: tuple[int, ...] = (3, 6, 9)
 
     def tokens_after(self, depth: int, tokens: int) -> tuple[int, ...]:
-        """Returns the tokens after each layer.
+        """Returns the tokens after each layer; a layer that does not exist is a UserError.
 
         Args:
           depth: number of layers.
           tokens: tokens at the first layer, CLS included.
-
-        Raises:
-          UserError: a layer does not exist.
         """
         _check_layers(self.sites, depth)
         amounts = tuple(self.amount * (layer in self.sites) for layer in range(depth))

@@ -94,12 +94,12 @@ def to_our_names(tensors: Mapping[str, np.ndarray], spec: ModelSpec, origin: str
     """Converts tensors of any known format to this package's names and layouts.
 
     Args:
-      tensors: name -> array of the file.
+      tensors: name -> array.
       spec: of the network.
-      origin: path of the file, for error messages.
+      origin: path of the file, for messages.
 
     Returns:
-      Path -> float32 array; '? name' for a tensor that the network has no parameter for.
+      As `from_timm`, `from_big_vision` and `from_released_prance` do.
 
     Raises:
       UserError: the names belong to no known format.

@@ -19,14 +19,12 @@ INFORMATION, SIZE = 1 / 20, 1 / 40
 
 
 def mctf(tokens: TokenSet, signals: AttentionSignals, num_keep: Size) -> TokenSet:
-    """Merges tokens into the groups of `mctf_groups`.
+    """Merges tokens into the groups of `mctf_groups`, after the attention.
 
     Args:
-      tokens: tokens before the reduction.
-      signals: signals of the attention; `received` is read.
-      num_keep: tokens afterwards: int or int32 [B], half of the tokens at least.
-
-    Reference: MCTF, arXiv 2403.10030, section 3.
+      tokens: tokens before the merge.
+      signals: as for `mctf_groups`.
+      num_keep: as for `mctf_groups`.
     """
     num_keep = half_or_more(tokens.count, num_keep)
     if removes_nothing(tokens, num_keep):
