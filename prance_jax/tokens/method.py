@@ -3,8 +3,9 @@
 To add a method of your own:
 
 1. Write a file in `prance_jax/tokens/methods`. It holds a function that reduces a `TokenSet` (most
-   call `prance_jax.tokens.regroup.regroup`), a function that counts its MACs, and a `TokenMethod`
-   made of both.
+   call `prance_jax.tokens.regroup.regroup`: it moves every token to a new index, and tokens that
+   share one become their mean, weighted by their sizes), a function that counts its MACs (often
+   `regroup_macs`), and a `TokenMethod` made of both.
 2. Import it in `prance_jax/tokens/methods/registry.py` and add it to the list there. Configs and
    commands then accept its name, the tests of all methods run it, and `compare` has a row for it.
 
