@@ -1,5 +1,6 @@
 """Small networks shared by all tests."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -14,6 +15,16 @@ quick_compile.set_up()
 
 hypothesis.settings.register_profile("house", database=None, deadline=None, max_examples=30, derandomize=True)
 hypothesis.settings.load_profile("house")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_memory_mappings():
+    """Compiled programs take memory mappings, of which Linux gives a process 65,530; beyond them compilation crashes."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > 25_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
