@@ -20,6 +20,7 @@ ORDER = (
     "baselines",
     "selector/rl",
     "selector",
+    "cascade",
     "zoo/formats",
     "zoo",
     "evaluation",

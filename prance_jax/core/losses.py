@@ -1,4 +1,4 @@
-"""Losses and accuracy on logits; all return the mean over the batch, float32.
+"""Losses and accuracy on logits; those not named otherwise return the mean over the batch, float32.
 
 Logits are [B, K] for images, with labels int32 [B]; or [B, S, S, K] for pixels, with labels int32
 [B, S, S]. For pixels the mean is over all pixels of the batch.
@@ -52,6 +52,24 @@ def distillation_loss(
     """
     label_loss = cross_entropy(logits, labels, smoothing)
     return (1 - share) * label_loss + share * kl_divergence(logits, teacher)
+
+
+def distillation_loss_per_image(
+    logits: jax.Array, labels: jax.Array, teacher: jax.Array, share: float, smoothing: float = 0.0
+) -> jax.Array:
+    """Returns `distillation_loss` of every image, float32 [B].
+
+    Args:
+      logits: as for `distillation_loss`.
+      labels: as for `distillation_loss`.
+      teacher: as for `distillation_loss`.
+      share: as for `distillation_loss`.
+      smoothing: as for `distillation_loss`.
+    """
+    one = lambda logits, labels, teacher: distillation_loss(
+        logits[None], labels[None], teacher[None], share, smoothing
+    )
+    return jax.vmap(one)(logits, labels, teacher)
 
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ from typing import Any, Callable, NamedTuple
 import jax
 
 from prance_jax.models.outputs import GroupState
+from prance_jax.models.token_steps import LayerSizes
 from prance_jax.models.vit import ViT
 from prance_jax.spec.structure import GroupChoice, Structure
 from prance_jax.tokens.token_set import TokenSet
@@ -42,7 +43,11 @@ def fixed_decisions(structure: Structure) -> Decide:
 
 
 def forward_first_group(
-    model: ViT, params: Params, images: jax.Array, first_choice: GroupChoice
+    model: ViT,
+    params: Params,
+    images: jax.Array,
+    first_choice: GroupChoice,
+    added: jax.Array | None = None,
 ) -> GroupState:
     """Embeds images and runs group 0; see `ViT.forward_first_group`.
 
@@ -51,8 +56,9 @@ def forward_first_group(
       params: its parameters.
       images: float [B, S, S, channels].
       first_choice: structure of group 0.
+      added: [B, spec.tokens, width], added to the embedding; None adds nothing.
     """
-    return model.apply({"params": params}, images, first_choice, method="forward_first_group")
+    return model.apply({"params": params}, images, first_choice, added, method="forward_first_group")
 
 
 def forward_group(
@@ -79,6 +85,29 @@ def forward_head(model: ViT, params: Params, state: GroupState) -> jax.Array:
       state: state of inference after the last group.
     """
     return model.apply({"params": params}, state, method="forward_head")
+
+
+def forward_exit(model: ViT, params: Params, state: GroupState, group: int) -> jax.Array:
+    """Answers at the end of a group: logits float32 [B, num_classes]; for pixels [B, S, S, num_classes].
+
+    The MLP of the group's last layer runs on the tokens that a head reads, at the group's own width; then the norm and
+    classifier of the exit, after the last group those of the head.
+
+    Args:
+      model: the network.
+      params: its parameters.
+      state: state of inference after the group.
+      group: index of the group, one of `spec.exits` or the last one.
+    """
+    return model.apply({"params": params}, state, group, method=_exit_logits)
+
+
+def _exit_logits(model: ViT, state: GroupState, group: int) -> jax.Array:
+    spec, size = model.spec, LayerSizes(state.width, state.width, state.mlp_dim)
+    tokens = model.apply_last_mlp(state.tokens, size, only_read=True, group=group)
+    if group == spec.space.groups - 1:
+        return model.head_logits(tokens, state.width)
+    return model.exits[spec.exits.index(group)](tokens, state.width)
 
 
 def forward_adaptive(
@@ -136,8 +165,16 @@ def init_params(model: ViT, key: jax.Array) -> Params:
     spec = model.spec
     image = jax.ShapeDtypeStruct((1, spec.image_size, spec.image_size, spec.channels), "float32")
 
+    def run_all(model: ViT, images: jax.Array) -> None:
+        """Uses every part of the network, so that every part gets parameters."""
+        state = model.forward_first_group(images, spec.largest.groups[0])
+        for group, choice in enumerate(spec.largest.groups):
+            state = model.forward_group(state, choice, group) if group else state
+            if group in spec.exits:
+                _exit_logits(model, state, group)
+        model.forward_head(state)
+
     def build(key):
-        images = jax.numpy.zeros(image.shape, image.dtype)
-        return model.init(key, images, spec.largest)["params"]
+        return model.init(key, jax.numpy.zeros(image.shape, image.dtype), method=run_all)["params"]
 
     return jax.jit(build)(key)

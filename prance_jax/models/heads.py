@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -13,6 +14,35 @@ from prance_jax.models.block import AffineWeights, NormWeights, apply_norm
 from prance_jax.models.elastic import dense
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.tokens.token_set import TokenSet
+from prance_jax.tokens.unmerge import unmerge
+
+
+class Exit(nn.Module):
+    """A norm and a classifier before the end of the network (as in BranchyNet, arXiv 1709.01686).
+
+    Attributes:
+      spec: the network.
+    """
+
+    spec: ModelSpec
+
+    def setup(self):
+        self.norm = NormWeights(self.spec.space.super_width)
+        self.head = AffineWeights(self.spec.space.super_width, self.spec.outputs)
+
+    def __call__(self, tokens: TokenSet, width: Size) -> jax.Array:
+        """Classifies images by CLS, or pixels by their patches.
+
+        Args:
+          tokens: tokens after the MLP of the layer before the exit.
+          width: channels that count.
+
+        Returns:
+          Logits float32 [B, num_classes]; for pixels [B, S, S, num_classes].
+        """
+        if not self.spec.pixels:
+            return classify(self.spec, self.norm, self.head, tokens.features[:, :1], width)[:, 0]
+        return patches_to_pixels(self.spec, classify(self.spec, self.norm, self.head, unmerge(tokens), width))
 
 
 def classify(
@@ -32,6 +62,18 @@ def classify(
     """
     x = apply_norm(spec, final_norm, features, width, width).astype(jnp.float32)
     return dense(x, *head(), width, spec.outputs, spec.outputs)
+
+
+def pixels_to_patches(spec: ModelSpec, images: jax.Array) -> jax.Array:
+    """Flattens the patches of images, in the order of the grid: [B, P, patch_size^2 x channels].
+
+    Args:
+      spec: the network.
+      images: [B, S, S, channels].
+    """
+    size, side = spec.patch_size, spec.image_size // spec.patch_size
+    patches = images.reshape(-1, side, size, side, size, spec.channels).transpose(0, 1, 3, 2, 4, 5)
+    return patches.reshape(-1, side * side, spec.patch_values)
 
 
 def patches_to_pixels(spec: ModelSpec, patch_logits: jax.Array) -> jax.Array:

@@ -68,6 +68,7 @@ class ViT(nn.Module):
         ]
         self.norm = NormWeights(width)
         self.head = AffineWeights(width, spec.outputs)
+        self.exits = [heads.Exit(spec, name=f"exit_{group}") for group in spec.exits]
         if spec.distilled:
             self.dist_token = self.param("dist_token", nn.initializers.truncated_normal(0.02), (width,))
             self.head_dist = AffineWeights(width, spec.num_classes)
@@ -88,17 +89,21 @@ class ViT(nn.Module):
             state = self.forward_group(state, structure.groups[group], group)
         return self.forward_head(state)
 
-    def apply_last_mlp(self, tokens: TokenSet, size: LayerSizes, only_read: bool = False) -> TokenSet:
-        """Applies the MLP of the last layer.
+    def apply_last_mlp(
+        self, tokens: TokenSet, size: LayerSizes, only_read: bool = False, group: int = -1
+    ) -> TokenSet:
+        """Applies the MLP of the last layer of a group.
 
         Args:
-          tokens: tokens after the last attention.
-          size: sizes of the last layer.
+          tokens: tokens after the attention of that layer.
+          size: sizes of the layer.
           only_read: apply it to class tokens alone, which are all that a classifier reads; for pixels to all tokens.
+          group: index of the group; by default the last one.
         """
         if only_read and not self.spec.pixels:
             tokens = tokens._replace(features=tokens.features[:, : self.spec.class_tokens])
-        return self.blocks[-1].apply_mlp(tokens, size.width, size.mlp_dim, size.width)
+        block = self.blocks[self.spec.space.last_layers[group]]
+        return block.apply_mlp(tokens, size.width, size.mlp_dim, size.width)
 
     def forward_reduced(
         self,
@@ -126,14 +131,20 @@ class ViT(nn.Module):
         class_token = apply_norm(self.spec, self.norm, last.features[:, :1], width, width)[:, 0]
         return ViTOutput(self.head_logits(last, width), last if self.spec.pixels else tokens, class_token)
 
-    def forward_first_group(self, images: jax.Array, choice: GroupChoice) -> GroupState:
+    def forward_first_group(
+        self, images: jax.Array, choice: GroupChoice, added: jax.Array | None = None
+    ) -> GroupState:
         """Embeds images and runs group 0.
 
         Args:
           images: float [B, S, S, channels].
           choice: structure of group 0; it has no keep rates.
+          added: [B, spec.tokens, width], added to the embedding; None adds nothing.
         """
-        return self._forward_group(self.initial_tokens(images, choice.widths[0]), choice, 0)
+        tokens = self.initial_tokens(images, choice.widths[0])
+        if added is not None:
+            tokens = tokens._replace(features=tokens.features + added)
+        return self._forward_group(tokens, choice, 0)
 
     def forward_group(self, state: GroupState, choice: GroupChoice, group: int) -> GroupState:
         """Runs a group under the decision that was taken before it.
@@ -193,10 +204,8 @@ class ViT(nn.Module):
         Returns:
           [B, spec.tokens, width], class tokens first.
         """
-        spec = self.spec
-        batch, side, size = images.shape[0], spec.image_size // spec.patch_size, spec.patch_size
-        patches = images.astype(spec.dtype).reshape(batch, side, size, side, size, spec.channels)
-        patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch, side * side, spec.patch_values)
+        spec, batch = self.spec, images.shape[0]
+        patches = heads.pixels_to_patches(spec, images.astype(spec.dtype))
         x = dense(patches, *self.patch_embed(), spec.patch_values, width, spec.space.max_width)
         channels = x.shape[-1]
         weights = [self.cls_token, self.dist_token] if spec.distilled else [self.cls_token]
@@ -238,14 +247,11 @@ class ViT(nn.Module):
         return (logits + self.classify(tokens.features[:, 1:2], width, self.head_dist)[:, 0]) / 2
 
     def pixel_logits(self, grid: jax.Array, width: Size) -> jax.Array:
-        """Computes the logits of all pixels.
+        """Computes the logits of all pixels, float32 [B, S, S, num_classes].
 
         Args:
           grid: [B, P, C], features of all patches in the order of the grid.
           width: channels that count.
-
-        Returns:
-          float32 [B, S, S, num_classes].
         """
         return heads.patches_to_pixels(self.spec, self.classify(grid, width))
 

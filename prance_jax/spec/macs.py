@@ -31,7 +31,7 @@ import jax.numpy as jnp
 
 from prance_jax.core.sizes import Size, size_value
 from prance_jax.spec.model_spec import ModelSpec
-from prance_jax.spec.structure import Structure
+from prance_jax.spec.structure import GroupChoice, Structure
 from prance_jax.tokens.counts import if_reduced
 from prance_jax.tokens.regroup import pool_macs, regroup_macs
 
@@ -133,6 +133,44 @@ def macs(spec: ModelSpec, structure: Structure, selector: int = 0, counts: Token
         selector=selector * (space.groups - 1),
         classifier=spec.read_tokens * widths[-1] * spec.outputs,
     )
+
+
+def prefix_macs(spec: ModelSpec, groups: tuple[GroupChoice, ...]) -> Amount:
+    """Counts the MACs of the first groups of a network, up to the attention of the last one's last layer.
+
+    Args:
+      spec: of the network.
+      groups: choices of the first groups, static or per image.
+    """
+    structure = Structure(groups)
+    parts = macs(spec, structure)
+    return (
+        parts.total - parts.classifier - _last_mlp_macs(spec, groups, token_counts(spec, structure).mlp[-1])
+    )
+
+
+def exit_macs(spec: ModelSpec, groups: tuple[GroupChoice, ...]) -> Amount:
+    """Counts the MACs of an answer after the first groups: MLP of the last layer on the tokens read, classifier.
+
+    Args:
+      spec: of the network.
+      groups: choices of the first groups, static or per image; all groups for the network's own head.
+    """
+    count = token_counts(spec, Structure(groups)).mlp[-1] if spec.pixels else spec.class_tokens
+    reads_head = len(groups) == spec.space.groups or spec.pixels
+    (width,) = _numbers(Structure(groups), groups[-1].widths[-1:])
+    return (
+        _last_mlp_macs(spec, groups, count) + (spec.read_tokens if reads_head else 1) * width * spec.outputs
+    )
+
+
+def _last_mlp_macs(spec: ModelSpec, groups: tuple[GroupChoice, ...], count: Size) -> Amount:
+    """MACs of the MLP of the last layer of the last of these groups, which writes the width that it reads."""
+    width, mlp_dim, count = _numbers(
+        Structure(groups), (groups[-1].widths[-1], groups[-1].mlp_dims[-1], count)
+    )
+    residual = width if _has_residual_map(spec, spec.space.last_layers[len(groups) - 1]) else 0
+    return count * width * (2 * mlp_dim + residual)
 
 
 class ElementOperations(NamedTuple):

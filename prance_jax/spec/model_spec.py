@@ -57,6 +57,8 @@ class ModelSpec:
         the paper. Without them a structure of one width is a plain ViT, see `zoo.extract`.
       pixels: predict a class for each pixel, from all patches. Reduced tokens are put back on the
         grid first. False: one class for the image.
+      exits: groups, ascending and without the last one, at whose end the network can answer: each has a
+        norm and a classifier of its own, which read what the head reads.
       enter_at_widest: the layer before a decision point writes the largest width, which the
         attention at the decision point reads; the residual is cut afterwards. False: layers run at
         their chosen widths.
@@ -82,6 +84,7 @@ class ModelSpec:
     distilled: bool = False
     residual_maps: bool = True
     pixels: bool = False
+    exits: tuple[int, ...] = ()
     enter_at_widest: bool = False
     scale_norm: bool = False
     token_floor: int = 2
@@ -97,6 +100,12 @@ class ModelSpec:
         if self.pixels and self.distilled:
             raise UserError(
                 "pixels=True classifies patches, distilled=True classifies class tokens only; set one of them"
+            )
+        last = self.space.groups - 1
+        if list(self.exits) != sorted(set(self.exits)) or not all(0 <= group < last for group in self.exits):
+            raise UserError(
+                f"exits={self.exits} must be groups from 0 to {last - 1}, ascending and without repeats; the "
+                "last group ends in the head"
             )
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"dtype {self.dtype!r} is not supported; set 'float32' or 'bfloat16'")

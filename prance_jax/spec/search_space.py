@@ -76,6 +76,11 @@ class SearchSpace:
         """Index of the first layer of each group: 0, then the decision points."""
         return tuple(sum(self.layers[:group]) for group in range(self.groups))
 
+    @property
+    def last_layers(self) -> tuple[int, ...]:
+        """Index of the last layer of each group."""
+        return tuple(sum(self.layers[: group + 1]) - 1 for group in range(self.groups))
+
     widest = renamed("widest", "max_width")
     most_hidden = renamed("most_hidden", "max_mlp_dim")
     structures = renamed("structures", "num_structures")

@@ -1,0 +1,187 @@
+"""Parameters of the looks of a cascade, and the tokens that one look hands to the next.
+
+Parameters are a dict with an entry `look_K` for every look, and `recycle_K` for every look but the first. The last look
+has all its parameters; a look that shares weights with it has only its unshared.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from prance_jax.core.sizes import Size
+from prance_jax.models import forward
+from prance_jax.models.elastic import dense, layer_norm
+from prance_jax.models.outputs import GroupState
+from prance_jax.models.vit import ViT
+from prance_jax.spec.cascade import CascadeSpec
+from prance_jax.spec.model_spec import ModelSpec
+from prance_jax.tokens.unmerge import unmerge
+
+Params = Any
+
+
+def init_params(spec: CascadeSpec, key: jax.Array) -> Params:
+    """Initialises the parameters of all looks; a later look starts as if there were none before it.
+
+    Args:
+      spec: the looks.
+      key: of the random numbers; the last look has the parameters that it would have alone.
+    """
+    params = {}
+    for number, look in enumerate(spec.looks):
+        is_last = number == len(spec.looks) - 1
+        look_key = key if is_last else jax.random.fold_in(key, number)
+        whole = forward.init_params(ViT(look.spec), look_key)
+        params[f"look_{number}"] = whole if is_last else _unshared_leaves(whole, look.shares)
+        if number:
+            params[f"recycle_{number}"] = _init_recycling(
+                spec.looks[number - 1].spec.space.super_width, look.spec.space.super_width
+            )
+    return params
+
+
+def init_from_network(spec: CascadeSpec, network: Params, key: jax.Array) -> Params:
+    """Initialises a cascade from a trained network.
+
+    The last look is the network. Earlier looks of the same search space start as its copies, with positions resized to
+    their grids and all classifiers like its head; others start at random.
+
+    Args:
+      spec: the looks.
+      network: parameters of the last look; exits that are missing start like its head.
+      key: of the random numbers.
+    """
+    params = init_params(spec, key)
+    for number, look in enumerate(spec.looks):
+        if (look.spec.space, look.spec.patch_size) != (spec.last.space, spec.last.patch_size):
+            continue
+        start = dict(jax.tree.map(jnp.copy, network))
+        start["pos_embed"] = resize_positions(network["pos_embed"], spec.last, look.spec)
+        for group in look.spec.exits:
+            answer = {"norm": network["norm"], "head": network["head"]}
+            start.setdefault(f"exit_{group}", jax.tree.map(jnp.copy, answer))
+        is_last = number == len(spec.looks) - 1
+        params[f"look_{number}"] = start if is_last else _unshared_leaves(start, look.shares)
+    return params
+
+
+def look_params(spec: CascadeSpec, params: Params, look: int) -> Params:
+    """Returns all parameters of one look, those that it shares with the last look among them.
+
+    Args:
+      spec: the looks.
+      params: parameters of the cascade.
+      look: index of the look.
+    """
+    unshared = params[f"look_{look}"]
+    if look == len(spec.looks) - 1 or spec.looks[look].shares == "none":
+        return unshared
+    return _overlay(params[f"look_{len(spec.looks) - 1}"], unshared)
+
+
+def resize_images(images: jax.Array, size: int) -> jax.Array:
+    """Resizes images [B, S, S, C] to [B, size, size, C], antialiased bilinear.
+
+    Args:
+      images: float [B, S, S, C].
+      size: side of the result, in pixels.
+    """
+    if images.shape[1] == size:
+        return images
+    return jax.image.resize(images, (images.shape[0], size, size, images.shape[-1]), "linear")
+
+
+def resize_positions(positions: jax.Array, spec: ModelSpec, target: ModelSpec) -> jax.Array:
+    """Resizes learned positions to another grid; class tokens keep theirs.
+
+    Args:
+      positions: [spec.tokens, C].
+      spec: network that the positions are of.
+      target: network that they are for; has as many class tokens.
+
+    Returns:
+      [target.tokens, C].
+    """
+    return jnp.concatenate(
+        [
+            positions[: spec.class_tokens],
+            _resize_grid(positions[None, spec.class_tokens :], target.patches)[0],
+        ]
+    )
+
+
+def recycle_tokens(
+    weights: Params, spec: ModelSpec, target: ModelSpec, state: GroupState, width: Size
+) -> jax.Array:
+    """Maps the tokens of a look to an addend of the next look's embedding.
+
+    Norm, a linear map for class tokens and one for the others, which start at zero; then every token is put back on its
+    patches (pruned patches get zero), and the grid is resized to that of the next look.
+
+    Args:
+      weights: parameters `recycle_K` of the next look.
+      spec: network of the look that the tokens come from.
+      target: network of the next look.
+      state: state of inference where the look was left.
+      width: channels of the next look's embedding.
+
+    Returns:
+      [B, target.tokens, width].
+
+    Reference: CF-ViT, arXiv 2203.03821, section 3.3; ThinkingViT, arXiv 2507.10800, section 3.
+    """
+    tokens, prefix = state.tokens, spec.class_tokens
+    norm = weights["norm"]
+    x = layer_norm(tokens.features, norm["scale"], norm["bias"], state.width, spec.norm_epsilon)
+    mapped = [
+        dense(part, map_["kernel"], map_["bias"], state.width, width, target.space.max_width)
+        for part, map_ in ((x[:, :prefix], weights["class_tokens"]), (x[:, prefix:], weights["patches"]))
+    ]
+    grid = unmerge(tokens._replace(features=jnp.concatenate(mapped, axis=1)), "zero")
+    return jnp.concatenate([mapped[0], _resize_grid(grid, target.patches)], axis=1)
+
+
+def _resize_grid(grid: jax.Array, patches: int) -> jax.Array:
+    """Resizes features [B, P, C] on a square grid to [B, patches, C], bilinear."""
+    batch, count, channels = grid.shape
+    if count == patches:
+        return grid
+    side, new_side = round(count**0.5), round(patches**0.5)
+    shape = (batch, new_side, new_side, channels)
+    return jax.image.resize(grid.reshape(batch, side, side, channels), shape, "linear").reshape(
+        batch, patches, channels
+    )
+
+
+def _init_recycling(width_in: int, width: int) -> Params:
+    """Weights of a map that starts at zero."""
+    zero_map = lambda: {"kernel": jnp.zeros((width_in, width)), "bias": jnp.zeros(width)}
+    norm = {"scale": jnp.ones(width_in), "bias": jnp.zeros(width_in)}
+    return {"norm": norm, "class_tokens": zero_map(), "patches": zero_map()}
+
+
+def _unshared_leaves(params: Params, shares: str, inside_norm: bool = False) -> Params:
+    """The part of a look's parameters that it does not share."""
+    if shares == "none":
+        return params
+    unshared = {}
+    for name, value in params.items():
+        if name in ("pos_embed", "norm", "head", "head_dist") or name.startswith("exit_"):
+            unshared[name] = value
+        elif not isinstance(value, dict):
+            if shares == "all_but_norms" and (inside_norm or name == "bias"):
+                unshared[name] = value
+        elif inner := _unshared_leaves(value, shares, name.startswith("norm")):
+            unshared[name] = inner
+    return unshared
+
+
+def _overlay(shared: Params, unshared: Params) -> Params:
+    """Shared parameters, with a look's own ones in place of theirs."""
+    merged = dict(shared)
+    for name, value in unshared.items():
+        merged[name] = _overlay(shared[name], value) if isinstance(value, dict) and name in shared else value
+    return merged

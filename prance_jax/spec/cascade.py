@@ -1,0 +1,214 @@
+"""Cascades: networks that look at an image several times and can answer at several exits.
+
+A *look* is one pass of a ViT over the image, on a grid of its own. A *step* runs some groups of one look at a static
+structure and ends in an exit, where the network has an answer. The steps form a tree: at every node the image stops
+with the answer that it has, or goes on by one of a few steps, deeper in the same look or in a later look.
+
+Reference: cascades of ViTs with early exits: DVT, arXiv 2105.15075; CF-ViT, arXiv 2203.03821.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from prance_jax.core.errors import UserError
+from prance_jax.spec.macs import exit_macs, prefix_macs
+from prance_jax.spec.model_spec import ModelSpec
+from prance_jax.spec.structure import GroupChoice, Structure
+
+SHARES = ("all", "all_but_norms", "none")
+START = 0
+"""The node before any step; no answer is known there."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """One pass over the image.
+
+    Attributes:
+      spec: the network of the look; the image is resized to `spec.image_size`.
+      shares: weights that it has in common with the last look: 'all', except positions and classifiers;
+        'all_but_norms', without norms and biases either; 'none'.
+    """
+
+    spec: ModelSpec
+    shares: str = "none"
+
+    def __post_init__(self):
+        if self.shares not in SHARES:
+            raise UserError(f"look: shares={self.shares!r} is not known; choose from {', '.join(SHARES)}")
+
+
+@dataclass(frozen=True)
+class CascadeSpec:
+    """The looks of a cascade, in the order in which an image may pass them.
+
+    Attributes:
+      looks: the looks; the last one is the network itself, whose largest structure is the dense network.
+
+    Raises:
+      UserError: a look differs from the last one in what all must have in common.
+    """
+
+    looks: tuple[Look, ...]
+
+    def __post_init__(self):
+        if not self.looks:
+            raise UserError("a cascade needs at least one look")
+        for number, look in enumerate(self.looks[:-1]):
+            spec, last = look.spec, self.last
+            for field in ("num_classes", "channels", "distilled", "pixels", "dtype"):
+                if getattr(spec, field) != getattr(last, field):
+                    raise UserError(
+                        f"look {number} has {field}={getattr(spec, field)}, the last look has {getattr(last, field)}"
+                    )
+            if look.shares != "none" and (spec.space, spec.patch_size) != (last.space, last.patch_size):
+                raise UserError(
+                    f"look {number} shares weights with the last look, so it needs its search space and patch size"
+                )
+
+    @property
+    def last(self) -> ModelSpec:
+        """The network of the last look."""
+        return self.looks[-1].spec
+
+    @property
+    def dense_macs(self) -> int:
+        """MACs of the dense network: the largest structure of the last look alone."""
+        return single_look_macs(self.last, self.last.largest)
+
+
+class Step(NamedTuple):
+    """What runs between two decisions.
+
+    Attributes:
+      parent: node at which the step starts; 0 is the start.
+      look: index of the look.
+      group: first group that runs; 0 starts the look.
+      choices: static choices of the groups from `group` on.
+    """
+
+    parent: int
+    look: int
+    group: int
+    choices: tuple[GroupChoice, ...]
+
+    @property
+    def last_group(self) -> int:
+        """Last group that runs; the step ends in its exit."""
+        return self.group + len(self.choices) - 1
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """A cascade with its tree of steps. Hashable, so it can be static under `jit`.
+
+    Node 0 is the start, node n is where `steps[n - 1]` ends. At a node, action 0 stops and action a goes on by the
+    a-th child.
+
+    Attributes:
+      spec: the looks.
+      steps: the steps, parents before children.
+
+    Raises:
+      UserError: a step does not continue its parent, or does not end in an exit.
+    """
+
+    spec: CascadeSpec
+    steps: tuple[Step, ...]
+
+    def __post_init__(self):
+        for node, step in enumerate(self.steps, start=1):
+            where = f"cascade, step {node} (look {step.look}, groups {step.group} to {step.last_group})"
+            if not 0 <= step.parent < node or not 0 <= step.look < len(self.spec.looks) or not step.choices:
+                raise UserError(
+                    f"{where}: needs an earlier parent, a look of the cascade and a choice at least"
+                )
+            parent = self.steps[step.parent - 1] if step.parent else None
+            spec = self.spec.looks[step.look].spec
+            if step.group:
+                follows = parent and parent.look == step.look and parent.last_group == step.group - 1
+            else:
+                follows = parent is None or parent.look < step.look
+            if not follows:
+                raise UserError(f"{where}: does not continue node {step.parent}")
+            if step.last_group != spec.space.groups - 1 and step.last_group not in spec.exits:
+                raise UserError(f"{where}: does not end in an exit; group {step.last_group} has none")
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of nodes, the start counted."""
+        return len(self.steps) + 1
+
+    @functools.cached_property
+    def children(self) -> tuple[tuple[int, ...], ...]:
+        """Nodes that can follow each node."""
+        return tuple(
+            tuple(child for child, step in enumerate(self.steps, start=1) if step.parent == node)
+            for node in range(self.num_nodes)
+        )
+
+    @property
+    def num_actions(self) -> int:
+        """Actions at a node, at most: stop, or one of its steps."""
+        return 1 + max(map(len, self.children))
+
+    @functools.cached_property
+    def next_nodes(self) -> np.ndarray:
+        """int32 [nodes, actions]: where an action leads; the node itself for 'stop', -1 if there is no such action."""
+        table = np.full((self.num_nodes, self.num_actions), -1, np.int32)
+        for node, children in enumerate(self.children):
+            table[node, 1 : 1 + len(children)] = children
+        table[1:, 0] = np.arange(1, self.num_nodes)
+        return table
+
+    def path(self, node: int) -> tuple[int, ...]:
+        """Returns the nodes from the first step to `node`, the start left out."""
+        nodes = []
+        while node:
+            nodes.append(node)
+            node = self.steps[node - 1].parent
+        return tuple(reversed(nodes))
+
+    @functools.cached_property
+    def horizon(self) -> int:
+        """Steps of an image, at most."""
+        return max(len(self.path(node)) for node in range(self.num_nodes))
+
+    def groups(self, node: int) -> tuple[GroupChoice, ...]:
+        """Returns the choices of the look in which `node` is, from group 0 to its end."""
+        step = self.steps[node - 1]
+        return (self.groups(step.parent) if step.group else ()) + step.choices
+
+    @functools.cached_property
+    def macs(self) -> np.ndarray:
+        """float64 [nodes]: MACs of an image that stops at a node, answers on the way counted, decisions left out."""
+        total = np.zeros(self.num_nodes)
+        for node, step in enumerate(self.steps, start=1):
+            spec, groups = self.spec.looks[step.look].spec, self.groups(node)
+            run = prefix_macs(spec, groups) - (prefix_macs(spec, groups[: step.group]) if step.group else 0)
+            if step.parent and not step.group:
+                run += self._recycle_macs(step.parent, groups[0].widths[0])
+            total[node] = total[step.parent] + run + exit_macs(spec, groups)
+        return total
+
+    def _recycle_macs(self, node: int, width: int) -> int:
+        """MACs of the map from the tokens at a node to the embedding of the next look."""
+        step, count = self.steps[node - 1], self.spec.looks[self.steps[node - 1].look].spec.tokens
+        for group in self.groups(node)[1:]:
+            count = self.spec.looks[step.look].spec.tokens_after(count, group.keep)[-1]
+        return count * step.choices[-1].widths[-1] * width
+
+
+def single_look_macs(spec: ModelSpec, structure: Structure) -> int:
+    """Counts the MACs of one look that runs to its end under a static structure.
+
+    Args:
+      spec: network of the look.
+      structure: static structure.
+    """
+    return prefix_macs(spec, structure.groups) + exit_macs(spec, structure.groups)
