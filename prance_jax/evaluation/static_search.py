@@ -1,13 +1,14 @@
 """Finds the best static structure for a budget: the baseline that an adaptive method has to beat.
 
 An evolutionary search on validation images. It covers all discrete choices of the selector, and the
-first group's structure, which the selector does not choose. All candidates run through one masked
-program.
+first group's structure, which the selector does not choose. Candidates are sampled, mutated and
+costed in bulk. Losses of all candidates come from one masked program.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from typing import Any, Callable
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +16,83 @@ import numpy as np
 
 from prance_jax.core.losses import cross_entropy
 from prance_jax.data.source import Split
+from prance_jax.evaluation.static_candidates import CandidateSpace
 from prance_jax.models.forward import fixed_decisions, forward_adaptive
 from prance_jax.models.vit import ViT
 from prance_jax.selector.actions import ActionSpace
 from prance_jax.spec.macs import macs
 from prance_jax.spec.model_spec import ModelSpec
-from prance_jax.spec.structure import GroupChoice, Structure
+from prance_jax.spec.structure import Structure
 
-Genes = tuple[int, ...]
-"""Indices of choices: MLP ratio and width of the first group, then one action per decision point."""
+# Random candidates that are costed.
+_POOL = 65536
+# Mutations that are costed for one generation, and candidates near a budget that are mutated.
+_MUTATIONS, _NEAREST = 8192, 256
+# Generations of mutations towards a budget that no random candidate fits.
+_APPROACHES = 20
+# Pairs of candidate and image in one call of the compiled program.
+_BATCH = 128
+# Fewest images for the losses of all candidates.
+_FIRST_IMAGES = 128
+# Smallest cost of a candidate, as a share of the budget.
+_LEAST_SHARE = 0.9
+
+
+def search_static_structures(
+    spec: ModelSpec,
+    actions: ActionSpace,
+    params: Any,
+    split: Split,
+    budgets: tuple[float, ...],
+    *,
+    candidates: int,
+    images: int,
+    seed: int,
+    parents: int = 16,
+) -> list[tuple[Structure, float]]:
+    """Finds a static structure with a low validation loss for each budget.
+
+    All candidates run on the first quarter of the images, but at least on 128. The best quarter of
+    them then runs on all images. The result of a budget does not depend on the other budgets.
+
+    Args:
+      spec: sizes of the network.
+      actions: choices of the selector; must be discrete.
+      params: parameters of the network.
+      split: validation images and labels.
+      budgets: largest costs in MACs. Candidates cost at least 90 % of their budget.
+      candidates: number of structures that are evaluated for each budget. The first third is
+        random, all others are mutations of the best so far.
+      images: number of images, from the start of `split`.
+      seed: of the search.
+      parents: number of best structures that are mutated. A generation has half as many mutations.
+
+    Returns:
+      For each budget the structure and its loss on all images. Where no candidate fits, the
+      smallest structure.
+    """
+    space = CandidateSpace(spec, actions)
+    num_images = min(images, len(split.labels))
+    num_first = min(num_images, max(num_images // 4, _FIRST_IMAGES))
+    sum_losses = _loss_function(space, params, split, num_images, candidates)
+    pool = space.sample(np.random.default_rng(seed), _POOL)
+    pool = np.concatenate([[space.smallest, space.largest], pool])
+    costs = space.costs(pool)
+    searches = [_BudgetSearch(space, max_macs, seed, parents) for max_macs in budgets]
+    proposals = [search.first_generation(pool, costs, max(1, candidates // 3)) for search in searches]
+    while any(map(len, proposals)):
+        for search, losses in zip(searches, _for_each(sum_losses, proposals, 0, num_first)):
+            search.losses = np.concatenate([search.losses, losses])
+        for search, genes in zip(searches, proposals):
+            search.genes = np.concatenate([search.genes, genes])
+        proposals = [search.next_generation(candidates - len(search.genes)) for search in searches]
+    results = []
+    finalists = [search.best(max(1, len(search.genes) // 4)) for search in searches]
+    last_losses = _for_each(sum_losses, [genes for genes, _ in finalists], num_first, num_images)
+    for (genes, first), last in zip(finalists, last_losses):
+        losses = (first + last) / num_images
+        results.append((space.structure(genes[losses.argmin()]), float(losses.min())))
+    return results
 
 
 def search_static_structure(
@@ -46,87 +115,116 @@ def search_static_structure(
       params: parameters of the network.
       split: validation images and labels.
       max_macs: largest cost in MACs. Candidates cost at least 90 % of it.
-      candidates: number of structures that are evaluated. The first third is random, all others are
-        mutations of the best so far.
+      candidates: number of structures that are evaluated.
       images: number of images, from the start of `split`.
       seed: of the search.
-      parents: number of best structures that are mutated.
+      parents: as for `search_static_structures`.
 
     Returns:
       The structure and its loss. Where no candidate fits, the smallest structure.
     """
-    rng = np.random.default_rng(seed)
-    evaluate = _evaluator(spec, params, split, images)
-    first_choices = (len(spec.space.ratios), len(spec.space.widths))
-    sizes = first_choices + actions.nvec * (spec.space.groups - 1)
-    loss_of: dict[Genes, float] = {}
+    (result,) = search_static_structures(
+        spec,
+        actions,
+        params,
+        split,
+        (max_macs,),
+        candidates=candidates,
+        images=images,
+        seed=seed,
+        parents=parents,
+    )
+    return result
 
-    def fits_budget(genes: Genes) -> bool:
-        return 0.9 * max_macs <= macs(spec, _structure(spec, actions, genes)).total <= max_macs
 
-    def random_genes() -> Genes:
-        # Uniform draws rarely fit a tight limit, so each draw prefers small or large choices.
-        size_bias = rng.uniform(-3, 3)
-        weights = [np.exp(size_bias * np.linspace(0, 1, size)) for size in sizes]
-        return tuple(int(rng.choice(size, p=weight / weight.sum())) for size, weight in zip(sizes, weights))
+class _BudgetSearch:
+    """The evaluated candidates of one budget.
 
-    def mutated(genes: Genes) -> Genes:
-        changed = rng.random(len(sizes)) < max(0.1, 1.5 / len(sizes))
-        return tuple(
-            int(rng.integers(size)) if change else gene for gene, size, change in zip(genes, sizes, changed)
-        )
+    Attributes:
+      genes: int [N, G].
+      losses: float64 [N], sums over the first images.
+    """
 
-    for number in range(candidates):
-        best = sorted(loss_of, key=loss_of.get)[:parents]
-        for _ in range(5000):
-            genes = (
-                random_genes()
-                if number < candidates // 3 or not best
-                else mutated(best[rng.integers(len(best))])
-            )
-            if genes not in loss_of and fits_budget(genes):
+    def __init__(self, space: CandidateSpace, max_macs: float, seed: int, parents: int):
+        self.space, self.max_macs, self.parents = space, max_macs, parents
+        # The same random numbers for every budget: its result does not depend on the others.
+        self.rng = np.random.default_rng((seed, 1))
+        self.genes, self.losses = np.zeros((0, len(space.sizes)), int), np.zeros(0)
+        self.is_feasible = True
+
+    def first_generation(self, pool: np.ndarray, costs: np.ndarray, count: int) -> np.ndarray:
+        """Takes up to `count` candidates of the pool; where none fits, mutations towards the budget."""
+        for _ in range(_APPROACHES):
+            genes = self._take_fitting(pool, costs, count)
+            if len(genes):
+                return genes
+            distance = np.maximum(costs - self.max_macs, _LEAST_SHARE * self.max_macs - costs)
+            nearest = pool[np.argsort(distance, kind="stable")[:_NEAREST]]
+            pool = np.concatenate([nearest, self.space.mutate(self.rng, nearest, _MUTATIONS)])
+            costs = self.space.costs(pool)
+        self.is_feasible = False
+        return self.space.smallest[None]
+
+    def next_generation(self, count: int) -> np.ndarray:
+        """Returns mutations of the best candidates, at most `count`; fewer where few are new and fit."""
+        if not self.is_feasible or count <= 0:
+            return self.genes[:0]
+        best, _ = self.best(self.parents)
+        genes = self.space.mutate(self.rng, best, _MUTATIONS)
+        return self._take_fitting(genes, self.space.costs(genes), min(count, max(1, self.parents // 2)))
+
+    def best(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the candidates of lowest loss, best first, and their losses."""
+        order = np.argsort(self.losses, kind="stable")[:count]
+        return self.genes[order], self.losses[order]
+
+    def _take_fitting(self, genes: np.ndarray, costs: np.ndarray, count: int) -> np.ndarray:
+        """Returns the first `count` genes that fit the budget and are new."""
+        low, high = _LEAST_SHARE * self.max_macs, self.max_macs
+        # Costs are rounded to float32. Candidates at the ends of the range are checked exactly.
+        is_near = (costs >= low * (1 - 1e-5)) & (costs <= high * (1 + 1e-5))
+        rows = np.concatenate([self.genes, genes[is_near]])
+        _, first_rows = np.unique(rows, axis=0, return_index=True)
+        taken = []
+        for row in np.sort(first_rows[first_rows >= len(self.genes)]):
+            if len(taken) == count:
                 break
-        else:
-            continue
-        loss_of[genes] = evaluate(_structure(spec, actions, genes))
-    if not loss_of:
-        smallest = _structure(spec, actions, (0,) * len(sizes))
-        return smallest, evaluate(smallest)
-    best_genes = min(loss_of, key=loss_of.get)
-    return _structure(spec, actions, best_genes), loss_of[best_genes]
+            if low <= macs(self.space.spec, self.space.structure(rows[row])).total <= high:
+                taken.append(row)
+        return rows[np.array(taken, int)]
 
 
-def _structure(spec: ModelSpec, actions: ActionSpace, genes: Genes) -> Structure:
-    """Returns the static structure of `genes`."""
-    space, layers = spec.space, actions.layers
-    groups = [space.uniform(space.widths[genes[1]], space.ratios[genes[0]]).groups[0]]
-    for group in range(1, space.groups):
-        start = 2 + (group - 1) * actions.components
-        action = genes[start : start + actions.components]
-        widths = tuple(space.widths[index] for index in action[layers : layers + space.layers[group]])
-        ratios = tuple(space.ratios[index] for index in action[: space.layers[group]])
-        mlp_dims = tuple(space.mlp_dim(width, ratio) for width, ratio in zip(widths, ratios))
-        keep = tuple(choices[index] for choices, index in zip(actions.keep_choices, action[2 * layers :]))
-        groups.append(GroupChoice(widths, mlp_dims, keep))
-    return Structure(tuple(groups))
+def _for_each(sum_losses: Callable, genes: list[np.ndarray], start: int, stop: int) -> list[np.ndarray]:
+    """Computes the losses of several lists of candidates together."""
+    losses = sum_losses(np.concatenate(genes), start, stop)
+    return np.split(losses, np.cumsum([len(some) for some in genes])[:-1])
 
 
-def _evaluator(spec: ModelSpec, params: Any, split: Split, count: int):
-    """Returns structure -> loss: one compiled program for structures as arrays of shape [1]."""
-    model = ViT(spec)
-    images, labels = jnp.asarray(split.images[:count]), jnp.asarray(split.labels[:count])
+def _loss_function(
+    space: CandidateSpace, params: Any, split: Split, num_images: int, candidates: int
+) -> Callable[[np.ndarray, int, int], np.ndarray]:
+    """Returns (genes int [N, G], start, stop) -> sum of the losses of images start .. stop - 1, float64 [N]."""
+    images, labels = jnp.asarray(split.images[:num_images]), jnp.asarray(split.labels[:num_images])
+    batch = min(_BATCH, candidates * num_images)
 
-    @jax.jit
-    def loss(params, images, labels, structure):
-        batched = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, labels.shape[:1]), structure)
-        decide = fixed_decisions(batched)
-        out = forward_adaptive(model, params, images, batched.groups[0], decide)
-        return cross_entropy(out.logits, labels)
+    def sum_losses(genes: np.ndarray, start: int, stop: int) -> np.ndarray:
+        shape = len(genes), stop - start
+        num_pairs = shape[0] * shape[1]
+        losses = [np.zeros(0)]
+        for first in range(0, num_pairs, batch):
+            # The last batch is padded with the first pairs.
+            candidate, image = np.divmod(np.arange(first, first + batch) % num_pairs, shape[1])
+            pair_genes = genes[candidate].astype(np.int32)
+            losses.append(_pair_losses(space, params, images, labels, pair_genes, start + image))
+        return np.concatenate(losses, dtype=np.float64)[:num_pairs].reshape(shape).sum(axis=1)
 
-    def evaluate(structure: Structure) -> float:
-        arrays = jax.tree.map(
-            lambda leaf: jnp.asarray([leaf], jnp.int32 if isinstance(leaf, int) else jnp.float32), structure
-        )
-        return float(loss(params, images, labels, arrays))
+    return sum_losses
 
-    return evaluate
+
+@functools.partial(jax.jit, static_argnums=0)
+def _pair_losses(space: CandidateSpace, params, images, labels, genes, image) -> jax.Array:
+    """Loss of each pair of genes int32 [B, G] and index of an image int [B], float32 [B]."""
+    structure = space.decode(genes)
+    decide = fixed_decisions(structure)
+    out = forward_adaptive(ViT(space.spec), params, images[image], structure.groups[0], decide)
+    return jax.vmap(cross_entropy)(out.logits, labels[image])

@@ -11,8 +11,8 @@ Read the files in this order:
 5. `cost_weight`: how much one dense network of MACs costs; sampled where one selector serves every
    budget.
 6. `policies`: ways to decide at inference: trained selector, random, static, given.
-7. `rl`: PPO, which knows nothing of images: `types`, `networks`, `distributions`, `advantage`,
-   `losses`, `ppo`.
+7. `rl`: PPO, which knows nothing of images: `types`, `networks`, `distributions`, `weighted`,
+   `advantage`, `losses`, `actor_critic`, `ppo`.
 
 To change the reward, open `reward` (the formula and its settings, `RewardConfig`). A reward of
 something that `reward` is not given today also needs `PranceEnv.step` in `environment`, which

@@ -14,87 +14,24 @@ import jax.numpy as jnp
 import optax
 
 from prance_jax.core.errors import UserError
+from prance_jax.selector.rl.actor_critic import ActorCritic
 from prance_jax.selector.rl.advantage import gae
-from prance_jax.selector.rl.distributions import Distribution
 from prance_jax.selector.rl.losses import policy_loss, value_loss
-from prance_jax.selector.rl.networks import Actor, Critic
-from prance_jax.selector.rl.types import (
-    Environment,
-    Metrics,
-    PolicyParams,
-    PPOConfig,
-    PPOState,
-    Rollout,
-    RunningStatistics,
-    Tree,
-)
+from prance_jax.selector.rl.types import Environment, Metrics, PPOState, Rollout, Tree
+from prance_jax.selector.rl.weighted import weighted_mean, weighted_variance
 
 
 @dataclass(frozen=True)
-class PPO:
-    """PPO for one family of policies; hashable, so it can be static under `jit`.
+class PPO(ActorCritic):
+    """PPO for one family of policies; its attributes are those of `ActorCritic`.
 
-    Attributes:
-      config: settings.
-      distribution: family of the policy.
-      observation_size: length D of an observation.
-      hidden: units of each hidden layer of actor and critic.
-      updates: updates in all, for the schedules.
+    Decisions after the end of an episode have weight 0. They count in no loss, metric or statistic.
     """
-
-    config: PPOConfig
-    distribution: Distribution
-    observation_size: int
-    hidden: tuple[int, ...]
-    updates: int
-
-    @property
-    def actor(self) -> Actor:
-        """The network of the policy."""
-        return Actor(self.distribution.outputs, self.hidden)
-
-    @property
-    def critic(self) -> Critic:
-        """The network of the value."""
-        return Critic(self.hidden)
-
-    def init(self, key: jax.Array) -> PPOState:
-        """Returns a fresh state; observations are not normalised before the first update."""
-        actor_key, critic_key = jax.random.split(key)
-        blank = jnp.zeros((1, self.observation_size))
-        actor, critic = (
-            self.actor.init(actor_key, blank)["params"],
-            self.critic.init(critic_key, blank)["params"],
-        )
-        normaliser = RunningStatistics(
-            jnp.float32(0), jnp.zeros(self.observation_size), jnp.ones(self.observation_size)
-        )
-        optimizers = self._optimizers()
-        states = optimizers[0].init(actor), optimizers[1].init(critic)
-        return PPOState(PolicyParams(actor, normaliser), critic, *states, jnp.int32(0))
-
-    def act(self, policy_params: PolicyParams, observation: jax.Array) -> jax.Array:
-        """Returns the mode of the policy, for evaluation.
-
-        Args:
-          policy_params: parameters of the policy.
-          observation: float32 [B, D].
-
-        Returns:
-          Action [B, components].
-        """
-        output = self._output(policy_params.actor, policy_params.normaliser, observation)
-        return self.distribution.mode(output)
-
-    def std(self, updates: jax.Array) -> jax.Array:
-        """Returns the standard deviation of the Gaussian policy after a number of updates."""
-        share = jnp.clip(updates / max(self.updates, 1), 0.0, 1.0)
-        return self.config.std_start + share * (self.config.std_end - self.config.std_start)
 
     def rollout(
         self, state: PPOState, env: Environment, env_params: Tree, key: jax.Array
     ) -> tuple[Rollout, dict]:
-        """Plays one batch of episodes.
+        """Plays one batch of episodes; in a `MaskedEnvironment` only with available actions.
 
         Args:
           state: state of training.
@@ -103,22 +40,26 @@ class PPO:
           key: random key.
 
         Returns:
-          The buffer, and the environment's info, [T, B] each.
+          The buffer, and the environment's info, [T, B] each; info also has the steps after an
+          episode's end, as the environment returns them.
         """
         keys = jax.random.split(key, env.horizon + 1)
         observation, env_state = env.reset(keys[0], env_params)
+        weight = jnp.ones(observation.shape[0])
         std, steps, infos = self.std(state.updates), [], []
         for t in range(env.horizon):
             sample_key = keys[t + 1]
-            output = self._output(state.policy.actor, state.policy.normaliser, observation)
+            mask = env.action_mask(env_state, env_params) if hasattr(env, "action_mask") else None
+            output = self._output(state.policy.actor, state.policy.normaliser, observation, mask)
             action, log_prob = self.distribution.sample(output, sample_key, std)
             value = self._value(state.critic, state.policy.normaliser, observation)
             step_key = jax.random.fold_in(sample_key, 0)
-            # `done` is not read: all episodes end together, after the last step.
-            next_observation, env_state, reward, _, info = env.step(step_key, env_state, action, env_params)
-            steps.append(Rollout(observation, action, log_prob, value, reward))
+            next_observation, env_state, reward, done, info = env.step(
+                step_key, env_state, action, env_params
+            )
+            steps.append(Rollout(observation, action, log_prob, value, reward * weight, weight, mask))
             infos.append(info)
-            observation = next_observation
+            observation, weight = next_observation, jnp.where(done, 0.0, weight)
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *steps), jax.tree.map(
             lambda *leaves: jnp.stack(leaves), *infos
         )
@@ -135,7 +76,8 @@ class PPO:
           key: random key; the only source of randomness.
 
         Returns:
-          The state, scalar metrics, and the environment's info, [T, B] each.
+          The state, scalar metrics, and the environment's info, as of `rollout`. The metric `reward` is
+          the mean per decision, `return` that of the undiscounted sum per episode.
 
         Raises:
           UserError: the buffer does not divide into `minibatches`.
@@ -147,26 +89,26 @@ class PPO:
             # `while_loop` skips it in later updates; under vmap `cond` would always run it.
             def warm_up(statistics):
                 warm_key = jax.random.fold_in(rollout_key, statistics.count.astype(jnp.int32))
-                return statistics.update(self.rollout(state, env, env_params, warm_key)[0].observation)
+                buffer, _ = self.rollout(state, env, env_params, warm_key)
+                return statistics.update(buffer.observation, buffer.weight)
 
             is_empty = lambda statistics: statistics.count == 0
             normaliser = jax.lax.while_loop(is_empty, warm_up, state.policy.normaliser)
             state = state._replace(policy=state.policy._replace(normaliser=normaliser))
         buffer, info = self.rollout(state, env, env_params, rollout_key)
-        advantages = gae(buffer.reward, buffer.value, config.gamma, config.lam)
+        advantages = gae(buffer.reward, buffer.value, buffer.weight, config.gamma, config.lam)
         targets = advantages + buffer.value
         flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (buffer, advantages, targets))
         state, losses = self._learn(state, *flat, epoch_key)
         if config.normalise_observation:
-            policy_params = state.policy._replace(
-                normaliser=state.policy.normaliser.update(buffer.observation)
-            )
-            state = state._replace(policy=policy_params)
-        target_variance = jnp.var(targets)
+            normaliser = state.policy.normaliser.update(buffer.observation, buffer.weight)
+            state = state._replace(policy=state.policy._replace(normaliser=normaliser))
+        target_variance = weighted_variance(targets, buffer.weight)
+        error_variance = weighted_variance(targets - buffer.value, buffer.weight)
         metrics = {
-            "reward": buffer.reward.mean(),
+            "reward": weighted_mean(buffer.reward, buffer.weight),
             "return": buffer.reward.sum(0).mean(),
-            "explained_variance": 1 - jnp.var(targets - buffer.value) / jnp.maximum(target_variance, 1e-8),
+            "explained_variance": 1 - error_variance / jnp.maximum(target_variance, 1e-8),
             **losses,
         }
         return state._replace(updates=state.updates + 1), metrics, info
@@ -187,17 +129,18 @@ class PPO:
             actor, critic, actor_state, critic_state = carry
             rows, advantage, target = jax.tree.map(lambda x: x[index], (buffer, advantages, targets))
             if config.normalise_advantage:
-                advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+                deviation = jnp.sqrt(weighted_variance(advantage, rows.weight))
+                advantage = (advantage - weighted_mean(advantage, rows.weight)) / (deviation + 1e-8)
 
             def policy_objective(params):
-                output = self._output(params, normaliser, rows.observation)
+                output = self._output(params, normaliser, rows.observation, rows.mask)
                 log_prob = self.distribution.log_prob(output, rows.action, std)
-                entropy = self.distribution.entropy(output, std).mean()
-                loss, metrics = policy_loss(log_prob, rows.log_prob, advantage, config.clip)
+                entropy = weighted_mean(self.distribution.entropy(output, std), rows.weight)
+                loss, metrics = policy_loss(log_prob, rows.log_prob, advantage, rows.weight, config.clip)
                 return loss - config.entropy * entropy, {"policy_loss": loss, "entropy": entropy, **metrics}
 
             def value_objective(params):
-                return value_loss(self._value(params, normaliser, rows.observation), target)
+                return value_loss(self._value(params, normaliser, rows.observation), target, rows.weight)
 
             actor_gradient, metrics = jax.grad(policy_objective, has_aux=True)(actor)
             loss, critic_gradient = jax.value_and_grad(value_objective)(critic)
@@ -209,14 +152,14 @@ class PPO:
                 actor_state,
                 critic_state,
             )
-            return carry, {"value_loss": loss, **metrics}
+            return carry, ({"value_loss": loss, **metrics}, rows.weight.sum())
 
         def epoch(carry, key):
             order = jax.random.permutation(key, total).reshape(config.minibatches, -1)
             return jax.lax.scan(minibatch, carry, order)
 
         carry = state.policy.actor, state.critic, state.actor_optimizer, state.critic_optimizer
-        carry, metrics = jax.lax.scan(epoch, carry, jax.random.split(key, config.epochs))
+        carry, (metrics, weight) = jax.lax.scan(epoch, carry, jax.random.split(key, config.epochs))
         actor, critic, actor_state, critic_state = carry
         state = state._replace(
             policy=state.policy._replace(actor=actor),
@@ -224,7 +167,8 @@ class PPO:
             actor_optimizer=actor_state,
             critic_optimizer=critic_state,
         )
-        return state, jax.tree.map(jnp.mean, metrics)
+        # Minibatches differ in how many of their decisions are real.
+        return state, jax.tree.map(lambda values: weighted_mean(values, weight), metrics)
 
     def train(
         self, state: PPOState, env: Environment, env_params: Tree, key: jax.Array, updates: int
@@ -247,25 +191,3 @@ class PPO:
             return state, metrics
 
         return jax.lax.scan(body, state, None, updates)
-
-    def _output(self, actor: Tree, normaliser: RunningStatistics, observation: jax.Array) -> jax.Array:
-        return self.actor.apply({"params": actor}, self._normalise(normaliser, observation))
-
-    def _value(self, critic: Tree, normaliser: RunningStatistics, observation: jax.Array) -> jax.Array:
-        return self.critic.apply({"params": critic}, self._normalise(normaliser, observation))
-
-    def _normalise(self, normaliser: RunningStatistics, observation: jax.Array) -> jax.Array:
-        return normaliser(observation) if self.config.normalise_observation else observation
-
-    def _optimizers(self) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
-        """Optimizers of actor and critic."""
-        config = self.config
-        steps = self.updates * config.epochs * config.minibatches
-
-        def build(rate):
-            schedule = optax.linear_schedule(rate, 0.0, steps) if config.lr_decay else rate
-            return optax.chain(
-                optax.clip_by_global_norm(config.max_grad_norm), optax.adam(schedule, eps=config.adam_eps)
-            )
-
-        return build(config.actor_lr), build(config.critic_lr)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from prance_jax.core.errors import UserError
+from prance_jax.selector.rl.weighted import weighted_mean, weighted_variance
 
 Tree = Any
 Metrics = dict[str, jax.Array]
@@ -58,12 +59,14 @@ class PPOConfig:
 
 
 class Environment(Protocol):
-    """A batched environment with the interface of gymnax and episodes of fixed length.
+    """A batched environment with the interface of gymnax and episodes of at most `horizon` steps.
 
-    Every episode terminates after `horizon` steps.
+    An episode terminates at its first `done`, or after `horizon` steps. `step` is called `horizon`
+    times all the same. After the end of an episode its rewards and observations do not count, but must
+    be finite.
 
     Attributes:
-      horizon: steps per episode, T.
+      horizon: largest number of steps per episode, T.
     """
 
     horizon: int
@@ -95,6 +98,22 @@ class Environment(Protocol):
         """
 
 
+class MaskedEnvironment(Environment, Protocol):
+    """An environment in which not every action is available in every state; for discrete policies."""
+
+    def action_mask(self, env_state: Any, env_params: Tree) -> jax.Array:
+        """Returns the available actions.
+
+        Args:
+          env_state: state before the step.
+          env_params: as in `reset`.
+
+        Returns:
+          True where available, bool [B, outputs of the distribution]. Every component of an action
+          needs at least one available choice until the episode ends.
+        """
+
+
 class RunningStatistics(NamedTuple):
     """Running mean and variance of observations (Chan et al. 1983, pairwise merge).
 
@@ -113,15 +132,20 @@ class RunningStatistics(NamedTuple):
         deviation = jnp.sqrt(jnp.maximum(self.variance, 1e-6))
         return jnp.clip((observation - self.mean) / deviation, -10.0, 10.0)
 
-    def update(self, observations: jax.Array) -> RunningStatistics:
-        """Returns the statistics after more observations [..., D]."""
-        flat = observations.reshape(-1, observations.shape[-1])
-        count = self.count + flat.shape[0]
-        weight = flat.shape[0] / count
-        # Not from mean squares: their difference loses float32's digits where the mean is large.
-        delta = flat.mean(0) - self.mean
-        variance = self.variance + weight * (flat.var(0) - self.variance) + weight * (1 - weight) * delta**2
-        return RunningStatistics(count, self.mean + weight * delta, variance)
+    def update(self, observations: jax.Array, weight: jax.Array) -> RunningStatistics:
+        """Returns the statistics after more observations.
+
+        Args:
+          observations: float32 [..., D].
+          weight: float32 [...], 1 for observations that count, 0 for others.
+        """
+        flat, weight = observations.reshape(-1, observations.shape[-1]), weight.reshape(-1, 1)
+        count = self.count + weight.sum()
+        share = weight.sum() / jnp.maximum(count, 1e-8)
+        delta = weighted_mean(flat, weight, 0) - self.mean
+        variance = weighted_variance(flat, weight, 0)
+        variance = self.variance + share * (variance - self.variance) + share * (1 - share) * delta**2
+        return RunningStatistics(count, self.mean + share * delta, variance)
 
 
 class PolicyParams(NamedTuple):
@@ -162,7 +186,9 @@ class Rollout(NamedTuple):
       action: [T, B, components].
       log_prob: float32 [T, B], under the policy that sampled the action.
       value: float32 [T, B], by the critic, of the state in which the action was taken.
-      reward: float32 [T, B].
+      reward: float32 [T, B], 0 after the end of an episode.
+      weight: float32 [T, B], 1 where the decision was real, 0 after the end of an episode.
+      mask: bool [T, B, outputs], available actions; None if the environment has no masks.
     """
 
     observation: jax.Array
@@ -170,3 +196,5 @@ class Rollout(NamedTuple):
     log_prob: jax.Array
     value: jax.Array
     reward: jax.Array
+    weight: jax.Array
+    mask: jax.Array | None = None

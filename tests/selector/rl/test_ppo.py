@@ -54,19 +54,19 @@ def test_policy_loss_by_hand():
     # min(1.5, 1.2), min(-0.5, -0.8), min(2.2, 2.2): mean 2.6 / 3.
     old_log_prob = jnp.log(jnp.array([0.2, 0.4, 0.5]))
     log_prob = jnp.log(jnp.array([0.3, 0.2, 0.55]))
-    loss, metrics = policy_loss(log_prob, old_log_prob, jnp.array([1.0, -1.0, 2.0]), 0.2)
+    loss, metrics = policy_loss(log_prob, old_log_prob, jnp.array([1.0, -1.0, 2.0]), jnp.ones(3), 0.2)
     np.testing.assert_allclose(loss, -(1.2 - 0.8 + 2.2) / 3, rtol=1e-5)
     np.testing.assert_allclose(metrics["clip_fraction"], 2 / 3, rtol=1e-6)
     np.testing.assert_allclose(
         metrics["approx_kl"], np.mean([0.5 - np.log(1.5), -0.5 - np.log(0.5), 0.1 - np.log(1.1)]), rtol=1e-4
     )
-    np.testing.assert_allclose(value_loss(jnp.array([1.0, 2.0]), jnp.array([3.0, 2.0])), 1.0)
+    np.testing.assert_allclose(value_loss(jnp.array([1.0, 2.0]), jnp.array([3.0, 2.0]), jnp.ones(2)), 1.0)
 
 
 def test_policy_loss_agrees_with_rlax():
     rlax = pytest.importorskip("rlax")
     log_ratio, advantage = jax.random.normal(jax.random.key(0), (2, 50)) * 0.3
-    loss, _ = policy_loss(log_ratio, jnp.zeros(50), advantage, 0.2)
+    loss, _ = policy_loss(log_ratio, jnp.zeros(50), advantage, jnp.ones(50), 0.2)
     np.testing.assert_allclose(
         loss, rlax.clipped_surrogate_pg_loss(jnp.exp(log_ratio), advantage, 0.2), rtol=1e-5
     )
@@ -155,7 +155,7 @@ def test_running_statistics_are_those_of_all_observations():
     parts = jax.random.normal(jax.random.key(0), (3, 40, 2)) * 3 + 1
     running = RunningStatistics(jnp.float32(0), jnp.zeros(2), jnp.ones(2))
     for part in parts:
-        running = running.update(part)
+        running = running.update(part, jnp.ones(40))
     flat = np.asarray(parts).reshape(-1, 2)
     np.testing.assert_allclose(running.mean, flat.mean(0), rtol=1e-4)
     np.testing.assert_allclose(running.variance, flat.var(0), rtol=1e-4)
@@ -221,6 +221,10 @@ def test_an_update_is_the_algorithm_written_plainly(discrete):
     chex.assert_trees_all_close(result.policy.actor, actor, rtol=1e-3, atol=1e-5)
     chex.assert_trees_all_close(result.critic, critic, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(metrics["return"], r.sum(0).mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["reward"], r.mean(), rtol=1e-5)
+    np.testing.assert_allclose(
+        metrics["explained_variance"], 1 - (target - v).var() / target.var(), rtol=1e-3
+    )
     assert float(result.policy.normaliser.count - start.policy.normaliser.count) == r.size
 
 
@@ -254,7 +258,7 @@ def test_statistics_keep_their_digits_where_the_mean_is_large():
     parts = 300 + 0.1 * jax.random.normal(jax.random.key(0), (20, 400, 1))
     running = RunningStatistics(jnp.float32(0), jnp.zeros(1), jnp.ones(1))
     for part in parts:
-        running = running.update(part)
+        running = running.update(part, jnp.ones(400))
     np.testing.assert_allclose(running(parts).std(), 1.0, rtol=0.01)
 
 
