@@ -24,8 +24,8 @@ from prance_jax.spec.cascade import START, Cascade
 from prance_jax.spec.structure import GroupChoice
 
 Params = Any
-# (node int32 [B], features float32 [B, NUM_FEATURES], number of the decision) -> action int32 [B], 0 stops.
-DecideAtExit = Callable[[jax.Array, jax.Array, int], jax.Array]
+# (node int32 [B], features of the answer there, float32 [B, NUM_FEATURES]) -> action int32 [B]; 0 stops.
+DecideAtExit = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class NodeOutput(NamedTuple):
@@ -152,10 +152,7 @@ def forward_cascade(
     node, logits, answers = jnp.full(batch, START, jnp.int32), None, []
     features, added = jnp.zeros((batch, NUM_FEATURES)), {}
 
-    def go_on(node: jax.Array, features: jax.Array) -> jax.Array:
-        return next_nodes[node, decide(node, features, len(answers))]
-
-    target = go_on(node, features)
+    target = next_nodes[node, decide(node, features)]
     for look, group, ends in _positions(cascade):
         spec, weights = cascade.spec.looks[look].spec, look_params(cascade.spec, params, look)
         model, choice = ViT(spec), _choice_of(cascade, look, group, target)
@@ -175,7 +172,7 @@ def forward_cascade(
         answers.append(Answer(answer, reached, look, group))
         logits = _where(reached, answer, logits)
         node, features = jnp.where(reached, target, node), _where(reached, new_features, features)
-        target = jnp.where(reached, go_on(node, features), target)
+        target = jnp.where(reached, next_nodes[node, decide(node, features)], target)
         for later in _looks_after(cascade, ends):
             later_spec = cascade.spec.looks[later].spec
             width = _choice_of(cascade, later, 0, target).widths[0]

@@ -148,10 +148,12 @@ def cascade_finetune_step(
         teacher_logits = ViT(teacher_spec).apply({"params": teacher}, images, teacher_spec.largest)
         decide = policy(policy_params, policy_key)
 
-        def go_on(node, features, number):
+        noise = jax.random.uniform(random_key, (config.batch, cascade.num_nodes))
+
+        def go_on(node, features):
             """The decision, or a random step where the image would stop although it can go on."""
-            action, children = decide(node, features, number), num_children[node]
-            draw = jax.random.uniform(jax.random.fold_in(random_key, number), node.shape)
+            action, children = decide(node, features), num_children[node]
+            draw = jnp.take_along_axis(noise, node[:, None], axis=1)[:, 0]
             random_step = 1 + jnp.minimum((draw * children).astype(jnp.int32), children - 1)
             return jnp.where((action == 0) & (children > 0), random_step, action)
 
