@@ -29,6 +29,7 @@ ORDER = (
     "training",
     "training/stages",
     "experiments",
+    "experiments/cascade",
     "serving",
     "results",
     "benchmarks",

@@ -58,7 +58,7 @@ def serve_cascade(
     chunk = min(chunk, batch)
     next_nodes = jnp.asarray(cascade.next_nodes)
     node, features = jnp.full(batch, START, jnp.int32), jnp.zeros((batch, NUM_FEATURES))
-    logits = jnp.zeros(_logits_shape(cascade, params, images), jnp.float32)
+    logits = jnp.zeros((batch, cascade.spec.last.num_classes))
     layout, buffers = _layout(cascade, params, images), {}
     all_features, all_predicted, slots = [], [], jnp.int32(0)
     going = jnp.ones(batch, bool)
@@ -68,13 +68,12 @@ def serve_cascade(
         level = _Level(cascade, nodes, layout)
         buffers, count = level.run(params, images, buffers, target, going, chunk)
         slots = slots + count
-        mask = going.reshape((batch,) + (1,) * (logits.ndim - 1))
-        logits = jnp.where(mask, buffers[".logits"], logits)
+        logits = jnp.where(going[:, None], buffers[".logits"], logits)
         features = jnp.where(going[:, None], buffers[".features"], features)
         node = jnp.where(going, target, node)
         all_features.append(jnp.where(going[:, None], features, 0.0))
         predicted = logits.argmax(-1).astype(jnp.int32)
-        all_predicted.append(jnp.where(mask[..., 0], predicted, -1))
+        all_predicted.append(jnp.where(going, predicted, -1))
     return ServedOutput(logits, node, jnp.stack(all_features, 1), jnp.stack(all_predicted, 1), slots)
 
 
@@ -203,9 +202,3 @@ def _restore(cascade: Cascade, node: int, output: NodeOutput | None) -> NodeOutp
         return None
     choice = cascade.steps[node - 1].choices[-1]
     return output._replace(state=output.state._replace(width=choice.widths[-1], mlp_dim=choice.mlp_dims[-1]))
-
-
-def _logits_shape(cascade: Cascade, params: Params, images: jax.Array) -> tuple[int, ...]:
-    return jax.eval_shape(
-        lambda params, images: forward_step(cascade, params, images, 1, None).logits, params, images
-    ).shape

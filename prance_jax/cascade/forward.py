@@ -33,7 +33,7 @@ class NodeOutput(NamedTuple):
 
     Attributes:
       state: state of inference after the step.
-      logits: float32 [B, num_classes]; for pixels [B, S, S, num_classes].
+      logits: float32 [B, num_classes].
       features: float32 [B, NUM_FEATURES], see `exit_features`.
     """
 
@@ -91,8 +91,7 @@ def forward_tree(cascade: Cascade, params: Params, images: jax.Array) -> tuple[j
       images: float [B, S, S, channels].
 
     Returns:
-      Logits float32 [B, nodes, num_classes] (for pixels [B, nodes, S, S, num_classes]) and features float32
-      [B, nodes, NUM_FEATURES]; zero at the start.
+      Logits float32 [B, nodes, num_classes] and features float32 [B, nodes, NUM_FEATURES]; zero at the start.
     """
     outputs: list[NodeOutput | None] = [None]
     for node, step in enumerate(cascade.steps, start=1):
@@ -108,7 +107,7 @@ class Answer(NamedTuple):
     """Answers of a batch at one exit of one look.
 
     Attributes:
-      logits: float32 [B, num_classes]; for pixels [B, S, S, num_classes].
+      logits: float32 [B, num_classes].
       reached: bool [B], whether an image came to the exit; elsewhere the logits mean nothing.
       look: index of the look.
       group: group at whose end the exit is.
@@ -149,8 +148,8 @@ def forward_cascade(
       decide: takes the decisions; it is asked for all images, also where the answer is not used.
     """
     batch, next_nodes = images.shape[0], jnp.asarray(cascade.next_nodes)
-    node, logits, answers = jnp.full(batch, START, jnp.int32), None, []
-    features, added = jnp.zeros((batch, NUM_FEATURES)), {}
+    node, logits = jnp.full(batch, START, jnp.int32), jnp.zeros((batch, cascade.spec.last.num_classes))
+    features, added, answers = jnp.zeros((batch, NUM_FEATURES)), {}, []
 
     target = next_nodes[node, decide(node, features)]
     for look, group, ends in _positions(cascade):
@@ -165,10 +164,10 @@ def forward_cascade(
             continue
         answer = forward_exit(model, weights, state, group)
         reached = jnp.isin(target, jnp.asarray(ends))
-        new_features = exit_features(answer, jnp.zeros_like(answer) if logits is None else logits, state)
-        if logits is None:
-            new_features = exit_features(answer, None, state)
-            logits = jnp.zeros_like(answer)
+        # An image may pass an exit without an answer, or begin at a later look.
+        new_features = _where(
+            node == START, exit_features(answer, None, state), exit_features(answer, logits, state)
+        )
         answers.append(Answer(answer, reached, look, group))
         logits = _where(reached, answer, logits)
         node, features = jnp.where(reached, target, node), _where(reached, new_features, features)
@@ -204,13 +203,21 @@ def _positions(cascade: Cascade) -> list[tuple[int, int, list[int]]]:
 
 
 def _choice_of(cascade: Cascade, look: int, group: int, target: jax.Array) -> GroupChoice:
-    """Choices [B] of one group of a look on the way to each image's target; the largest for other images."""
-    default = cascade.spec.looks[look].spec.largest.groups[group]
-    rows = [default]
+    """The choice of one group of a look on the way to each image's target.
+
+    Static where all steps have the same; else entries [B], those of the largest structure for images that do not run it.
+    """
+    rows: list[GroupChoice | None] = [None]
     for node, step in enumerate(cascade.steps, start=1):
         groups = cascade.groups(node) if step.look == look else ()
-        rows.append(groups[group] if group < len(groups) else default)
-    columns = jax.tree.map(lambda *values: np.asarray(values), *rows)
+        rows.append(groups[group] if group < len(groups) else None)
+    choices = {row for row in rows if row is not None}
+    if len(choices) == 1:
+        return choices.pop()
+    default = cascade.spec.looks[look].spec.largest.groups[group]
+    columns = jax.tree.map(
+        lambda *values: np.asarray(values), *(default if row is None else row for row in rows)
+    )
     return jax.tree.map(
         lambda column: jnp.asarray(column, jnp.int32 if column.dtype.kind == "i" else jnp.float32)[target],
         columns,

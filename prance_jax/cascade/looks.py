@@ -16,7 +16,7 @@ from prance_jax.models import forward
 from prance_jax.models.elastic import dense, layer_norm
 from prance_jax.models.outputs import GroupState
 from prance_jax.models.vit import ViT
-from prance_jax.spec.cascade import CascadeSpec
+from prance_jax.spec.cascade import CascadeSpec, have_same_blocks
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.tokens.unmerge import unmerge
 
@@ -47,22 +47,22 @@ def init_from_network(spec: CascadeSpec, network: Params, key: jax.Array) -> Par
     """Initialises a cascade from a trained network.
 
     The last look is the network. Earlier looks of the same search space start as its copies, with positions resized to
-    their grids and all classifiers like its head; others start at random.
+    their grids; others start at random. An exit that the network does not have starts like its head.
 
     Args:
       spec: the looks.
-      network: parameters of the last look; exits that are missing start like its head.
+      network: parameters of the last look; its exits may be missing.
       key: of the random numbers.
     """
     params = init_params(spec, key)
     for number, look in enumerate(spec.looks):
-        if (look.spec.space, look.spec.patch_size) != (spec.last.space, spec.last.patch_size):
+        if not have_same_blocks(look.spec, spec.last):
             continue
-        start = dict(jax.tree.map(jnp.copy, network))
+        answer = {"norm": network["norm"], "head": network["head"]}
+        exits = {f"exit_{group}": network.get(f"exit_{group}", answer) for group in look.spec.exits}
+        start = {name: value for name, value in network.items() if not name.startswith("exit_")}
+        start = jax.tree.map(jnp.copy, {**start, **exits})
         start["pos_embed"] = resize_positions(network["pos_embed"], spec.last, look.spec)
-        for group in look.spec.exits:
-            answer = {"norm": network["norm"], "head": network["head"]}
-            start.setdefault(f"exit_{group}", jax.tree.map(jnp.copy, answer))
         is_last = number == len(spec.looks) - 1
         params[f"look_{number}"] = start if is_last else _unshared_leaves(start, look.shares)
     return params

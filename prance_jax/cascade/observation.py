@@ -20,7 +20,7 @@ def exit_features(logits: jax.Array, before: jax.Array | None, state: GroupState
     """Summarises an answer: no gradient flows into the network.
 
     Args:
-      logits: float32 [B, num_classes], the answer; for pixels [B, S, S, num_classes].
+      logits: float32 [B, num_classes], the answer.
       before: answer at the exit before, shaped like `logits`; None at the first exit.
       state: state of inference at the exit.
 
@@ -33,18 +33,16 @@ def exit_features(logits: jax.Array, before: jax.Array | None, state: GroupState
     log_prob = jax.nn.log_softmax(logits.astype(jnp.float32))
     prob, classes = jnp.exp(log_prob), logits.shape[-1]
     top = jax.lax.top_k(prob, min(_TOP, classes))[0]
-    top = jnp.pad(top, [(0, 0)] * (top.ndim - 1) + [(0, _TOP - top.shape[-1])])
+    top = jnp.pad(top, [(0, 0), (0, _TOP - top.shape[-1])])
     entropy = -jnp.sum(prob * log_prob, axis=-1) / jnp.log(max(classes, 2))
     if before is None:
         overlap = agrees = jnp.zeros_like(entropy)
     else:
         overlap = jnp.minimum(prob, jax.nn.softmax(before.astype(jnp.float32))).sum(-1)
         agrees = (logits.argmax(-1) == before.argmax(-1)).astype(jnp.float32)
-    parts = jnp.concatenate([top, jnp.stack([top[..., 0] - top[..., 1], entropy, overlap, agrees], -1)], -1)
-    parts = parts.reshape(parts.shape[0], -1, parts.shape[-1]).mean(axis=1)  # over pixels
-    attention = state.signals.cls_attention.astype(jnp.float32)
-    sharpness = jnp.sum(attention**2, axis=1, keepdims=True)
-    return jnp.concatenate([parts, sharpness], axis=1)
+    sharpness = jnp.sum(state.signals.cls_attention.astype(jnp.float32) ** 2, axis=1)
+    others = top[:, 0] - top[:, 1], entropy, overlap, agrees, sharpness
+    return jnp.concatenate([top, jnp.stack(others, axis=1)], axis=1)
 
 
 def observation_size(cascade: Cascade) -> int:

@@ -9,6 +9,7 @@ All work on `actions`, int32 [N, nodes]: the action that an image would take at 
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import Any, Callable, NamedTuple
 
@@ -17,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from prance_jax.cascade.observation import LARGEST_PROBABILITY, observe
-from prance_jax.cascade.table import CascadeTable, follow
+from prance_jax.cascade.table import CascadeTable, stop_nodes
 from prance_jax.selector.cost_weight import cost_weight_from_asinh, cost_weight_to_asinh
 from prance_jax.selector.rl.ppo import PPO
-from prance_jax.spec.cascade import Cascade
+from prance_jax.spec.cascade import START, Cascade
 
 
 class Routed(NamedTuple):
@@ -77,42 +78,108 @@ def confidence_nodes(table: CascadeTable, rule: ConfidenceRule) -> np.ndarray:
     return node
 
 
-def best_confidence_rule(
-    cascade: Cascade, table: CascadeTable, budget: float, num_thresholds: int = 60
-) -> ConfidenceRule:
-    """Finds the path, its exits and the threshold that are most accurate at a mean cost of at most `budget`.
+class ConfidenceChoice(NamedTuple):
+    """A rule and what it gives on held-out images.
+
+    Attributes:
+      rule: path and threshold.
+      accuracy: share of the images that are right.
+      cost: mean share of the dense MACs.
+    """
+
+    rule: ConfidenceRule
+    accuracy: float
+    cost: float
+
+
+def confidence_choices(
+    cascade: Cascade, table: CascadeTable, num_thresholds: int = 60
+) -> list[ConfidenceChoice]:
+    """Lists all paths, all choices of their exits and many thresholds, with their accuracy and cost.
 
     Args:
       cascade: the tree.
       table: held-out images.
-      budget: mean share of the dense MACs.
-      num_thresholds: quantiles of the confidence that are tried.
-
-    Returns:
-      The rule; if none is so cheap, the cheapest.
+      num_thresholds: quantiles of the confidence that are tried on each path.
     """
-    correct, cost = np.asarray(table.correct, np.float64), np.asarray(table.cost, np.float64)
+    correct, cost = np.asarray(table.correct), np.asarray(table.cost, np.float64)
     confidence = np.asarray(table.features)[:, :, LARGEST_PROBABILITY]
-    best, best_key = None, None
+    quality, choices = correct.astype(np.float64), []
     for node in range(1, cascade.num_nodes):
         path = cascade.path(node)
-        for chosen in itertools.product((False, True), repeat=len(path) - 1):
-            exits = (*(n for n, used in zip(path, chosen) if used), node)
-            levels = confidence[:, list(exits[:-1])]
-            thresholds = np.quantile(levels, np.linspace(0, 1, num_thresholds)) if len(exits) > 1 else [2.0]
+        for used in itertools.product((False, True), repeat=len(path) - 1):
+            exits = (*(n for n, is_used in zip(path, used) if is_used), node)
+            confidences = confidence[:, list(exits[:-1])]
+            thresholds = (
+                np.quantile(confidences, np.linspace(0, 1, num_thresholds)) if confidences.size else [2.0]
+            )
             for threshold in np.unique(thresholds):
-                stops = [*(confidence[:, n] >= threshold for n in exits[:-1]), np.ones(len(correct), bool)]
-                going, accuracy, spent = np.ones(len(correct), bool), 0.0, 0.0
-                for exit_node, stop in zip(exits, stops):
-                    here = going & stop
-                    accuracy += correct[here, exit_node].sum()
-                    spent += here.sum() * cost[exit_node]
-                    going &= ~stop
-                accuracy, spent = accuracy / len(correct), spent / len(correct)
-                key = (True, accuracy, -spent) if spent <= budget else (False, -spent, accuracy)
-                if best_key is None or key > best_key:
-                    best, best_key = ConfidenceRule(path, exits, float(threshold)), key
-    return best
+                rule = ConfidenceRule(path, exits, float(threshold))
+                stops = confidence_nodes(table, rule)
+                accuracy = np.take_along_axis(quality, stops[:, None], axis=1).mean()
+                choices.append(ConfidenceChoice(rule, float(accuracy), float(cost[stops].mean())))
+    return choices
+
+
+def best_confidence_rule(choices: list[ConfidenceChoice], budget: float) -> ConfidenceRule:
+    """Returns the rule that is most accurate at a mean cost of at most `budget`; if none is so cheap, the cheapest.
+
+    Args:
+      choices: from `confidence_choices`.
+      budget: mean share of the dense MACs.
+    """
+    fitting = [choice for choice in choices if choice.cost <= budget]
+    if not fitting:
+        return min(choices, key=lambda choice: choice.cost).rule
+    return max(fitting, key=lambda choice: (choice.accuracy, -choice.cost)).rule
+
+
+class Demonstrations(NamedTuple):
+    """Decisions to imitate, for behaviour cloning.
+
+    Attributes:
+      observation: float32 [N, D].
+      action: int32 [N, 1].
+      mask: bool [N, actions], which actions there are.
+      weight: float32 [N], 1 for decisions that an image comes to.
+    """
+
+    observation: jax.Array
+    action: jax.Array
+    mask: jax.Array
+    weight: jax.Array
+
+
+def confidence_demonstrations(
+    cascade: Cascade, table: CascadeTable, choices: list[ConfidenceChoice], cost_weights: np.ndarray
+) -> Demonstrations:
+    """Returns the decisions of the best confidence rule at several cost weights.
+
+    Args:
+      cascade: the tree.
+      table: the images that decide.
+      choices: from `confidence_choices`.
+      cost_weights: float [W]; at each one the rule with the best accuracy - cost_weight x cost.
+    """
+    parts, features = [], jnp.asarray(table.features)
+    for cost_weight in cost_weights:
+        rule = max(choices, key=lambda choice: choice.accuracy - cost_weight * choice.cost).rule
+        stops = confidence_nodes(table, rule)
+        going = np.ones(len(stops), bool)
+        for node, following in zip((START, *rule.path), rule.path):
+            nodes = jnp.full(len(stops), node)
+            forward = cascade.children[node].index(following) + 1
+            action = np.where((stops == node) & (node != START), 0, forward)
+            parts.append(
+                Demonstrations(
+                    observe(cascade, nodes, features[:, node], jnp.float32(cost_weight)),
+                    jnp.asarray(action, jnp.int32)[:, None],
+                    jnp.asarray(cascade.next_nodes >= 0)[nodes],
+                    jnp.asarray(going, jnp.float32),
+                )
+            )
+            going &= action != 0
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
 def selector_actions(
@@ -130,6 +197,7 @@ def selector_actions(
     return _selector_actions(cascade, ppo)(policy_params, table.features, jnp.float32(cost_weight))
 
 
+@functools.lru_cache(maxsize=None)
 def _selector_actions(cascade: Cascade, ppo: PPO) -> Callable:
     mask = jnp.asarray(cascade.next_nodes >= 0)
 
@@ -170,6 +238,6 @@ def cost_weight_for(
     for _ in range(steps):
         middle = (low + high) / 2
         weight = float(cost_weight_from_asinh(jnp.float32(middle)))
-        spent = float(route(table, follow(cascade, actions_at(weight))).cost.mean())
+        spent = float(route(table, stop_nodes(cascade, actions_at(weight))).cost.mean())
         low, high = (low, middle) if spent <= budget else (middle, high)
     return float(cost_weight_from_asinh(jnp.float32(high)))

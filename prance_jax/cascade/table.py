@@ -127,7 +127,7 @@ def optimal_actions(cascade: Cascade, table: CascadeTable, cost_weight: jax.Arra
     return jnp.stack([actions[node] for node in range(cascade.num_nodes)], axis=1)
 
 
-def follow(cascade: Cascade, actions: jax.Array) -> jax.Array:
+def stop_nodes(cascade: Cascade, actions: jax.Array) -> jax.Array:
     """Returns the node at which every image stops, int32 [N].
 
     Args:

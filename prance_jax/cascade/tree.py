@@ -39,6 +39,6 @@ def grow_tree(
             for other in range(len(structures[later])):
                 grow(node, later, 0, other)
 
-    for look, index in begin:
+    for look, index in sorted(begin):  # cheaper ones first: more can follow them
         grow(START, look, 0, index)
     return Cascade(spec, tuple(steps))

@@ -112,6 +112,8 @@ def open_workdir(options: argparse.Namespace, *, train: bool = False) -> tuple[C
 def open_experiment(options: argparse.Namespace, *, train: bool = False) -> Experiment:
     """Opens --workdir as an `Experiment`, with progress on standard error unless --quiet.
 
+    A config with the section `cascade` gives a `CascadeStages` in its place.
+
     Args:
       options: of the command line.
       train: whether missing stages are trained; otherwise a missing stage is a UserError.
@@ -121,7 +123,13 @@ def open_experiment(options: argparse.Namespace, *, train: bool = False) -> Expe
     from prance_jax.training.progress import Progress
 
     config, workdir = open_workdir(options, train=train)
-    return Experiment(config, workdir, Progress(quiet=options.quiet or not is_main_process()), train=train)
+    if config.cascade is not None:
+        from prance_jax.experiments.cascade.stages import CascadeStages
+
+        kind = CascadeStages
+    else:
+        kind = Experiment
+    return kind(config, workdir, Progress(quiet=options.quiet or not is_main_process()), train=train)
 
 
 def run_clock(workdir: Workdir) -> Callable[[], float]:

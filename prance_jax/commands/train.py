@@ -105,11 +105,13 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace, experiment, train: bool) -> int:
     from prance_jax.core.sharding import is_main_process
+    from prance_jax.results.evaluate_cascade import evaluate_cascade
     from prance_jax.results.evaluate_rows import evaluate_rows
     from prance_jax.results.table import format_table, save_results
 
     workdir = experiment.workdir
-    for results in evaluate_rows(experiment, options.line, run_clock(workdir)):
+    evaluate = evaluate_rows if experiment.config.cascade is None else evaluate_cascade
+    for results in evaluate(experiment, options.line, run_clock(workdir)):
         save_results(results, workdir.path)
     if not is_main_process():
         return 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from prance_jax.config.cascade import CascadeConfig
 from prance_jax.config.comparison import CompareConfig
 from prance_jax.config.other_tasks import PiTConfig, SegmentConfig
 from prance_jax.config.stages import DenseConfig, FinetuneConfig, MetaConfig, SelectorConfig
@@ -158,6 +159,8 @@ class Config:
       baselines: baselines in the table.
       evaluation: evaluation and adaptive execution.
       compare: the command `compare`.
+      cascade: looks and exits; with it, the command `train` trains and compares a cascade. None: the
+        paper's mode, one look that every image passes to its end.
       segment: the command `segment`.
       pit: the command `pit`.
       checkpoint_seconds: seconds between checkpoints.
@@ -177,6 +180,7 @@ class Config:
     baselines: BaselineConfig = field(default_factory=BaselineConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
+    cascade: CascadeConfig | None = None
     segment: SegmentConfig = field(default_factory=SegmentConfig)
     pit: PiTConfig = field(default_factory=PiTConfig)
     checkpoint_seconds: float = 30.0
@@ -189,6 +193,8 @@ class Config:
             get_method(mode)
         if (self.selector.cost_weights is None) != (not self.budgets):
             raise UserError("config: selector.cost_weights and budgets belong together; give both or neither")
+        if self.cascade is not None and len(self.token_modes) != 1:
+            raise UserError(f"token_modes={self.token_modes}: a cascade has one token mode")
         if not all(0 < budget <= 1 for budget in self.budgets):
             raise UserError(f"budgets={self.budgets} must be shares of dense MACs, above 0 and up to 1")
 

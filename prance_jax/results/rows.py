@@ -44,6 +44,25 @@ class Speed:
 
 
 @dataclass(frozen=True)
+class ExitShare:
+    """Images that stopped at one exit of a cascade.
+
+    Attributes:
+      look: index of the look.
+      group: group at whose end the exit is.
+      share: share of the images that stopped there.
+      top1: share of these that are classified correctly.
+      macs_kept: their mean MACs as a share of the dense network's.
+    """
+
+    look: int
+    group: int
+    share: float
+    top1: float
+    macs_kept: float
+
+
+@dataclass(frozen=True)
 class Row:
     """One method with one seed. A figure that was not measured is None.
 
@@ -65,6 +84,13 @@ class Row:
         ``speedup * macs_kept``.
       won: images classified correctly here and wrongly by the dense network.
       lost: images classified wrongly here and correctly by the dense network.
+      macs_p05: 5th percentile over images of their MACs, as a share of the dense network's.
+      macs_p50: 50th percentile, the median.
+      macs_p95: 95th percentile.
+      difficulty_rho: Spearman's correlation over images of their MACs with the loss of the dense
+        network (fine-tuned as long) on them; None where all images cost the same.
+      gap_won: share of the distance between random routing (0) and the oracle (1) in top1.
+      exits: of a cascade, where images stopped.
     """
 
     method: str
@@ -81,6 +107,12 @@ class Row:
     realised_share: float | None = None
     won: int | None = None
     lost: int | None = None
+    macs_p05: float | None = None
+    macs_p50: float | None = None
+    macs_p95: float | None = None
+    difficulty_rho: float | None = None
+    gap_won: float | None = None
+    exits: tuple[ExitShare, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,9 +143,14 @@ def load_results(workdir: str | Path) -> Results:
     path = Path(workdir) / "results.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        rows = tuple(Row(**row) for row in record.pop("rows"))
+        rows = tuple(_row(row) for row in record.pop("rows"))
         return Results(rows=rows, **record)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; run evaluate on this workdir first") from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is not a results file ({error}); run evaluate again") from error
+
+
+def _row(record: dict) -> Row:
+    """A row as JSON keeps it."""
+    return Row(**{**record, "exits": tuple(ExitShare(**item) for item in record.get("exits", ()))})

@@ -1,0 +1,116 @@
+"""Configuration of a cascade: its looks, the structures that it chooses from, and the training of its selector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from prance_jax.core.errors import UserError
+from prance_jax.selector.rl.types import PPOConfig
+from prance_jax.spec.cascade import SHARES
+
+
+@dataclass(frozen=True)
+class LookConfig:
+    """One look of a cascade. Its search space is that of the network.
+
+    Attributes:
+      image_size: side to which the image is resized, pixels; None for that of the data.
+      shares: weights in common with the last look: 'all' (except positions and classifiers),
+        'all_but_norms' (without norms and biases either) or 'none'. The last look is the network itself.
+      exits: groups, from 0 and without the last one, at whose end the network can answer.
+      structures: shares of the dense MACs, ascending. For each one the search finds the best static
+        structure that costs at most so much; 1.0 is the largest structure.
+      begins: whether an image may begin with the look at its start; then at the cheapest `begins`
+        structures.
+    """
+
+    image_size: int | None = None
+    shares: str = "none"
+    exits: tuple[int, ...] = ()
+    structures: tuple[float, ...] = (0.2, 0.5, 1.0)
+    begins: int = 0
+
+    def __post_init__(self):
+        if self.shares not in SHARES:
+            raise UserError(f"shares={self.shares!r} is not known; choose from {', '.join(SHARES)}")
+        if not self.structures or list(self.structures) != sorted(set(self.structures)):
+            raise UserError(f"structures={self.structures} must be ascending, without repeats, at least one")
+        if not all(0 < share <= 1 for share in self.structures):
+            raise UserError(f"structures={self.structures} must be shares of dense MACs, above 0 and up to 1")
+        if not 0 <= self.begins <= len(self.structures):
+            raise UserError(
+                f"begins={self.begins} must be 0 to {len(self.structures)}, the number of structures"
+            )
+
+
+@dataclass(frozen=True)
+class TableSelectorConfig:
+    """The selector of a cascade, trained by PPO on the table of its decision process.
+
+    Attributes:
+      pool: images of the table; drawn once from the training data.
+      held_out: validation images that calibrate cost weights and thresholds; None for all.
+      quality: what an answer is worth: 'correct' (1 or 0) or 'probability' of the true class.
+      cost_weights: (lowest, highest) cost weight; every episode draws its own and the selector observes it.
+      updates: updates of PPO.
+      batch: episodes per update.
+      hidden: widths of the hidden layers of actor and critic.
+      clone_steps: steps of behaviour cloning from the best confidence thresholds before PPO.
+      ppo: settings of PPO.
+    """
+
+    pool: int = 8192
+    held_out: int | None = None
+    quality: str = "correct"
+    cost_weights: tuple[float, float] = (0.01, 4.0)
+    updates: int = 300
+    batch: int = 4096
+    hidden: tuple[int, ...] = (64, 64)
+    clone_steps: int = 200
+    ppo: PPOConfig = field(
+        default_factory=lambda: PPOConfig(
+            gamma=1.0, lam=0.95, epochs=2, minibatches=4, actor_lr=1e-3, critic_lr=3e-3, entropy=1e-3
+        )
+    )
+
+    def __post_init__(self):
+        if self.quality not in ("correct", "probability"):
+            raise UserError(f"quality={self.quality!r} is not known; choose 'correct' or 'probability'")
+        if not 0 <= self.cost_weights[0] < self.cost_weights[1]:
+            raise UserError(f"cost_weights={self.cost_weights} must be (lowest, highest), 0 or more")
+
+
+@dataclass(frozen=True)
+class CascadeConfig:
+    """A network that answers at exits and looks at the image more than once.
+
+    Attributes:
+      looks: the looks, in order; the last one is the network itself.
+      exit_weight: in stage one, weight of the mean loss of a look's exits beside that of its head.
+      budgets: mean shares of the dense MACs; a row of the table each, and for every baseline.
+      rounds: how often stages two and three alternate; 0 fine-tunes under random routing alone.
+      explore: share of the images of stage three that are routed at random.
+      selector: stage two.
+    """
+
+    looks: tuple[LookConfig, ...] = (
+        LookConfig(structures=(0.1, 1.0), begins=2),
+        LookConfig(structures=(0.2, 0.5, 1.0), exits=(1,), begins=1),
+    )
+    exit_weight: float = 0.5
+    budgets: tuple[float, ...] = (0.2, 0.33, 0.5)
+    rounds: int = 1
+    explore: float = 0.5
+    selector: TableSelectorConfig = field(default_factory=TableSelectorConfig)
+
+    def __post_init__(self):
+        if not self.looks or not any(look.begins for look in self.looks):
+            raise UserError("cascade.looks: at least one look must have begins=1 or more")
+        if not self.budgets or not all(0 < budget <= 1 for budget in self.budgets):
+            raise UserError(
+                f"cascade.budgets={self.budgets} must be shares of dense MACs, above 0 and up to 1"
+            )
+        if self.rounds < 0 or not 0 <= self.explore <= 1:
+            raise UserError(
+                f"cascade: rounds={self.rounds} must be 0 or more, explore={self.explore} from 0 to 1"
+            )

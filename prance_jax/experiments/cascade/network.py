@@ -1,0 +1,142 @@
+"""The looks of a cascade, stage one, and the tree of steps from the structures that the search finds.
+
+The structures are kept in `cascade_seedN.json`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from typing import Any
+
+import jax.numpy as jnp
+
+from prance_jax.cascade.looks import init_from_network, init_params, look_params, resize_images
+from prance_jax.cascade.tree import grow_tree
+from prance_jax.config.cascade import CascadeConfig
+from prance_jax.core.files import write_atomic
+from prance_jax.evaluation.static_search import search_static_structures
+from prance_jax.experiments.prance_stages import PranceStages
+from prance_jax.spec.cascade import Cascade, CascadeSpec, Look, single_look_macs
+from prance_jax.spec.structure import GroupChoice, Structure
+from prance_jax.training import optimizer
+from prance_jax.training.stages import cascade as cascade_stage
+
+
+class CascadeNetwork(PranceStages):
+    """The network of a cascade up to the end of stage one, and its tree. Methods train what is missing."""
+
+    @property
+    def settings(self) -> CascadeConfig:
+        """The section `cascade` of the config."""
+        return self.config.cascade
+
+    @functools.cached_property
+    def cascade_spec(self) -> CascadeSpec:
+        """The looks."""
+        plain = self.spec(self.config.token_modes[0])
+        looks, last = [], len(self.settings.looks) - 1
+        for number, look in enumerate(self.settings.looks):
+            spec = dataclasses.replace(
+                plain,
+                image_size=look.image_size or plain.image_size,
+                exits=look.exits,
+                full_last_layer=number < last,
+            )
+            looks.append(Look(spec, look.shares if number < last else "none"))
+        return CascadeSpec(tuple(looks))
+
+    def meta(self, seed: int) -> Any:
+        """Returns the parameters of all looks after stage one."""
+        spec, config, name = self.cascade_spec, self.config.meta, f"seed{seed}/cascade/meta"
+        keep_choices = (self.config.selector.keep_choices,) * spec.last.rates
+        step = cascade_stage.cascade_meta_step(
+            spec, config, keep_choices, self.settings.exit_weight, self.source.sample, self.mesh
+        )
+
+        def init():
+            key, transform = self.key(seed, "init"), optimizer.make_optimizer(config.optimizer, config.steps)
+            if config.init_from == "dense":
+                return optimizer.init_state(init_from_network(spec, self.dense(seed), key), transform)
+            return optimizer.init_state(init_params(spec, key), transform)
+
+        headline = ("loss", "accuracy", "accuracy_random")
+        return self.train_stage(
+            name, config.steps, init, step, config.batch, (self.key(seed, "meta"),), headline
+        )["ema"]
+
+    def structures(self, seed: int) -> tuple[tuple[Structure, ...], ...]:
+        """Returns the structures of each look that the search found, from the cheapest to the dearest."""
+        file = self.workdir.path / f"cascade_seed{seed}.json"
+        if file.exists():
+            record = json.loads(file.read_text())
+            return tuple(tuple(_structure(item) for item in look) for look in record["structures"])
+        looks = []
+        for number, look in enumerate(self.settings.looks):
+            spec = self.cascade_spec.looks[number].spec
+            found = self.search(seed, number, tuple(share for share in look.structures if share < 1))
+            structures = [structure for structure, _ in found]
+            structures += [spec.largest] if look.structures[-1] == 1 else []
+            structures = list(dict.fromkeys(structures))
+            looks.append(tuple(sorted(structures, key=lambda item: single_look_macs(spec, item))))
+        write_atomic(file, json.dumps({"structures": [[item.groups for item in look] for look in looks]}))
+        return tuple(looks)
+
+    def search(self, seed: int, look: int, shares: tuple[float, ...]) -> list[tuple[Structure, float]]:
+        """Returns the best static structure of a look at each share of the dense MACs, and its validation loss.
+
+        Args:
+          seed: of the run.
+          look: index of the look.
+          shares: of the dense MACs.
+        """
+        if not shares:
+            return []
+        baselines, spec = self.config.baselines, self.cascade_spec
+        split = self.source.split("validation").some(self.config.baselines.images)
+        small = split._replace(
+            images=resize_images(jnp.asarray(split.images), spec.looks[look].spec.image_size)
+        )
+        self.progress.note(f"seed{seed}: searching static structures of look {look} at {shares}")
+        return search_static_structures(
+            spec.looks[look].spec,
+            self.selector(self.config.token_modes[0]).finite_actions,
+            look_params(spec, self.meta(seed), look),
+            small,
+            tuple(share * spec.dense_macs for share in shares),
+            candidates=baselines.candidates,
+            images=baselines.images,
+            seed=seed,
+        )
+
+    def static_structure(self, seed: int, budget: float) -> tuple[int, Structure]:
+        """Returns the look and the structure that are best at a budget, by the validation loss after stage one.
+
+        Args:
+          seed: of the run.
+          budget: share of the dense MACs.
+        """
+        file = self.workdir.path / f"static_seed{seed}_{round(1000 * budget)}.json"
+        if file.exists():
+            record = json.loads(file.read_text())
+            return record["look"], _structure(record["structure"])
+        found = []
+        for look, spec in enumerate(look.spec for look in self.cascade_spec.looks):
+            largest = single_look_macs(spec, spec.largest) / self.cascade_spec.dense_macs
+            ((structure, loss),) = self.search(seed, look, (min(budget, largest),))
+            found.append((loss, look, structure))
+        _, look, structure = min(found, key=lambda item: item[0])
+        write_atomic(file, json.dumps({"look": look, "structure": structure.groups}))
+        return look, structure
+
+    def cascade(self, seed: int) -> Cascade:
+        """Returns the tree of steps."""
+        begin = [
+            (number, index) for number, look in enumerate(self.settings.looks) for index in range(look.begins)
+        ]
+        return grow_tree(self.cascade_spec, self.structures(seed), tuple(begin))
+
+
+def _structure(groups: list) -> Structure:
+    return Structure(tuple(GroupChoice(*(tuple(field) for field in group)) for group in groups))

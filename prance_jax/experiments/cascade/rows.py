@@ -1,0 +1,107 @@
+"""The rows of a cascade's table: ours, and what it must be compared with, at equal mean MACs.
+
+All rows but the dense ones are read from tables: every node's answer on every test image is computed once.
+
+- `best_static_finetuned`: the best static structure of any look at the budget, fine-tuned as long with the same teacher.
+- `random_routing`: the cascade's weights, images shared out over the nodes as ours does, but at random.
+- `confidence`: the cascade's weights, a threshold on the largest probability, calibrated on validation images.
+- `prance_cascade`: the selector.
+- `oracle`: the cascade's weights, routed by an agent that knows the labels; no method can reach it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from prance_jax.cascade.routing import (
+    Routed,
+    best_confidence_rule,
+    confidence_choices,
+    confidence_nodes,
+    cost_weight_for,
+    route,
+    selector_actions,
+)
+from prance_jax.cascade.table import CascadeTable, optimal_actions, stop_nodes
+from prance_jax.experiments.cascade.stages import CascadeStages
+from prance_jax.experiments.stage_runner import budget_suffix
+from prance_jax.spec.cascade import Cascade
+
+
+class CascadeRow(NamedTuple):
+    """One method at one budget, on the test images.
+
+    Attributes:
+      method: key of the row.
+      routed: where images stopped.
+      cascade: the tree that the nodes belong to.
+      params: parameters of the cascade.
+      cost_weight: at which the selector meets the budget; None for other methods.
+      table: test images of the cascade.
+    """
+
+    method: str
+    routed: Routed
+    cascade: Cascade
+    params: Any
+    cost_weight: float | None
+    table: CascadeTable
+
+
+def cascade_rows(experiment: CascadeStages, seed: int) -> list[CascadeRow]:
+    """Returns the rows of one seed at every budget; stages that are not there are trained first.
+
+    Args:
+      experiment: the run.
+      seed: of the run.
+    """
+    cascade, params = experiment.cascade(seed), experiment.cascade_params(seed)
+    settings = experiment.settings
+    policy_params = experiment.table_policy(seed, max(1, settings.rounds))
+    test = experiment.source.split("test")
+    tables = (
+        experiment.held_out_table(cascade, params),
+        experiment.table(cascade, params, test.images, test.labels),
+    )
+    held_out, table = tables
+    ppo, choices, rows = experiment.table_ppo(cascade), confidence_choices(cascade, held_out), []
+
+    def add(method: str, node: np.ndarray, cost_weight: float | None = None) -> None:
+        rows.append(CascadeRow(method, route(table, node), cascade, params, cost_weight, table))
+
+    for budget in settings.budgets:
+        suffix = budget_suffix(budget)
+        rows.append(best_static(experiment, seed, budget))
+        chosen = lambda weight, part=held_out: selector_actions(cascade, ppo, policy_params, part, weight)
+        weights = settings.selector.cost_weights
+        cost_weight = cost_weight_for(cascade, chosen, held_out, budget, weights)
+        node = np.asarray(stop_nodes(cascade, chosen(cost_weight, table)))
+        add(f"random_routing{suffix}", np.random.default_rng(seed).permutation(node))
+        add(f"confidence{suffix}", confidence_nodes(table, best_confidence_rule(choices, budget)))
+        add(f"prance_cascade{suffix}", node, cost_weight)
+        best = lambda weight, part=held_out: optimal_actions(cascade, part, jnp.float32(weight))
+        oracle_weight = cost_weight_for(cascade, best, held_out, budget, (0.0, 100.0))
+        add(f"oracle{suffix}", np.asarray(stop_nodes(cascade, best(oracle_weight, table))))
+    return rows
+
+
+def best_static(experiment: CascadeStages, seed: int, budget: float) -> CascadeRow:
+    """Returns the best static structure of any look at a budget, fine-tuned as long as the cascade.
+
+    Args:
+      experiment: the run.
+      seed: of the run.
+      budget: share of the dense MACs.
+    """
+    name = f"static{budget_suffix(budget)}"
+    look, structure = experiment.static_structure(seed, budget)
+    cascade, params = experiment.static_cascade(seed, look, structure, name)
+    test = experiment.source.split("test")
+    table = experiment.table(cascade, params, test.images, test.labels)
+    node = np.ones(len(test.labels), np.int32)
+    return CascadeRow(
+        f"best_static_finetuned{budget_suffix(budget)}", route(table, node), cascade, params, None, table
+    )
