@@ -35,6 +35,7 @@ ORDER = (
     "benchmarks",
     "benchmarks/profiles",
     "visualize",
+    "visualize/cascade",
     "commands",
     ".",
 )

@@ -13,9 +13,9 @@ import numpy as np
 
 from prance_jax.adaptive.buckets import Bucket, Buckets
 from prance_jax.core.errors import UserError
-from prance_jax.spec.macs import token_counts
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.structure import GroupChoice, Structure
+from prance_jax.spec.token_counts import token_counts
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 from prance_jax.models.block import Block
 from prance_jax.models.token_steps import LayerSizes, forward_layers, layer_sizes
 from prance_jax.models.vit import ViT
-from prance_jax.spec.macs import TokenCounts, macs
+from prance_jax.spec.macs import macs
 from prance_jax.spec.model_spec import ModelSpec
+from prance_jax.spec.token_counts import with_last_layer
 from prance_jax.tokens.similarity import cosine_similarity
 from prance_jax.tokens.token_set import TokenSet, descending_rank, initial_tokens
 
@@ -97,9 +98,8 @@ class LearnedCounts:
         learned = dict(zip(self.layers, counts.tokens_after[:, 1]))
         for layer in range(spec.space.depth):
             after.append(learned.get(layer, after[-1]))
-        mlp = after[1:] if spec.pixels else [*after[1:-1], spec.class_tokens]
-        total = macs(spec, spec.largest, counts=TokenCounts(tuple(after[:-1]), tuple(mlp))).total
-        return total / macs(spec, spec.largest).total
+        token_counts = with_last_layer(spec, tuple(after[:-1]), tuple(after[1:]))
+        return macs(spec, spec.largest, counts=token_counts).total / macs(spec, spec.largest).total
 
     def forward(self, model: ViT, params: Any, images: jax.Array, counts: SoftCounts) -> jax.Array:
         """Classifies images under given counts, tokens being masked.
@@ -117,7 +117,10 @@ class LearnedCounts:
         sizes, layers = layer_sizes(self.spec.largest), range(self.spec.space.depth)
 
         def step(layer: int, block: Block, tokens: TokenSet, size: LayerSizes, is_kept: jax.Array) -> Any:
-            tokens, signals = block.apply_attention(tokens, size.width_in, size.width, policy=is_kept)
+            num_queries = self.spec.num_queries(layer)
+            tokens, signals = block.apply_attention(
+                tokens, size.width_in, size.width, policy=is_kept, num_queries=num_queries
+            )
             if layer in rows:
                 row = SoftCounts(counts.tokens_after[rows[layer]], counts.keep_probs[rows[layer]])
                 tokens, is_kept = _reduce(tokens, is_kept, signals.cls_attention, row)

@@ -8,8 +8,9 @@ from prance_jax.baselines.token_predictor import predictor_macs
 from prance_jax.core.errors import UserError
 from prance_jax.core.sizes import Size
 from prance_jax.spec.block_latency import BlockLatency, LatencyTargetError, first_fast_enough
-from prance_jax.spec.macs import Macs, TokenCounts, macs
+from prance_jax.spec.macs import Macs, macs
 from prance_jax.spec.model_spec import ModelSpec
+from prance_jax.spec.token_counts import TokenCounts, with_last_layer
 from prance_jax.tokens.method import TokenMethod
 from prance_jax.tokens.methods.registry import METHODS
 
@@ -75,8 +76,6 @@ class PredictorConfig:
     def macs(self, spec: ModelSpec, tokens_after: tuple[Size, ...] | None = None) -> Macs:
         """Counts the multiply-accumulates of one image, predictors included.
 
-        Only CLS enters the last MLP.
-
         Args:
           spec: the network.
           tokens_after: tokens in each layer, ints or int32 [B]; by default those at `keep_rates`.
@@ -84,7 +83,9 @@ class PredictorConfig:
         tokens_after = tokens_after or self.tokens_after(spec)
         tokens_before, width = self._tokens_before(spec, tokens_after), spec.space.max_width
         predictors = sum(predictor_macs(count - 1, width, self.heads) for count in tokens_before)
-        return macs(spec, spec.largest, counts=_token_counts(tokens_after))._replace(selector=predictors)
+        return macs(spec, spec.largest, counts=_token_counts(spec, tokens_after))._replace(
+            selector=predictors
+        )
 
     def milliseconds(self, spec: ModelSpec, table: BlockLatency) -> float:
         """Looks up the time of one image at `keep_rates`, predictors included.
@@ -94,9 +95,8 @@ class PredictorConfig:
           table: measured times of its layers and predictors.
         """
         tokens_after = self.tokens_after(spec)
-        return table.milliseconds(
-            _token_counts(tokens_after), self.name, self._tokens_before(spec, tokens_after)
-        )
+        counts, tokens_before = _token_counts(spec, tokens_after), self._tokens_before(spec, tokens_after)
+        return table.milliseconds(counts, self.name, tokens_before)
 
     def _tokens_before(self, spec: ModelSpec, tokens_after: tuple[Size, ...]) -> tuple[Size, ...]:
         """Tokens that arrive at each predictor."""
@@ -104,9 +104,9 @@ class PredictorConfig:
         return tuple(before[layer] for layer in self.layers)
 
 
-def _token_counts(tokens_after: tuple[Size, ...]) -> TokenCounts:
-    """Tokens in attention and MLP of each layer; only CLS, which is classified, in the last MLP."""
-    return TokenCounts(tokens_after, (*tokens_after[:-1], 1))
+def _token_counts(spec: ModelSpec, tokens_after: tuple[Size, ...]) -> TokenCounts:
+    """Tokens in attention and MLP of each layer; a predictor stands before both."""
+    return with_last_layer(spec, tokens_after, tokens_after)
 
 
 def predictor_at_share(

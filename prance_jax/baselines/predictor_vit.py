@@ -3,7 +3,8 @@
 A token predictor before some layers predicts which tokens to keep. Training keeps all tokens and
 masks (`PredictorViT.train`), so that decisions have a gradient. Evaluation removes tokens
 (`PredictorViT.__call__`): the same tokens by the same scores, without sampling. Dropped tokens are
-pooled into one package token (SPViT) or lost (DynamicViT).
+pooled into one package token (SPViT) or lost (DynamicViT). The last layer of evaluation computes CLS
+alone (`ModelSpec.num_queries`); in training it computes all tokens, whose features a loss compares.
 
 References: Kong et al. 2022, SPViT; Rao et al. 2021, DynamicViT.
 """
@@ -28,7 +29,13 @@ from prance_jax.baselines.token_predictor import (
 from prance_jax.core.errors import UserError
 from prance_jax.core.sizes import Size
 from prance_jax.models.block import Block, apply_norm
-from prance_jax.models.token_steps import LayerSizes, TokenStep, forward_layers, layer_sizes
+from prance_jax.models.token_steps import (
+    LayerSizes,
+    TokenStep,
+    attention_of_all,
+    forward_layers,
+    layer_sizes,
+)
 from prance_jax.models.vit import ViT
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.tokens.counts import removes_nothing
@@ -54,7 +61,7 @@ class PredictorOutput(NamedTuple):
 
     Attributes:
       logits: float32 [B, num_classes].
-      tokens: tokens of the last layer.
+      tokens: tokens after the last attention; features of CLS alone unless the last layer is full.
       tokens_after: tokens in each layer, ints or int32 [B].
     """
 
@@ -105,10 +112,11 @@ class PredictorViT(nn.Module):
     def __call__(self, images: jax.Array) -> PredictorOutput:
         """Classifies images with fewer tokens; with one count per image, tokens are masked."""
         tokens = self.forward_first_group(images)
-        tokens_after = [tokens.count] * self._ends[0]
+        tokens_after = [self.spec.tokens] * self._ends[0]
         for index, (first, end) in enumerate(zip(self._ends, self._ends[1:])):
-            tokens = self.forward_group(tokens, self.predict_keep(tokens, index), index)
+            tokens = self._remove(tokens, self.predict_keep(tokens, index))
             tokens_after += [tokens.count] * (end - first)
+            tokens = self._forward_layers(tokens, range(first, end))
         return PredictorOutput(self.forward_head(tokens), tokens, tuple(tokens_after))
 
     def forward_first_group(self, images: jax.Array) -> TokenSet:
@@ -141,15 +149,13 @@ class PredictorViT(nn.Module):
           predicted: what it decided.
           index: which predictor, from 0.
         """
-        if not removes_nothing(tokens, predicted.num_keep):
-            drops = [predicted.drops] if self.predictor.package and predicted.drops is not None else []
-            tokens = keep_most_likely(self.predictor, tokens, predicted.keep, predicted.num_keep, *drops)
-        return self._forward_layers(tokens, range(*self._ends[index : index + 2]))
+        return self._forward_layers(self._remove(tokens, predicted), range(*self._ends[index : index + 2]))
 
     def forward_head(self, tokens: TokenSet) -> jax.Array:
-        """Applies the last MLP to CLS alone, and the classifier: float32 [B, num_classes]."""
-        last = self.vit.apply_last_mlp(tokens, self._sizes[-1], only_read=True)
-        return self.vit.classify(last.features, self._sizes[-1].width)[:, 0]
+        """Applies the last MLP and the classifier: float32 [B, num_classes]."""
+        only_read = self.spec.reads_class_tokens_only
+        last = self.vit.apply_last_mlp(tokens, self._sizes[-1], only_read=only_read)
+        return self.vit.classify(last.features[:, :1], self._sizes[-1].width)[:, 0]
 
     def train(self, images: jax.Array, key: jax.Array) -> MaskedOutput:
         """Classifies images with all tokens; dropped ones are masked.
@@ -176,7 +182,9 @@ class PredictorViT(nn.Module):
         """Returns logits and final-norm patches [B, P, C] without predictors, as a teacher."""
         width = self._sizes[-1].width
         tokens = self.vit.initial_tokens(images, self._sizes[0].width_in)
-        tokens, _, _ = forward_layers(self.vit.blocks, tokens, range(self.spec.space.depth), self._sizes)
+        layers = range(self.spec.space.depth)
+        steps = dict.fromkeys(layers, attention_of_all)
+        tokens, _, _ = forward_layers(self.vit.blocks, tokens, layers, self._sizes, steps)
         tokens = self.vit.apply_last_mlp(tokens, self._sizes[-1])
         patches = apply_norm(self.spec, self.vit.norm, tokens.features[:, 1:], width, width)
         return self.vit.classify(tokens.features[:, :1], width)[:, 0], patches
@@ -189,6 +197,13 @@ class PredictorViT(nn.Module):
     def _ends(self) -> tuple[int, ...]:
         """Ends of the parts of the network: the layer of each predictor, and the depth."""
         return (*self.predictor.layers, self.spec.space.depth)
+
+    def _remove(self, tokens: TokenSet, predicted: PredictedKeep) -> TokenSet:
+        """Removes what a predictor drops."""
+        if removes_nothing(tokens, predicted.num_keep):
+            return tokens
+        drops = [predicted.drops] if self.predictor.package and predicted.drops is not None else []
+        return keep_most_likely(self.predictor, tokens, predicted.keep, predicted.num_keep, *drops)
 
     def _forward_layers(self, tokens: TokenSet, layers: range) -> TokenSet:
         """Whole layers; of the last layer of the network only the attention."""

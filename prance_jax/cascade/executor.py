@@ -55,7 +55,8 @@ def serve_cascade(
       chunk: images of a chunk, at most.
     """
     batch = images.shape[0]
-    chunk = min(chunk, batch)
+    # An exported program has a symbolic batch size; its chunks are filled up.
+    chunk = min(chunk, batch) if isinstance(batch, int) else chunk
     next_nodes = jnp.asarray(cascade.next_nodes)
     node, features = jnp.full(batch, START, jnp.int32), jnp.zeros((batch, NUM_FEATURES))
     logits = jnp.zeros((batch, cascade.spec.last.num_classes))
@@ -100,7 +101,8 @@ def _layout(cascade: Cascade, params: Params, images: jax.Array) -> list[_Layout
     for node, step in enumerate(cascade.steps, start=1):
 
         def run(params, images, before, node=node, parent=step.parent):
-            return _strip(forward_step(cascade, params, images, node, _restore(cascade, parent, before)))
+            output = forward_step(cascade, params, images, node, _restore(cascade, parent, before))
+            return _strip(cascade, node, output)
 
         outputs.append(jax.eval_shape(run, params, example, outputs[step.parent]))
         leaves, treedef = jax.tree_util.tree_flatten_with_path(outputs[-1])
@@ -169,7 +171,8 @@ class _Level(NamedTuple):
         def run(rows):
             output = _load(self.layout[parent], before, rows) if parent else None
             output = _restore(self.cascade, parent, output)
-            output = _strip(forward_step(self.cascade, params, images[rows], node, output))
+            output = forward_step(self.cascade, params, images[rows], node, output)
+            output = _strip(self.cascade, node, output)
             leaves = dict(zip(self.layout[node].names, jax.tree.leaves(output)))
             blank = {name: jnp.zeros((len(rows), *shape), dtype) for name, (shape, dtype) in room.items()}
             return blank | {name: _pad(leaf, room[name][0]) for name, leaf in leaves.items()}
@@ -190,8 +193,10 @@ def _pad(leaf: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jnp.pad(leaf, [(0, 0), *((0, new - old) for old, new in zip(leaf.shape[1:], shape))])
 
 
-def _strip(output: NodeOutput) -> NodeOutput:
-    """Drops what a later step does not read, and static sizes, which are no arrays."""
+def _strip(cascade: Cascade, node: int, output: NodeOutput) -> NodeOutput:
+    """Drops what no later step reads, and static sizes, which are no arrays."""
+    if not cascade.children[node]:
+        return output._replace(state=None)
     unread = {"width": None, "mlp_dim": None, "signals": None, "early_logits": None}
     return output._replace(state=output.state._replace(**unread))
 

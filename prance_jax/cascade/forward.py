@@ -25,6 +25,7 @@ from prance_jax.spec.structure import GroupChoice
 
 Params = Any
 # (node int32 [B], features of the answer there, float32 [B, NUM_FEATURES]) -> action int32 [B]; 0 stops.
+# Actions must be available at their nodes, see `Cascade.next_nodes`.
 DecideAtExit = Callable[[jax.Array, jax.Array], jax.Array]
 
 
@@ -145,7 +146,7 @@ def forward_cascade(
       cascade: the tree.
       params: parameters of the cascade.
       images: float [B, S, S, channels], normalised as in training.
-      decide: takes the decisions; it is asked for all images, also where the answer is not used.
+      decide: takes the decisions; called for all images at every exit, also where the action is not used.
     """
     batch, next_nodes = images.shape[0], jnp.asarray(cascade.next_nodes)
     node, logits = jnp.full(batch, START, jnp.int32), jnp.zeros((batch, cascade.spec.last.num_classes))

@@ -166,10 +166,11 @@ def confidence_demonstrations(
         rule = max(choices, key=lambda choice: choice.accuracy - cost_weight * choice.cost).rule
         stops = confidence_nodes(table, rule)
         going = np.ones(len(stops), bool)
-        for node, following in zip((START, *rule.path), rule.path):
-            nodes = jnp.full(len(stops), node)
-            forward = cascade.children[node].index(following) + 1
-            action = np.where((stops == node) & (node != START), 0, forward)
+        for node, following in zip((START, *rule.path), (*rule.path, None)):
+            children, nodes = cascade.children[node], jnp.full(len(stops), node)
+            if not children:
+                break
+            action = np.where(stops == node, 0, 0 if following is None else children.index(following) + 1)
             parts.append(
                 Demonstrations(
                     observe(cascade, nodes, features[:, node], jnp.float32(cost_weight)),

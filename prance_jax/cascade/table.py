@@ -17,6 +17,7 @@ import numpy as np
 
 from prance_jax.cascade.forward import forward_tree
 from prance_jax.cascade.observation import observation_size, observe
+from prance_jax.core.errors import UserError
 from prance_jax.selector.cost_weight import reward_scale, sample_cost_weights
 from prance_jax.spec.cascade import START, Cascade
 
@@ -40,7 +41,7 @@ class CascadeTable(NamedTuple):
 
     @property
     def correct(self) -> jax.Array:
-        """bool [N, nodes], whether the predicted class is the label."""
+        """Whether the predicted class is the label, bool [N, nodes]."""
         return self.predicted == self.labels[:, None]
 
 
@@ -94,7 +95,12 @@ def tabulate(
       quality: 'correct', or 'probability' of the true class.
       decision_cost: MACs of one decision.
       batch: images per compiled call.
+
+    Raises:
+      UserError: `quality` is not known.
     """
+    if quality not in ("correct", "probability"):
+        raise UserError(f"quality={quality!r} is not known; choose 'correct' or 'probability'")
     run, parts = _compiled_tree(cascade, quality), []
     for start in range(0, len(labels), batch):
         rows, targets = images[start : start + batch], labels[start : start + batch]

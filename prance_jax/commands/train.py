@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from pathlib import Path
 
 from prance_jax.commands.common import AddCommand, add_distributed, open_experiment, run_clock
 
@@ -26,8 +28,7 @@ Evaluates a trained workdir on the test images again, writes results.json, resul
 and prints the table. It trains nothing, and needs no --config: the workdir has its own."""
 _SHOW = """\
 Draws what a trained workdir decides and how it learned: pictures in show/ and report.html, one page for
-a browser. By default it shows all token modes of the first seed, and for a selector of all budgets the
-middle budget. Run evaluate first for the table in the page. It needs no --config."""
+a browser. By default it shows all token modes of the first seed, and of several budgets the middle one. Run evaluate first for the table in the page. It needs no --config."""
 
 
 def add_commands(add_command: AddCommand) -> None:
@@ -132,13 +133,23 @@ def write_pictures(experiment, everything: bool) -> str:
 
     try:
         if everything:
-            from prance_jax.visualize.report import write_report  # its libraries may be missing
-
+            write_report = _report_writer(experiment)  # its libraries may be missing
             return f"{write_report(experiment)}, pictures in {experiment.workdir.path / 'show'}"
         plot_results(load_results(experiment.workdir.path), experiment.workdir.path / "accuracy.png")
         return "the show command draws it again"
     except Exception as error:  # whatever goes wrong, the trained run must not fail
         return f"not drawn ({type(error).__name__}: {error})"
+
+
+def _report_writer(experiment) -> Callable[..., Path]:
+    """The function that writes the report of a workdir."""
+    if experiment.config.cascade is None:
+        from prance_jax.visualize.report import write_report
+
+        return write_report
+    from prance_jax.visualize.cascade.report import write_cascade_report
+
+    return write_cascade_report
 
 
 def _last_line(workdir, report: str) -> str:
@@ -152,10 +163,9 @@ def _last_line(workdir, report: str) -> str:
 
 def show(options: argparse.Namespace) -> int:
     """Draws the pictures and the report of a trained workdir."""
-    from prance_jax.visualize.report import write_report
-
-    path = write_report(
-        open_experiment(options),
+    experiment = open_experiment(options)
+    path = _report_writer(experiment)(
+        experiment,
         seed=options.seed,
         mode=options.token_mode,
         budget=options.budget,

@@ -18,8 +18,9 @@ from prance_jax.models.forward import forward_adaptive
 from prance_jax.models.reduction import ScheduledReduction, forward_reduced, scheduled_macs
 from prance_jax.models.vit import ViT
 from prance_jax.selector.policies import DecisionPolicy
-from prance_jax.spec.macs import count_parameters, macs, token_counts
+from prance_jax.spec.macs import count_parameters, macs
 from prance_jax.spec.model_spec import ModelSpec
+from prance_jax.spec.token_counts import tokens_after_layers
 
 
 class Evaluation(NamedTuple):
@@ -83,7 +84,7 @@ def compile_forward(
             decide = policy.decide(policy_params, key)
             out = forward_adaptive(model, params, images, policy.first_choice, decide)
             structure, logits = out.structure, out.logits
-            cost, tokens_after = macs(spec, structure, decision_cost), token_counts(spec, structure).mlp
+            cost, tokens_after = macs(spec, structure, decision_cost), tokens_after_layers(spec, structure)
         mean = sum(jnp.asarray(count, jnp.float32) for count in tokens_after) / len(tokens_after)
         predicted = jnp.argmax(logits, axis=-1)
         values = {

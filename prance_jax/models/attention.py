@@ -39,7 +39,7 @@ def dot_product_attention(
     """Computes softmax(q k^T / sqrt(D) + bias) v, the softmax in float32.
 
     Args:
-      q: queries [B, H, N, D].
+      q: queries [B, H, Q, D], of the first Q tokens.
       k: keys [B, H, N, D].
       v: values [B, H, N, D].
       bias: float32 [B, N] over keys, or None.
@@ -47,7 +47,7 @@ def dot_product_attention(
         there.
 
     Returns:
-      [B, H, N, D] in the type of `v`.
+      [B, H, Q, D] in the type of `v`.
 
     Reference: the policy, DynamicViT, arXiv 2106.02034, eq. 10-11.
     """
@@ -58,7 +58,7 @@ def dot_product_attention(
         weights = jax.nn.softmax(logits, axis=-1)
     else:
         visible = policy[:, None, None, :].astype(jnp.float32)
-        visible = visible + (1 - visible) * jnp.eye(logits.shape[-1])
+        visible = visible + (1 - visible) * jnp.eye(*logits.shape[-2:])
         # Relative to the largest visible logit, so the sum is at least 1. A hidden key counts as that one at most;
         # otherwise its gradient, an exponential of the difference, would swamp all others.
         top = jnp.max(jnp.where(visible > 0, logits, -jnp.inf), axis=-1, keepdims=True)
@@ -76,7 +76,7 @@ def attention_signals(
     The row of CLS is computed here once more, so that `dot_product_attention` may be any fused kernel.
 
     Args:
-      q: queries [B, H, N, D].
+      q: queries [B, H, Q, D]; of all tokens if `received`, else CLS is enough.
       k: keys [B, H, N, D].
       v: values [B, H, N, D], or None where there are no values yet.
       bias: float32 [B, N] over keys, or None; -inf marks an invalid token, whose query does not count either.

@@ -14,7 +14,7 @@ from prance_jax.models import attention
 from prance_jax.models.elastic import broadcast_width, dense, fit_channels, layer_norm
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.tokens.regroup import Grouping, pool_tokens, regroup
-from prance_jax.tokens.token_set import AttentionSignals, TokenSet
+from prance_jax.tokens.token_set import AttentionSignals, TokenSet, leading_tokens
 
 
 def identity_init(key: jax.Array, shape: tuple[int, int], dtype=jnp.float32) -> jax.Array:
@@ -133,6 +133,7 @@ class Block(nn.Module):
         width: Size,
         received: bool = False,
         policy: jax.Array | None = None,
+        num_queries: int | None = None,
     ) -> tuple[TokenSet, AttentionSignals]:
         """Applies attention and its residual.
 
@@ -142,24 +143,19 @@ class Block(nn.Module):
           width: channels that are written; other than `width_in` only in official deployment.
           received: whether the signals hold the attention that each token receives.
           policy: float32 [B, N], see `attention.dot_product_attention`; a hidden token gives no signals.
+          num_queries: leading tokens that attend to all, see `ModelSpec.num_queries`; the others end here. None: all
+            tokens attend.
 
         Returns:
-          The tokens after attention, and its signals.
+          The tokens after attention, and its signals: of all tokens that arrived.
         """
-        space = self.spec.space
         x = apply_norm(self.spec, self.norm1, tokens.features, width_in, width)
-        qk, vo = self.spec.head_dims(self.layer)
-        ends, inner = (space.heads * qk, 2 * space.heads * qk), space.heads * vo
-        qkv = dense(x, *self.qkv(), width_in, ends[1] + inner, ends[1] + inner)
-        batch, slots, _ = qkv.shape
-        if qk == vo:
-            q, k, v = qkv.reshape(batch, slots, 3, space.heads, qk).transpose(2, 0, 3, 1, 4)
-        else:
-            parts = jnp.split(qkv, ends, axis=-1)
-            q, k, v = (part.reshape(batch, slots, space.heads, -1).swapaxes(1, 2) for part in parts)
+        q, k, v = self._queries_keys_values(x, width_in, num_queries)
         bias = attention.key_bias(tokens)
         mixed = self._mix(q, k, v, bias, policy)
         signals = attention.attention_signals(q, k, v, attention.visible_bias(bias, policy), received)
+        if num_queries is not None:
+            tokens = leading_tokens(tokens, num_queries)
         return self._project(tokens, mixed, width_in, width), signals
 
     def attention_one_step_ahead(
@@ -205,6 +201,23 @@ class Block(nn.Module):
         v = jnp.where((grouping.new_index >= 0)[:, None, :, None], v, 0)
         mixed = pool_tokens(self._mix(q, k, v, bias), *grouping)
         return self._project(merged, mixed, width_in, width), signals
+
+    def _queries_keys_values(
+        self, x: jax.Array, width_in: Size, num_queries: int | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries of the leading tokens, keys and values of all: [B, H, N, channels of a head]."""
+        heads, (qk, vo) = self.spec.space.heads, self.spec.head_dims(self.layer)
+        kernel, offset = self.qkv()
+        end, total = heads * qk, heads * (2 * qk + vo)
+        by_head = lambda part: part.reshape(*part.shape[:2], heads, -1).swapaxes(1, 2)
+        if num_queries is not None:
+            q = dense(x[:, :num_queries], kernel[:, :end], offset[:end], width_in, end, end)
+            keys_values = dense(x, kernel[:, end:], offset[end:], width_in, total - end, total - end)
+            return by_head(q), *map(by_head, jnp.split(keys_values, (end,), axis=-1))
+        qkv = dense(x, kernel, offset, width_in, total, total)
+        if qk == vo:
+            return tuple(qkv.reshape(*qkv.shape[:2], 3, heads, qk).transpose(2, 0, 3, 1, 4))
+        return tuple(map(by_head, jnp.split(qkv, (end, 2 * end), axis=-1)))
 
     def _mix(self, q, k, v, bias, policy=None) -> jax.Array:
         """Attention outputs of all heads, side by side: [B, N, heads x channels]."""

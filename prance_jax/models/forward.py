@@ -29,7 +29,8 @@ class ForwardOutput(NamedTuple):
     Attributes:
       logits: float32 [B, num_classes]; for pixels [B, S, S, num_classes].
       structure: the structure that was chosen, per image or static.
-      tokens: tokens that remain after the attention of the last layer.
+      tokens: tokens after the attention of the last layer; features of class tokens alone, see
+        `ModelSpec.num_queries`. `token_of_patch` is that of all tokens that remain.
     """
 
     logits: jax.Array

@@ -15,7 +15,8 @@ class ViTOutput(NamedTuple):
 
     Attributes:
       logits: float32 [B, num_classes]; for pixels [B, S, S, num_classes].
-      tokens: tokens after the last attention (for pixels after the last MLP), with their sizes and `token_of_patch`.
+      tokens: tokens after the last attention, with their sizes and `token_of_patch`; for pixels after the last MLP.
+        Features of class tokens alone unless the last layer is full, see `ModelSpec.num_queries`.
       class_token: [B, C], what the classifier reads, after the final norm.
     """
 
@@ -28,7 +29,8 @@ class GroupState(NamedTuple):
     """State of inference between two groups: after the attention of a group's last layer, before its MLP.
 
     Attributes:
-      tokens: the tokens, `width` channels wide.
+      tokens: the tokens, `width` channels wide. After the last group features of class tokens alone, see
+        `ModelSpec.num_queries`; `token_of_patch` is that of all tokens.
       signals: signals of that attention.
       width: width of the MLP that still has to run.
       mlp_dim: hidden units of that MLP.

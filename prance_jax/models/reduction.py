@@ -13,9 +13,10 @@ from prance_jax.models.outputs import ViTOutput
 from prance_jax.models.token_steps import LayerReduction
 from prance_jax.models.vit import ViT
 from prance_jax.spec.block_latency import BlockLatency, LatencyTargetError, first_fast_enough
-from prance_jax.spec.macs import Macs, TokenCounts, macs
+from prance_jax.spec.macs import Macs, macs
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.structure import Structure
+from prance_jax.spec.token_counts import TokenCounts, with_last_layer
 from prance_jax.tokens.method import TokenMethod
 from prance_jax.tokens.methods.registry import METHODS as ALL
 from prance_jax.tokens.schedules import Schedule
@@ -41,10 +42,19 @@ class ScheduledReduction:
     proportional: bool | None = None
 
     def tokens_after(self, spec: ModelSpec) -> tuple[int, ...]:
-        """Returns the tokens after each layer: the schedule's, as near as the method can come."""
-        count, counts = spec.tokens, []
-        for requested in self.schedule.tokens_after(spec.space.depth, spec.tokens):
-            extra_prefix_tokens = spec.class_tokens - 1
+        """Returns the tokens after each layer: the schedule's, as near as the method can come.
+
+        The last layer keeps all that arrive where a reduction would change no answer, see
+        `ModelSpec.reduces_last_layer`.
+
+        Args:
+          spec: the network.
+        """
+        count, counts, extra_prefix_tokens = spec.tokens, [], spec.class_tokens - 1
+        requests = self.schedule.tokens_after(spec.space.depth, spec.tokens)
+        if not spec.reduces_last_layer(self.method):
+            requests = (*requests[:-1], spec.tokens)
+        for requested in requests:
             count = extra_prefix_tokens + self.method.feasible_count(
                 count - extra_prefix_tokens, min(requested, count) - extra_prefix_tokens, spec.patches
             )
@@ -56,11 +66,14 @@ class ScheduledReduction:
         return LayerReduction(self.method, self.tokens_after(spec), self.proportional)
 
     def counts(self, spec: ModelSpec) -> TokenCounts:
-        """Returns the tokens in attention and MLP of each layer; only class tokens enter the last MLP, for pixels all."""
+        """Returns the tokens in attention and MLP of each layer."""
         tokens_after = self.tokens_after(spec)
         attention = (spec.tokens, *tokens_after[:-1])
-        mlp = tokens_after if spec.pixels else (*tokens_after[:-1], spec.class_tokens)
-        return TokenCounts(attention, mlp, None if self.method.group_ahead is None else tokens_after)
+        if self.method.group_ahead is None:
+            return with_last_layer(spec, attention, tokens_after)
+        counts = with_last_layer(spec, attention, tokens_after, tokens_after)
+        # One step ahead, the queries of all tokens are needed to group them.
+        return counts._replace(last_queries=None) if tokens_after[-1] < attention[-1] else counts
 
     def milliseconds(self, spec: ModelSpec, table: BlockLatency) -> float:
         """Looks up the time of one image on the largest structure, reductions included.
@@ -79,7 +92,7 @@ def forward_reduced(
 ) -> ViTOutput:
     """Classifies images under a static structure with a scheduled reduction.
 
-    A schedule that removes nothing gives the network itself, without the last MLP on tokens that no head reads.
+    A schedule that removes nothing gives the network itself.
 
     Args:
       model: the network.

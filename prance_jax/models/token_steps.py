@@ -48,7 +48,7 @@ class LayerReduction(NamedTuple):
     Attributes:
       method: the token method.
       num_keep: tokens after each layer, ints (compact) or int32 [B] (masked), all class tokens counted. A layer that
-        keeps all tokens runs without the method.
+        keeps all tokens runs without the method, as the last one does where no head reads the result.
       proportional: whether attention weighs tokens by their sizes; None: as the method does.
     """
 
@@ -99,10 +99,32 @@ def forward_layers(
 def attention_only(
     layer: int, block: Block, tokens: TokenSet, size: LayerSizes, carry: Any
 ) -> tuple[TokenSet, AttentionSignals, Any]:
-    """Applies the attention of a layer and keeps all tokens: the token step of a plain layer.
+    """Applies the attention of a layer and reduces nothing: the token step of a plain layer.
+
+    The last layer returns only the tokens that the head reads, see `ModelSpec.num_queries`.
 
     Args:
       layer: index of the layer, from 0.
+      block: the layer.
+      tokens: the tokens that arrive.
+      size: sizes of the layer.
+      carry: returned as it is.
+
+    Returns:
+      Tokens for the layer's MLP, signals of the attention, the carry.
+    """
+    num_queries = block.spec.num_queries(layer)
+    tokens, signals = block.apply_attention(tokens, size.width_in, size.width, num_queries=num_queries)
+    return tokens, signals, carry
+
+
+def attention_of_all(
+    layer: int, block: Block, tokens: TokenSet, size: LayerSizes, carry: Any
+) -> tuple[TokenSet, AttentionSignals, Any]:
+    """Applies the attention of a layer to all tokens, also in the last layer, for a loss that reads them.
+
+    Args:
+      layer: not used.
       block: the layer.
       tokens: the tokens that arrive.
       size: sizes of the layer.
@@ -118,6 +140,8 @@ def attention_only(
 def scheduled_step(spec: ModelSpec, reduction: LayerReduction, watch: Watch | None = None) -> TokenStep:
     """Makes the token step of a scheduled reduction, the same for all layers.
 
+    In the last layer it reduces only if that matters, see `ModelSpec.reduces_last_layer`.
+
     Args:
       spec: the network.
       reduction: method and number of tokens in every layer.
@@ -126,7 +150,8 @@ def scheduled_step(spec: ModelSpec, reduction: LayerReduction, watch: Watch | No
 
     def step(layer: int, block: Block, tokens: TokenSet, size: LayerSizes, carry: Any):
         num_keep = reduction.num_keep[layer]
-        if removes_nothing(tokens, num_keep):
+        reduces = layer < spec.space.depth - 1 or spec.reduces_last_layer(reduction.method)
+        if not reduces or removes_nothing(tokens, num_keep):
             return attention_only(layer, block, tokens, size, carry)
         before, tokens, signals = attend_and_reduce(spec, block, tokens, size, reduction.method, (num_keep,))
         if reduction.proportional is not None:

@@ -10,6 +10,9 @@ MLP of that layer runs with the next group, at the width that the decision chose
     forward_group        MLP of the layer before, then group g up to the attention of its last layer   (g = 1, 2, ...)
     forward_head         MLP of the last layer, norm, classifier; for pixels, of the patches back on the grid
 
+A classifier reads class tokens alone. So in the last layer only they attend and go through the MLP, see
+`ModelSpec.num_queries`; keys and values are those of all tokens.
+
 No layer runs at a width that was not chosen. What comes before a decision does not depend on it.
 """
 
@@ -38,7 +41,7 @@ from prance_jax.models.token_steps import (
 )
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.structure import GroupChoice, Structure
-from prance_jax.tokens.token_set import TokenSet, initial_tokens
+from prance_jax.tokens.token_set import TokenSet, initial_tokens, leading_tokens
 from prance_jax.tokens.unmerge import unmerge
 
 
@@ -101,7 +104,7 @@ class ViT(nn.Module):
           group: index of the group; by default the last one.
         """
         if only_read and not self.spec.pixels:
-            tokens = tokens._replace(features=tokens.features[:, : self.spec.class_tokens])
+            tokens = leading_tokens(tokens, self.spec.class_tokens)
         block = self.blocks[self.spec.space.last_layers[group]]
         return block.apply_mlp(tokens, size.width, size.mlp_dim, size.width)
 
@@ -114,7 +117,7 @@ class ViT(nn.Module):
     ) -> ViTOutput:
         """Classifies images under a static structure with a token method in its layers.
 
-        In the last layer only class tokens go through the MLP, since the classifier reads nothing else.
+        In the last layer only the tokens are computed that the head reads, see `ModelSpec.num_queries`.
 
         Args:
           images: float [B, S, S, channels].
@@ -127,7 +130,7 @@ class ViT(nn.Module):
         layers = range(self.spec.space.depth)
         tokens = self.initial_tokens(images, structure.widths[0])
         tokens, _, _ = forward_layers(self.blocks, tokens, layers, sizes, dict.fromkeys(layers, step))
-        last = self.apply_last_mlp(tokens, sizes[-1], only_read=True)
+        last = self.apply_last_mlp(tokens, sizes[-1], only_read=self.spec.reads_class_tokens_only)
         class_token = apply_norm(self.spec, self.norm, last.features[:, :1], width, width)[:, 0]
         return ViTOutput(self.head_logits(last, width), last if self.spec.pixels else tokens, class_token)
 
@@ -182,7 +185,8 @@ class ViT(nn.Module):
 
     def forward_head(self, state: GroupState) -> jax.Array:
         """Finishes the network: logits float32 [B, num_classes]; for pixels [B, S, S, num_classes]."""
-        tokens = self.apply_last_mlp(state.tokens, LayerSizes(state.width, state.width, state.mlp_dim))
+        size = LayerSizes(state.width, state.width, state.mlp_dim)
+        tokens = self.apply_last_mlp(state.tokens, size, only_read=self.spec.reads_class_tokens_only)
         return self.head_logits(tokens, state.width)
 
     def initial_tokens(self, images: jax.Array, width: Size) -> TokenSet:

@@ -32,8 +32,9 @@ from prance_jax.selector.reward import (
     prediction_quality,
     utility,
 )
-from prance_jax.spec.macs import macs, token_counts
+from prance_jax.spec.macs import macs
 from prance_jax.spec.structure import GroupChoice, Structure
+from prance_jax.spec.token_counts import tokens_after_layers
 
 
 class EnvParams(NamedTuple):
@@ -169,7 +170,7 @@ class PranceEnv:
             "correct": mean_per_image((jnp.argmax(logits, -1) == env_state.labels).astype(jnp.float32)),
             "macs_kept": macs_share,
             "cost": cost,
-            "tokens_left": token_counts(spec, structure).mlp[-1] / spec.tokens,
+            "tokens_left": tokens_after_layers(spec, structure)[-1] / spec.tokens,
         }
         observation = (
             self.encoder(group_state, group + 1, env_state.cost_weight)

@@ -1,4 +1,4 @@
-"""Export: an `AdaptiveModel` as one file that `prance_jax.load_exported` runs anywhere.
+"""Export: a model as one file that `prance_jax.load_exported` runs anywhere.
 
 The file is a zip archive of three entries. The program is StableHLO by `jax.export`, with a
 symbolic batch size, for CPU, CUDA and TPU. The weights are separate arrays, so the program stays
@@ -21,13 +21,16 @@ import numpy as np
 from jax import export as jax_export
 
 from prance_jax.core.files import disk_errors
+from prance_jax.serving.cascade_model import CascadeModel
 from prance_jax.serving.exported import CARD, FORMAT, PROGRAM, VERSION, WEIGHTS
 from prance_jax.serving.model import AdaptiveModel
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def export(model: AdaptiveModel, path: str | Path, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def export(
+    model: AdaptiveModel | CascadeModel, path: str | Path, facts: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Writes a model as one file.
 
     Args:

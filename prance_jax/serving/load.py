@@ -1,21 +1,35 @@
-"""From a trained workdir to an `AdaptiveModel`, calibrated on its validation images."""
+"""From a trained workdir to a model, calibrated on its validation images."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from prance_jax.adaptive.budget import BudgetTable
 from prance_jax.adaptive.calibrate import calibrate_budget_table, collect_decisions
 from prance_jax.adaptive.choose_buckets import choose_buckets
 from prance_jax.adaptive.rounding import BucketedPolicy
+from prance_jax.cascade.policies import SelectorDecisions
+from prance_jax.cascade.routing import route, selector_actions
+from prance_jax.cascade.table import stop_nodes
 from prance_jax.core.errors import UserError
+from prance_jax.experiments.cascade.stages import CascadeStages
 from prance_jax.experiments.experiment import Experiment
 from prance_jax.experiments.stage_runner import TableEntry
+from prance_jax.selector.cost_weight import cost_weight_from_asinh, cost_weight_to_asinh
+from prance_jax.serving.cascade_model import CascadeModel, dearest_node
 from prance_jax.serving.model import AdaptiveModel
 from prance_jax.training.progress import Progress
 from prance_jax.training.workdir import Workdir
 
 
-def load(workdir: str | Path, *, seed: int | None = None, token_mode: str | None = None) -> AdaptiveModel:
+def load(
+    workdir: str | Path, *, seed: int | None = None, token_mode: str | None = None
+) -> AdaptiveModel | CascadeModel:
     """Loads and calibrates the fine-tuned network and the selector of a finished run.
 
     Args:
@@ -24,7 +38,8 @@ def load(workdir: str | Path, *, seed: int | None = None, token_mode: str | None
       token_mode: one of the token modes of its config, such as 'prune'; None takes the first.
 
     Returns:
-      The model, with buckets and budgets calibrated on the validation images.
+      The model, calibrated on the validation images: a `CascadeModel` if the config has the section `cascade`, else an
+      `AdaptiveModel` with its buckets.
 
     Raises:
       UserError: there is no such workdir, seed or mode, or training has not finished.
@@ -37,6 +52,9 @@ def load(workdir: str | Path, *, seed: int | None = None, token_mode: str | None
             f"{workdir} has seeds {config.seeds} and token modes {config.token_modes}, not seed {seed} "
             f"with {mode!r}"
         )
+    if config.cascade is not None:
+        stages = CascadeStages(config, Workdir(workdir), Progress(quiet=True), train=False)
+        return build_cascade_model(stages, seed)
     experiment = Experiment(config, Workdir(workdir), Progress(quiet=True), train=False)
     return build_adaptive_model(experiment, experiment.prance(seed, mode))
 
@@ -66,6 +84,41 @@ def build_adaptive_model(experiment: Experiment, row: TableEntry) -> AdaptiveMod
         buckets = row.policy.buckets
     else:
         buckets = choose_buckets(row.spec, decisions, settings.buckets, settings.token_multiple)
+    params, policy_params = _on_no_device((row.params, policy_params))
     return AdaptiveModel(
-        row.params, policy_params, buckets, row.policy, row.decision_cost, budget_table, settings.chunk
+        params, policy_params, buckets, row.policy, row.decision_cost, budget_table, settings.chunk
     )
+
+
+def build_cascade_model(experiment: CascadeStages, seed: int, num_points: int = 33) -> CascadeModel:
+    """Builds a `CascadeModel` from a trained run, its budgets calibrated on the validation images.
+
+    Args:
+      experiment: the run.
+      seed: one of its seeds.
+      num_points: cost weights that are tried, evenly on the asinh scale.
+    """
+    cascade, params = experiment.cascade(seed), experiment.cascade_params(seed)
+    decisions = SelectorDecisions(cascade, experiment.table_ppo(cascade))
+    policy_params = experiment.table_policy(seed, max(1, experiment.settings.rounds))
+    table = experiment.held_out_table(cascade, params)
+    reference = np.asarray(table.predicted)[:, dearest_node(cascade)]
+    rows = np.arange(len(reference))
+    points: list[tuple[float, float, int]] = []
+    scaled = np.linspace(*map(cost_weight_to_asinh, experiment.settings.selector.cost_weights), num_points)
+    for cost_weight in np.asarray(cost_weight_from_asinh(scaled))[::-1]:
+        actions = selector_actions(cascade, decisions.ppo, policy_params, table, float(cost_weight))
+        routed = route(table, stop_nodes(cascade, actions))
+        changed = int((np.asarray(table.predicted)[rows, routed.node] != reference).sum())
+        share = float(routed.cost.mean())
+        # A point that spends no more than one before it is left out: every budget has one cost weight.
+        if not points or share > points[-1][1]:
+            points.append((float(cost_weight), share, changed))
+    budgets = BudgetTable(*zip(*points), len(reference))
+    params, policy_params = _on_no_device((params, policy_params))
+    return CascadeModel(params, policy_params, decisions, budgets, experiment.config.evaluation.chunk)
+
+
+def _on_no_device(tree: Any) -> Any:
+    """Copies restored arrays, which belong to one device, so that they may go to any (`shard`)."""
+    return jax.tree.map(jnp.asarray, jax.device_get(tree))

@@ -19,8 +19,9 @@ from prance_jax.core.checks import check_images
 from prance_jax.core.errors import UserError
 from prance_jax.core.old_names import renamed
 from prance_jax.selector.policies import DecisionPolicy, PolicyWithCost
-from prance_jax.spec.macs import macs, token_counts
+from prance_jax.spec.macs import macs
 from prance_jax.spec.model_spec import ModelSpec
+from prance_jax.spec.token_counts import tokens_after_layers
 
 Tree = Any
 
@@ -34,7 +35,7 @@ class Explanation:
       macs_kept: MACs as a share of the dense MACs, the selector included.
       widths: embedding width of each layer, in channels.
       mlp_dims: hidden units of each layer's MLP.
-      tokens: tokens in each layer's MLP, CLS counted.
+      tokens: tokens that remain after each layer, CLS counted.
       tokens_of_patches: after each decision the token that carries each patch, -1 once it is
         pruned; int32 [P] each.
     """
@@ -154,7 +155,7 @@ class AdaptiveModel:
                     macs_kept=macs(self.spec, structure, self.decision_cost).total / full,
                     widths=structure.widths,
                     mlp_dims=structure.mlp_dims,
-                    tokens=token_counts(self.spec, structure).mlp,
+                    tokens=tokens_after_layers(self.spec, structure),
                     tokens_of_patches=tuple(tokens[index] for tokens in output.tokens_of_patches),
                 )
             )

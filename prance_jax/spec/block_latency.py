@@ -1,6 +1,8 @@
 """Latency of a network by its token counts: a table of one layer's times, measured on a device.
 
-Times of a layer and of a reduction add up to the time of any schedule.
+Times of a layer and of a reduction add up to the time of any schedule. The attention of the last layer
+has the time of any other, although only class tokens have queries there: a table has one column for all
+layers. `BlockLatency.outside` corrects it for the dense network.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from typing import Callable, Sequence, TypeVar
 import numpy as np
 
 from prance_jax.core.errors import UserError
-from prance_jax.spec.macs import TokenCounts
 from prance_jax.spec.model_spec import ModelSpec
+from prance_jax.spec.token_counts import TokenCounts
 
 Setting = TypeVar("Setting")
 
@@ -34,7 +36,8 @@ class BlockLatency:
       mlp: milliseconds of one layer's MLP at each count, mean over the layers.
       dense: milliseconds of the dense network.
       outside: milliseconds outside the layers (embedding, classifier, the call itself): `dense`
-        less the layers, so that the table gives the measured time of the dense network.
+        less the layers, so that the table gives the measured time of the dense network. It is negative
+        where the last layer saves more than that.
       methods: (name, added milliseconds of one reduction by the tokens before it) of training-free
         methods and of token predictors (names as `PredictorConfig.name`).
       device: that was measured.

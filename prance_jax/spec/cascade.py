@@ -21,6 +21,7 @@ from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.structure import GroupChoice, Structure
 
 SHARES = ("all", "all_but_norms", "none")
+_BLOCK_FIELDS = ("space", "patch_size", "residual_maps", "channels_left")
 START = 0
 """The node before any step; no answer is known there."""
 
@@ -51,24 +52,38 @@ class CascadeSpec:
       looks: the looks; the last one is the network itself, whose largest structure is the dense network.
 
     Raises:
-      UserError: a look differs from the last one in what all must have in common.
+      UserError: there is no look, the last one shares weights with itself, another one differs from it in
+        what all must have in common, the last layer of another one computes class tokens alone, or the
+        networks classify pixels.
     """
 
     looks: tuple[Look, ...]
 
     def __post_init__(self):
         if not self.looks:
-            raise UserError("a cascade needs at least one look")
+            raise UserError("a cascade has no look; give at least one")
+        if self.looks[-1].shares != "none":
+            raise UserError(
+                f"the last look has all weights; set shares='none', not {self.looks[-1].shares!r}"
+            )
+        if self.last.pixels:
+            raise UserError("a cascade stops at one class per image; pixels must be False, it is True")
         for number, look in enumerate(self.looks[:-1]):
             spec, last = look.spec, self.last
             for field in ("num_classes", "channels", "distilled", "pixels", "dtype"):
                 if getattr(spec, field) != getattr(last, field):
                     raise UserError(
-                        f"look {number} has {field}={getattr(spec, field)}, the last look has {getattr(last, field)}"
+                        f"look {number} has {field}={getattr(spec, field)}; it must have that of the last look, "
+                        f"{getattr(last, field)}"
                     )
-            if look.shares != "none" and (spec.space, spec.patch_size) != (last.space, last.patch_size):
+            if spec.num_queries(spec.space.depth - 1) is not None:
                 raise UserError(
-                    f"look {number} shares weights with the last look, so it needs its search space and patch size"
+                    f"look {number} needs full_last_layer=True: a later look recycles all tokens of its last layer"
+                )
+            if look.shares != "none" and not have_same_blocks(spec, last):
+                raise UserError(
+                    f"look {number} has shares={look.shares!r}, so it must have the last look's "
+                    f"{', '.join(_BLOCK_FIELDS)}; or set shares='none'"
                 )
 
     @property
@@ -115,29 +130,61 @@ class Cascade:
       steps: the steps, parents before children.
 
     Raises:
-      UserError: a step does not continue its parent, or does not end in an exit.
+      UserError: there is no step, or a step does not continue its parent, does not fit the search space of
+        its look, or does not end in an exit.
     """
 
     spec: CascadeSpec
     steps: tuple[Step, ...]
 
     def __post_init__(self):
+        if not self.steps:
+            raise UserError("a cascade has no step; give at least one that begins a look")
         for node, step in enumerate(self.steps, start=1):
             where = f"cascade, step {node} (look {step.look}, groups {step.group} to {step.last_group})"
             if not 0 <= step.parent < node or not 0 <= step.look < len(self.spec.looks) or not step.choices:
                 raise UserError(
-                    f"{where}: needs an earlier parent, a look of the cascade and a choice at least"
+                    f"{where}: needs a parent from 0 to {node - 1}, a look from 0 to {len(self.spec.looks) - 1} "
+                    "and at least one choice"
                 )
-            parent = self.steps[step.parent - 1] if step.parent else None
+            self._check_parent(step, where)
             spec = self.spec.looks[step.look].spec
-            if step.group:
-                follows = parent and parent.look == step.look and parent.last_group == step.group - 1
-            else:
-                follows = parent is None or parent.look < step.look
-            if not follows:
-                raise UserError(f"{where}: does not continue node {step.parent}")
-            if step.last_group != spec.space.groups - 1 and step.last_group not in spec.exits:
-                raise UserError(f"{where}: does not end in an exit; group {step.last_group} has none")
+            ends = (*spec.exits, spec.space.groups - 1)
+            if step.last_group not in ends:
+                raise UserError(
+                    f"{where}: does not end in an exit; look {step.look} has exits after groups {ends}"
+                )
+            for group, choice in enumerate(step.choices, start=step.group):
+                sizes = len(choice.widths), len(choice.mlp_dims), len(choice.keep)
+                layers, rates = spec.space.layers[group], spec.rates if group else 0
+                if sizes != (layers, layers, rates):
+                    raise UserError(
+                        f"{where}: the choice of group {group} has {sizes[0]} widths, {sizes[1]} mlp_dims and "
+                        f"{sizes[2]} keep rates; it needs {layers}, {layers} and {rates}"
+                    )
+
+    def _check_parent(self, step: Step, where: str) -> None:
+        parent = self.steps[step.parent - 1] if step.parent else None
+        if step.group:
+            if parent is None or (parent.look, parent.last_group + 1) != (step.look, step.group):
+                raise UserError(
+                    f"{where}: does not continue node {step.parent}; the parent must end after group "
+                    f"{step.group - 1} of look {step.look}"
+                )
+        elif parent is not None:
+            if parent.look >= step.look:
+                raise UserError(
+                    f"{where}: cannot begin after look {parent.look}; a look begins at the start or after an "
+                    "earlier look"
+                )
+            width, expected = (
+                self.spec.looks[look].spec.space.super_width for look in (parent.look, step.look - 1)
+            )
+            if width != expected:
+                raise UserError(
+                    f"{where}: begins after look {parent.look}, whose stored width is {width}; the weights for "
+                    f"recycled tokens are those of look {step.look - 1}, whose stored width is {expected}"
+                )
 
     @property
     def num_nodes(self) -> int:
@@ -186,7 +233,10 @@ class Cascade:
 
     @functools.cached_property
     def macs(self) -> np.ndarray:
-        """float64 [nodes]: MACs of an image that stops at a node, answers on the way counted, decisions left out."""
+        """float64 [nodes]: MACs of an image that stops at a node, all answers on the way counted.
+
+        Decisions are left out, and so is the resizing of images and grids, as in the papers.
+        """
         total = np.zeros(self.num_nodes)
         for node, step in enumerate(self.steps, start=1):
             spec, groups = self.spec.looks[step.look].spec, self.groups(node)
@@ -202,6 +252,16 @@ class Cascade:
         for group in self.groups(node)[1:]:
             count = self.spec.looks[step.look].spec.tokens_after(count, group.keep)[-1]
         return count * step.choices[-1].widths[-1] * width
+
+
+def have_same_blocks(spec: ModelSpec, other: ModelSpec) -> bool:
+    """Returns whether two networks can have the same weights, except positions and classifiers.
+
+    Args:
+      spec: a network.
+      other: another network.
+    """
+    return all(getattr(spec, field) == getattr(other, field) for field in _BLOCK_FIELDS)
 
 
 def single_look_macs(spec: ModelSpec, structure: Structure) -> int:

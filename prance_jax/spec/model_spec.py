@@ -31,8 +31,8 @@ class ChannelCounts:
 class ModelSpec:
     """A meta-network, or a plain ViT: a meta-network with one structure.
 
-    `enter_at_widest`, `scale_norm` and `token_floor` reproduce the released inference code of
-    PRANCE, see `official`.
+    `enter_at_widest`, `scale_norm`, `token_floor` and `full_last_layer` reproduce the released
+    inference code of PRANCE, see `official`.
 
     Attributes:
       space: the structures that the weights hold.
@@ -65,6 +65,8 @@ class ModelSpec:
       scale_norm: multiply normalised values by sqrt(width / super_width).
       token_floor: fewest tokens after a reduction, a distillation token not counted. 2 keeps CLS
         and one patch token.
+      full_last_layer: the last layer computes all tokens, as in timm and in the released code. False:
+        only those that the head reads, see `num_queries`; logits are the same.
 
     Raises:
       UserError: a field is out of its range, or `pixels` and `distilled` are both set.
@@ -88,6 +90,7 @@ class ModelSpec:
     enter_at_widest: bool = False
     scale_norm: bool = False
     token_floor: int = 2
+    full_last_layer: bool = False
 
     def __post_init__(self):
         get_method(self.token_optimization)
@@ -113,7 +116,12 @@ class ModelSpec:
     def official(self) -> ModelSpec:
         """Returns this network with the semantics of PRANCE's released inference code."""
         return dataclasses.replace(
-            self, enter_at_widest=True, scale_norm=True, token_floor=1, norm_epsilon=1e-5
+            self,
+            enter_at_widest=True,
+            scale_norm=True,
+            token_floor=1,
+            norm_epsilon=1e-5,
+            full_last_layer=True,
         )
 
     @property
@@ -167,6 +175,40 @@ class ModelSpec:
     def read_tokens(self) -> int:
         """Tokens that the heads classify: class tokens, or all patches if `pixels`."""
         return self.patches if self.pixels else self.class_tokens
+
+    @property
+    def reads_class_tokens_only(self) -> bool:
+        """Whether the last MLP runs on class tokens alone, which are all that a classifier reads."""
+        return not (self.full_last_layer or self.pixels)
+
+    def num_queries(self, layer: int) -> int | None:
+        """Counts the leading tokens whose attention a layer computes.
+
+        In the last layer these are the class tokens; keys and values are still those of all tokens. All
+        tokens attend if the layer is a decision point, since a reduction follows.
+
+        Args:
+          layer: index of the layer, from 0.
+
+        Returns:
+          The number of queries; None for all tokens that arrive.
+        """
+        is_last = layer == self.space.depth - 1
+        is_decision_point = layer in self.space.first_layers[1:]
+        if is_last and self.reads_class_tokens_only and not is_decision_point:
+            return self.class_tokens
+        return None
+
+    def reduces_last_layer(self, method: TokenMethod) -> bool:
+        """Returns whether a scheduled reduction runs in the last layer, too.
+
+        After the last attention it changes no answer of a classifier. One step ahead it changes the values
+        that CLS reads.
+
+        Args:
+          method: of the schedule.
+        """
+        return method.group_ahead is not None or not self.reads_class_tokens_only
 
     @property
     def patch_values(self) -> int:

@@ -129,7 +129,7 @@ class SearchSpace:
           mlp_dim: hidden units.
 
         Returns:
-          The quotient, or the next float above it where rounding made the quotient too small.
+          The quotient, or the next float above it where it was rounded too low.
         """
         quotient = mlp_dim / width
         return quotient if math.floor(width * quotient) == mlp_dim else math.nextafter(quotient, math.inf)
@@ -143,7 +143,7 @@ class SearchSpace:
           keep: keep rates of every decision point.
 
         Returns:
-          The structure, not checked against the space.
+          The structure, not checked.
         """
         mlp_dim = self.mlp_dim(width, ratio)
         return Structure(
@@ -187,8 +187,6 @@ class SearchSpace:
         self, key: jax.Array, batch: int, group: int, keep_choices: tuple[tuple[float, ...], ...]
     ) -> GroupChoice:
         """Samples one group's choices uniformly, independently for each image and layer.
-
-        A selector with a MultiCategorical distribution has the same choices.
 
         Args:
           key: random key.

@@ -182,6 +182,18 @@ def _sorting(values: jax.Array) -> tuple[jax.Array, jax.Array]:
     return order, jnp.argsort(order, axis=1)
 
 
+def leading_tokens(tokens: TokenSet, count: int) -> TokenSet:
+    """Returns the first tokens alone, all of which are valid.
+
+    `token_of_patch` still names the tokens that were there before, so it can be shown.
+
+    Args:
+      tokens: tokens [B, N].
+      count: number of tokens, class tokens as a rule.
+    """
+    return tokens._replace(features=tokens.features[:, :count], size=None, valid=None, package=None)
+
+
 def resize_slots(tokens: TokenSet, slots: int) -> TokenSet:
     """Shortens or lengthens the arrays of a token set.
 

@@ -168,7 +168,7 @@ def make_card(spec: ModelSpec, names: str) -> dict[str, Any]:
 
 
 def read_semantics(path: str | Path) -> dict[str, Any]:
-    """Reads the fields of `ModelSpec` that weights need and their shapes do not show.
+    """Reads the fields of `ModelSpec` that a network needs and the shapes of its weights do not show.
 
     They come from the card of the file. A released PRANCE file needs those of `ModelSpec.official`.
     """
@@ -180,10 +180,17 @@ def read_semantics(path: str | Path) -> dict[str, Any]:
         "distilled",
         "residual_maps",
         "pixels",
+        "full_last_layer",
     )
     network = read_card(path).get("network", {})
     if not network and detect_format(read_tensors(path)) == "official":
-        return {"enter_at_widest": True, "scale_norm": True, "token_floor": 1, "norm_epsilon": 1e-5}
+        return {
+            "enter_at_widest": True,
+            "scale_norm": True,
+            "token_floor": 1,
+            "norm_epsilon": 1e-5,
+            "full_last_layer": True,
+        }
     return {name: network[name] for name in fields if name in network}
 
 

@@ -13,7 +13,7 @@ from small import SPACE, make_spec, structures
 from prance_jax.adaptive.buckets import Bucket, Buckets, bucket_sizes
 from prance_jax.adaptive.choose_buckets import cheapest_cuts, choose_buckets, even_buckets
 from prance_jax.core.errors import UserError
-from prance_jax.spec.macs import token_counts
+from prance_jax.spec.token_counts import token_counts, tokens_after_layers
 
 FIRST = SPACE.first_group("24x2")
 
@@ -72,7 +72,7 @@ def test_one_decision_for_all_makes_one_bucket_of_its_size():
     alike = jax.tree.map(lambda leaf: jnp.full(20, leaf), SPACE.uniform(24, 2, (0.55,)))
     alike = alike._replace(groups=(FIRST, *alike.groups[1:]))
     buckets = choose_buckets(spec, alike, 3, multiple=1)
-    tokens_after = token_counts(spec, SPACE.uniform(24, 2, (0.55,))).mlp
+    tokens_after = tokens_after_layers(spec, SPACE.uniform(24, 2, (0.55,)))
     for group in range(1, SPACE.groups):
         smallest, covering = buckets.groups[group - 1]
         layers = SPACE.layers[group]

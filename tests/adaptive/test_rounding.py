@@ -12,7 +12,8 @@ from prance_jax.adaptive.rounding import BucketedPolicy
 from prance_jax.models.forward import forward_adaptive
 from prance_jax.models.vit import ViT
 from prance_jax.selector.policies import GivenPolicy
-from prance_jax.spec.macs import macs, token_counts
+from prance_jax.spec.macs import macs
+from prance_jax.spec.token_counts import tokens_after_layers
 
 FIRST, BATCH = SHORT.first_group("24x2"), 9
 
@@ -33,7 +34,8 @@ def test_an_image_uses_its_whole_bucket(mode):
         lambda: forward_adaptive(ViT(spec), params, images, FIRST, policy.decide(decided, key))
     )()
 
-    counts, decided_counts = token_counts(spec, output.structure).mlp, token_counts(spec, decided).mlp
+    counts = tokens_after_layers(spec, output.structure)
+    decided_counts = tokens_after_layers(spec, decided)
     arriving = np.full(BATCH, spec.tokens)
     for group, group_buckets in enumerate(buckets.groups, start=1):
         first = SHORT.first_layers[group]

@@ -144,11 +144,14 @@ def test_pictures_that_cannot_be_drawn_cost_no_run(monkeypatch):
         raise MemoryError("no room for a picture")
 
     monkeypatch.setattr("prance_jax.visualize.report.write_report", broken)
-    assert train.write_pictures(None, everything=True) == "not drawn (MemoryError: no room for a picture)"
+    experiment = types.SimpleNamespace(config=types.SimpleNamespace(cascade=None))
+    assert (
+        train.write_pictures(experiment, everything=True) == "not drawn (MemoryError: no room for a picture)"
+    )
     monkeypatch.setitem(
         sys.modules, "prance_jax.visualize.report", None
     )  # as where a library of it is missing
-    assert train.write_pictures(None, everything=True).startswith("not drawn (ModuleNotFoundError")
+    assert train.write_pictures(experiment, everything=True).startswith("not drawn (ModuleNotFoundError")
 
 
 def test_the_report_is_one_page_that_loads_nothing(trained, tmp_path):

@@ -13,7 +13,8 @@ from prance_jax.models.forward import init_params
 from prance_jax.models.reduction import forward_reduced, reduction_at_macs
 from prance_jax.models.token_steps import reduce_tokens
 from prance_jax.models.vit import ViT
-from prance_jax.spec.macs import count_parameters, macs, token_counts
+from prance_jax.spec.macs import count_parameters, macs
+from prance_jax.spec.token_counts import token_counts, tokens_after_layers
 from prance_jax.tokens.methods.registry import METHODS
 from prance_jax.tokens.token_set import AttentionSignals, initial_tokens
 
@@ -50,7 +51,7 @@ def test_masked_equals_compact_and_the_floor_counts_both(mode, images):
     structure = sampled.image(1)
     output = compact(spec, params, images[1:2], structure)
     np.testing.assert_allclose(batch_output.logits[1], output.logits[0], rtol=1e-4, atol=1e-4)
-    assert output.tokens.count == token_counts(spec, structure).mlp[-1] >= 3
+    assert output.tokens.count == tokens_after_layers(spec, structure)[-1] >= 3
     assert (np.asarray(output.tokens.token_of_patch) != 1).all()
     # Traced but not counted in MACs: what decisions read, see test_every_method.
     program = lambda params, image: ViT(spec).apply({"params": params}, image, structure)

@@ -7,7 +7,8 @@ from small import SHORT, compact, make_spec, masked, noisy_params
 from spec.test_macs import product_flops
 
 from prance_jax.models.vit import ViT
-from prance_jax.spec.macs import macs, token_counts
+from prance_jax.spec.macs import macs
+from prance_jax.spec.token_counts import token_counts, tokens_after_layers
 from prance_jax.tokens.methods.registry import METHODS
 
 OTHERS = [name for name in METHODS if name not in ("prune", "merge", "prune_merge")]
@@ -19,8 +20,7 @@ def test_masked_equals_compact_and_macs_are_exact(mode, images):
     params = noisy_params(spec)
     sampled = spec.space.sample(jax.random.key(1), len(images), ((0.3, 0.55, 0.8, 1.0),))
     outcome = masked(spec)(params, images, sampled)
-    counts = token_counts(spec, sampled)
-    np.testing.assert_array_equal(outcome.tokens.count, counts.mlp[-1])
+    np.testing.assert_array_equal(outcome.tokens.count, tokens_after_layers(spec, sampled)[-1])
     order = np.array([3, 0, 5, 1, 4, 2])
     shuffled = masked(spec)(params, images[order], jax.tree.map(lambda leaf: leaf[order], sampled))
     np.testing.assert_allclose(shuffled.logits, outcome.logits[order], rtol=1e-4, atol=1e-5)

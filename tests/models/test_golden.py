@@ -15,9 +15,9 @@ from prance_jax.selector.policies import SelectorPolicy
 from prance_jax.selector.rl.distributions import Gaussian
 from prance_jax.selector.rl.ppo import PPO
 from prance_jax.selector.rl.types import PolicyParams, PPOConfig
-from prance_jax.spec.macs import token_counts
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.search_space import SearchSpace
+from prance_jax.spec.token_counts import tokens_after_layers
 from prance_jax.zoo.formats import released_prance
 
 SPACE = SearchSpace("golden", 112, 4, 1, (64, 80, 88, 96), (2, 3, 4))
@@ -63,7 +63,7 @@ def test_official_network(mode, golden):
         assert structure.widths == tuple(arrays["embed_dim"][index])
         ratios = [mlp_dim / width for mlp_dim, width in zip(structure.mlp_dims, structure.widths)]
         np.testing.assert_array_equal(ratios, arrays["mlp_ratio"][index])
-        assert token_counts(spec, structure).mlp == tuple(arrays["tokens_after"][index])
+        assert tokens_after_layers(spec, structure) == tuple(arrays["tokens_after"][index])
     # One image under a static structure, compact, as the official code runs it.
     logits = compact(spec, params, images[:1], outcome.structure.image(0)).logits
     np.testing.assert_allclose(

@@ -8,7 +8,7 @@ from small import MODES, SPACE, make_spec, masked, structures
 
 from prance_jax.models.forward import forward_adaptive
 from prance_jax.models.vit import ViT
-from prance_jax.spec.macs import token_counts
+from prance_jax.spec.token_counts import token_counts, tokens_after_layers
 
 
 @pytest.mark.parametrize("official", [False, True])
@@ -21,7 +21,7 @@ def test_sizes_and_counts_are_consistent(mode, official, params, images):
         sizes, token_of_patch, count = (
             np.asarray(x) for x in (tokens.sizes, tokens.token_of_patch, tokens.count)
         )
-        np.testing.assert_array_equal(count, token_counts(spec, sampled).mlp[-1])
+        np.testing.assert_array_equal(count, tokens_after_layers(spec, sampled)[-1])
         assert count.min() >= min(spec.token_floor, spec.tokens)
         for image in range(len(images)):
             # CLS contains itself, every other token the patches whose `token_of_patch` is its index.

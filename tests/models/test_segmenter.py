@@ -23,9 +23,10 @@ from prance_jax.models.reduction import (
     scheduled_macs,
 )
 from prance_jax.models.vit import ViT
-from prance_jax.spec.macs import count_parameters, macs, token_counts
+from prance_jax.spec.macs import count_parameters, macs
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.search_space import SearchSpace
+from prance_jax.spec.token_counts import token_counts
 from prance_jax.tokens.schedules import KeepRate, Removed
 
 ORDER = np.array([3, 0, 5, 1, 4, 2])
@@ -185,7 +186,7 @@ def test_macs_by_hand():
     spec = ModelSpec(space, **sizes, pixels=True)
     actual, plain = (
         macs(network, space.uniform(8, 2, (0.5,)), selector=7)
-        for network in (spec, ModelSpec(space, **sizes))
+        for network in (spec, ModelSpec(space, **sizes, full_last_layer=True))
     )
     assert actual.classifier == 4 * 8 * (2 * 2 * 3) and plain.classifier == 8 * 3
     assert actual._replace(classifier=0) == plain._replace(classifier=0)

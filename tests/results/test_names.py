@@ -53,6 +53,14 @@ NAMES = {
     "single_prune": "PRANCE (prune), one per budget",
     "spvit_free": "SPViT, own token count per image",
     "mctf_consistent": "MCTF, consistency training",
+    # Rows of a cascade, and their curves in pictures.
+    "best_static_finetuned_20": "Best static structure, fine-tuned, 20 %",
+    "random_routing_20": "Random routing, 20 %",
+    "confidence_20": "Confidence threshold, 20 %",
+    "prance_cascade_20": "PRANCE, 20 %",
+    "oracle_20": "Label oracle, 20 %",
+    "best_static_finetuned": "Best static structure, fine-tuned",
+    "prance_cascade": "PRANCE",
     # Rows of the benchmark of serving.
     "masked": "PRANCE, masked execution",
     "adaptive": "PRANCE, adaptive execution",

@@ -17,7 +17,7 @@ from prance_jax.models.reduction import (
     reduction_at_latency,
 )
 from prance_jax.spec.block_latency import BlockLatency, load_block_latency, network_name
-from prance_jax.spec.macs import TokenCounts
+from prance_jax.spec.token_counts import TokenCounts
 from prance_jax.tokens.schedules import Removed
 
 SPEC = make_spec(space=SHORT)  # four layers, 17 tokens

@@ -10,14 +10,15 @@ from small import MODES, SPACE, keep_choices, make_spec, structures
 
 from prance_jax.models import forward
 from prance_jax.models.vit import ViT
-from prance_jax.spec.macs import count_parameters, element_operations, macs, token_counts
+from prance_jax.spec.macs import count_parameters, element_operations, macs
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.search_space import SPACES, SearchSpace
+from prance_jax.spec.token_counts import token_counts, tokens_after_layers
 
 
 def deit(width, heads):
     space = SearchSpace("deit", width, 4, heads, (width,), (4,), layers=(12,))
-    return ModelSpec(space, image_size=224, patch_size=16, num_classes=1000)
+    return ModelSpec(space, image_size=224, patch_size=16, num_classes=1000, full_last_layer=True)
 
 
 @pytest.mark.parametrize(
@@ -46,8 +47,10 @@ def test_tokens_by_hand():
     spec = make_spec("prune")
     structure = SPACE.uniform(16, 1, (0.5,))
     last = structure.groups[3]._replace(keep=(0.3,))
-    counts = token_counts(spec, structure._replace(groups=(*structure.groups[:3], last)))
-    assert counts.mlp == (17, 8, 8, 4, 4, 2)
+    structure = structure._replace(groups=(*structure.groups[:3], last))
+    counts = token_counts(spec, structure)
+    assert tokens_after_layers(spec, structure) == (17, 8, 8, 4, 4, 2)
+    assert counts.mlp == (17, 8, 8, 4, 4, 1)  # only CLS is classified
     assert counts.attention == (17, 17, 8, 8, 4, 4)
 
 
@@ -58,7 +61,7 @@ def test_one_layer_by_hand():
     # 5 tokens; the merge keeps floor(2.5) = 2 of them: 3 sources x 2 destinations x (2 x 8 + 2).
     assert cost.patch_embedding == 4 * 4 * 8
     assert cost.attention == 2 * (5 * 8 * 12 + 2 * 5 * 5 * 4 + 5 * 4 * 8)
-    assert cost.mlp == 5 * 2 * 8 * 16 + 2 * 2 * 8 * 16
+    assert cost.mlp == 5 * 2 * 8 * 16 + 2 * 8 * 16  # the last one on CLS
     assert cost.residual_maps == 5 * 8 * 8
     assert cost.token_optimization == 3 * 2 * 18
     assert (cost.selector, cost.classifier) == (7, 8 * 3)
@@ -90,7 +93,7 @@ def test_element_operations_by_hand():
     space = SearchSpace("two layers", 8, 2, 1, (8,), (2,), layers=(1, 1), head_dim=4)
     spec = ModelSpec(space, image_size=4, patch_size=2, num_classes=3, channels=1)
     operations = element_operations(spec, space.uniform(8, 2, (0.5,)))
-    assert operations == (2 * 25, (5 + 5 + 5 + 2) * 8 + 8, (5 + 2) * 16)
+    assert operations == (2 * 25, (5 + 5 + 5 + 1) * 8 + 8, (5 + 1) * 16)
 
 
 CASES = [

@@ -109,7 +109,7 @@ def test_rows_of_a_comparison(tmp_path):
         experiment = Experiment(config, Workdir(tmp_path / path), Progress(quiet=True))
         return experiment, Target(experiment.spec("prune"), 0.8)
 
-    experiment, target = run("three", "(1,2)")
+    experiment, target = run("five", "(1,4)")
     (row,) = method_rows(experiment, 0, "diffrate_learned", target, None)
     assert row.method == "diffrate_learned_80" and row.policy.method.name == "diffrate_learned"
     kept = experiment.evaluate(row, "validation").macs.mean() / macs(row.spec, row.spec.largest).total

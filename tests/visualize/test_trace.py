@@ -7,8 +7,9 @@ from small import SPACE, make_spec, masked
 from prance_jax.experiments.stage_runner import TableEntry
 from prance_jax.selector.actions import ActionSpace
 from prance_jax.selector.policies import RandomPolicy
-from prance_jax.spec.macs import macs, token_counts
+from prance_jax.spec.macs import macs
 from prance_jax.spec.structure import GroupChoice, Structure
+from prance_jax.spec.token_counts import tokens_after_layers
 from prance_jax.visualize.panels import easiest_and_hardest, spread_by_macs
 from prance_jax.visualize.trace import trace_images
 
@@ -34,7 +35,7 @@ def test_a_trace_is_what_the_network_does(params, images):
         assert trace.macs_kept[index] == pytest.approx(
             macs(spec, image_structure, 1000).total / full, rel=1e-5
         )
-        counts = token_counts(spec, image_structure).mlp
+        counts = tokens_after_layers(spec, image_structure)
         assert list(trace.tokens[index]) == [
             spec.tokens,
             *(counts[layer] for layer in SPACE.first_layers[1:]),

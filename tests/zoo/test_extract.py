@@ -45,8 +45,9 @@ def test_the_plain_network_computes_the_same_and_comes_back_bit_identical(tmp_pa
 
 def test_all_obstacles_are_listed():
     structure = Structure((GroupChoice((16,), (16,)), GroupChoice((28,), (56,), (0.5,))))
+    full = dataclasses.replace(PLAIN, full_last_layer=True)
     with pytest.raises(UserError) as caught:
-        extract_structure(drawn_params(PLAIN), PLAIN, structure)
+        extract_structure(drawn_params(PLAIN), full, structure)
     message = str(caught.value)
     assert "its width changes (16, 28)" in message and "tokens are dropped before group 1" in message
     # MACs of a token: 64 per channel and layer for attention, then the MLP's: 2816 + 3840; 28x1: 3584 + 3136.

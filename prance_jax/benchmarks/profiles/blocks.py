@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Callable, NamedTuple, Sequence
 
 import jax
@@ -17,6 +18,7 @@ from prance_jax.models.token_steps import LayerSizes, attend_and_reduce
 from prance_jax.models.vit import ViT
 from prance_jax.spec.block_latency import BlockLatency, network_name
 from prance_jax.spec.model_spec import ModelSpec
+from prance_jax.spec.token_counts import token_counts
 from prance_jax.tokens.method import TokenMethod
 from prance_jax.tokens.token_set import TokenSet, initial_tokens
 
@@ -47,9 +49,10 @@ def measure_blocks(
     """Measures the block latencies of a network.
 
     Attention and MLP are timed separately, each through all layers at one token count, so that
-    weights are read from memory as in use. The time of an empty call is subtracted. The time of a
-    reduction that removes a quarter of the tokens is what it adds to the attention before it. A
-    token predictor is timed together with the removal that follows it.
+    weights are read from memory as in use. All tokens attend, also in the last layer. The time of an
+    empty call is subtracted. The time of a reduction that removes a quarter of the tokens is what it
+    adds to the attention before it. A token predictor is timed together with the removal that
+    follows it.
 
     Args:
       spec: the network.
@@ -129,14 +132,15 @@ def _table(
         return max(each((method, count), num_reductions) - before, 0.0)
 
     attention, mlp = (tuple(each((part, count), depth) for count in counts) for part in ("attention", "mlp"))
-    outside = times["dense"] - depth * (attention[-1] + mlp[-1])
     columns = tuple(
         (getattr(method, "name", method), tuple(reduction(method, count) for count in counts))
         for method in methods
     )
-    return BlockLatency(
-        network_name(spec), counts, attention, mlp, times["dense"], outside, columns, device, batch
+    table = BlockLatency(
+        network_name(spec), counts, attention, mlp, times["dense"], 0.0, columns, device, batch
     )
+    layers = table.milliseconds(token_counts(spec, spec.largest))
+    return dataclasses.replace(table, outside=table.dense - layers)
 
 
 def _quarter(spec: ModelSpec, method: str | PredictorConfig, count: int) -> tuple[int, int]:

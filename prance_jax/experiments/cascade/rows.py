@@ -54,10 +54,18 @@ class CascadeRow(NamedTuple):
 def cascade_rows(experiment: CascadeStages, seed: int) -> list[CascadeRow]:
     """Returns the rows of one seed at every budget; stages that are not there are trained first.
 
+    They are computed once per experiment: for the table, and for the pictures.
+
     Args:
       experiment: the run.
       seed: of the run.
     """
+    if seed not in experiment.rows_of_seeds:
+        experiment.rows_of_seeds[seed] = _compute_rows(experiment, seed)
+    return experiment.rows_of_seeds[seed]
+
+
+def _compute_rows(experiment: CascadeStages, seed: int) -> list[CascadeRow]:
     cascade, params = experiment.cascade(seed), experiment.cascade_params(seed)
     settings = experiment.settings
     policy_params = experiment.table_policy(seed, max(1, settings.rounds))

@@ -7,6 +7,7 @@ static baselines; stage one is seedN/cascade/meta.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -35,6 +36,11 @@ UPDATES_PER_STEP = 10
 
 class CascadeStages(CascadeNetwork):
     """Stages two and three of a cascade. Methods train what is missing."""
+
+    @functools.cached_property
+    def rows_of_seeds(self) -> dict[int, list]:
+        """Rows that `rows.cascade_rows` has computed, by seed."""
+        return {}
 
     def run(self, stage: str) -> None:
         """Trains one of `experiment.STAGES` for all seeds, missing earlier ones first.
