@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
         {
             "looks": (
                 {"image_size": 10, "structures": (1.0,), "begins": 1},
-                {"structures": (0.7, 1.0), "exits": (0,), "begins": 1},
+                {"structures": (1.0,), "exits": (0,)},
             ),
             "budgets": (0.5,),
             "selector": {

@@ -29,7 +29,7 @@ class SearchSpace:
       heads: attention heads of every layer.
       widths: embedding widths that a layer can have, ascending, in channels.
       ratios: MLP ratios that a layer can have, ascending.
-      layers: number of layers of each group. A decision point precedes every group but the first.
+      layers: layers of each group. A decision point precedes every group but the first.
       head_dim: channels of one head; q, k and v always have heads x head_dim channels.
 
     Raises:
@@ -162,14 +162,14 @@ class SearchSpace:
         return self.uniform(self.widths[-1], self.ratios[-1], (1.0,) * rates)
 
     def smallest(self, keep: tuple[float, ...] = (1.0,)) -> Structure:
-        """Returns the structure of the smallest width and MLP ratio, at keep rates `keep`."""
+        """Returns the structure of the smallest width and MLP ratio."""
         return self.uniform(self.widths[0], self.ratios[0], keep)
 
     def first_group(self, choice: str) -> GroupChoice:
-        """Returns the fixed choice of the first group.
+        """Returns the fixed choice of group 0.
 
         Args:
-          choice: 'min', 'max', or 'WIDTHxRATIO' with values of the space, for example '48x2'.
+          choice: 'min', 'max', or 'WIDTHxRATIO', for example '48x2'.
 
         Raises:
           UserError: the space has no such choice; the message lists all.
@@ -211,12 +211,12 @@ class SearchSpace:
         return GroupChoice(tuple(widths), tuple(self.mlp_dim(widths, ratios)), keep)
 
     def sample(self, key: jax.Array, batch: int, keep_choices: tuple[tuple[float, ...], ...]) -> Structure:
-        """Samples a per-image structure, each group by `sample_group`.
+        """Samples a per-image structure, each group by `sample_group`, with the same arguments.
 
         Args:
           key: random key.
           batch: number of images.
-          keep_choices: as in `sample_group`.
+          keep_choices: see there.
         """
         keys = jax.random.split(key, self.groups)
         return Structure(

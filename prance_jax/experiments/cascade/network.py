@@ -75,8 +75,8 @@ class CascadeNetwork(PranceStages):
         looks = []
         for number, look in enumerate(self.settings.looks):
             spec = self.cascade_spec.looks[number].spec
-            found = self.search(seed, number, tuple(share for share in look.structures if share < 1))
-            structures = [structure for structure, _ in found]
+            candidates = self.search(seed, number, tuple(share for share in look.structures if share < 1))
+            structures = [structure for structure, _ in candidates]
             structures += [spec.largest] if look.structures[-1] == 1 else []
             structures = list(dict.fromkeys(structures))
             looks.append(tuple(sorted(structures, key=lambda item: single_look_macs(spec, item))))
@@ -121,12 +121,12 @@ class CascadeNetwork(PranceStages):
         if file.exists():
             record = json.loads(file.read_text())
             return record["look"], _structure(record["structure"])
-        found = []
+        candidates = []
         for look, spec in enumerate(look.spec for look in self.cascade_spec.looks):
             largest = single_look_macs(spec, spec.largest) / self.cascade_spec.dense_macs
             ((structure, loss),) = self.search(seed, look, (min(budget, largest),))
-            found.append((loss, look, structure))
-        _, look, structure = min(found, key=lambda item: item[0])
+            candidates.append((loss, look, structure))
+        _, look, structure = min(candidates, key=lambda item: item[0])
         write_atomic(file, json.dumps({"look": look, "structure": structure.groups}))
         return look, structure
 

@@ -1,0 +1,138 @@
+"""A tiny cascade from its config to its table, and served: in Python, explained, sharded and exported."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from prance_jax.cascade.table import node_costs
+from prance_jax.config import io
+from prance_jax.config.experiment import Config
+from prance_jax.core.errors import UserError
+from prance_jax.experiments.cascade.rows import cascade_rows
+from prance_jax.experiments.cascade.stages import CascadeStages
+from prance_jax.results.evaluate_cascade import evaluate_cascade
+from prance_jax.results.rows import load_results
+from prance_jax.results.table import save_results
+from prance_jax.serving.export import export
+from prance_jax.serving.exported import load_exported
+from prance_jax.serving.load import load
+from prance_jax.training.progress import Progress
+from prance_jax.training.workdir import Workdir
+
+CONFIG = Path(__file__).parents[1] / "tiny_cascade.py"
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    config = io.load_config(CONFIG, Config, ())
+    workdir = Workdir(tmp_path_factory.mktemp("cascade"))
+    workdir.claim(io.to_dict(config), "test")
+    return CascadeStages(config, workdir, Progress(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def rows(experiment):
+    return {row.method: row for row in cascade_rows(experiment, 0)}
+
+
+@pytest.fixture(scope="module")
+def model(experiment, rows):
+    return load(experiment.workdir.path)
+
+
+@pytest.fixture(scope="module")
+def images(experiment):
+    return jnp.asarray(experiment.source.split("test").images[:6])
+
+
+def test_rows_of_every_budget(rows):
+    assert list(rows) == [
+        "best_static_finetuned_50",
+        "random_routing_50",
+        "confidence_50",
+        "prance_cascade_50",
+        "oracle_50",
+    ]
+
+
+def test_random_routing_shares_images_out_as_the_selector_does(rows):
+    ours, random = rows["prance_cascade_50"].routed, rows["random_routing_50"].routed
+    np.testing.assert_array_equal(np.sort(ours.node), np.sort(random.node))
+    assert random.cost.mean() == pytest.approx(ours.cost.mean(), rel=1e-6)
+
+
+def test_the_oracle_is_right_wherever_a_node_within_reach_is(rows):
+    table = rows["oracle_50"].table
+    assert rows["oracle_50"].routed.correct.mean() <= np.asarray(table.correct)[:, 1:].any(axis=1).mean()
+    for method in ("confidence_50", "prance_cascade_50"):
+        assert rows["oracle_50"].routed.correct.mean() >= rows[method].routed.correct.mean()
+
+
+def test_results_are_stored_with_percentiles_and_exits(experiment, rows):
+    (results,) = evaluate_cascade(experiment, "test", lambda: 1.0)
+    save_results(results, experiment.workdir.path)
+    assert load_results(experiment.workdir.path) == results
+    stored = {row.method: row for row in results.rows}
+    assert list(stored)[:2] == ["dense", "dense_tuned"] and stored["dense_tuned"].top1_change == 0
+    for method, row in rows.items():
+        numbers = stored[method]
+        cost = np.sort(row.routed.cost)
+        assert numbers.macs_p05 <= numbers.macs_p50 <= numbers.macs_p95
+        assert (numbers.macs_p05, numbers.macs_p95) == pytest.approx(
+            (np.percentile(cost, 5), np.percentile(cost, 95)), rel=1e-5
+        )
+        assert sum(item.share for item in numbers.exits) == pytest.approx(1)
+        assert sum(item.share * item.top1 for item in numbers.exits) == pytest.approx(numbers.top1)
+        assert sum(item.share * item.macs_kept for item in numbers.exits) == pytest.approx(numbers.macs_kept)
+    assert stored["prance_cascade_50"].images_per_s > 0 and stored["oracle_50"].images_per_s is None
+
+
+def test_a_second_run_trains_nothing(experiment, rows):
+    again = CascadeStages(experiment.config, experiment.workdir, Progress(quiet=True), train=False)
+    for left, right in zip(
+        jax.tree.leaves(again.cascade_params(0)), jax.tree.leaves(experiment.cascade_params(0))
+    ):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_serving_is_the_table(experiment, rows, model):
+    """The executor answers as the table of the same images says, at several budgets."""
+    table, split = rows["prance_cascade_50"].table, experiment.source.split("test")
+    for budget in {model.budget_table.range[0], model.budget_table.range[1]}:
+        output = model.serve(jnp.asarray(split.images), budget)
+        expected = np.asarray(table.predicted)[np.arange(len(split.labels)), output.node]
+        np.testing.assert_array_equal(np.asarray(output.logits).argmax(-1), expected)
+
+
+def test_explanations(model, images):
+    output, costs = model.serve(images), node_costs(model.cascade, model.decision_cost)
+    for index, explanation in enumerate(model.explain(images)):
+        node = int(output.node[index])
+        assert explanation.node == node and explanation.macs_kept == pytest.approx(costs[node])
+        assert len(explanation.answers) == len(model.cascade.path(node))
+        assert explanation.answers[-1].predicted == explanation.predicted
+        probabilities = jax.nn.softmax(output.logits[index])
+        assert explanation.answers[-1].probability == pytest.approx(float(probabilities.max()), abs=1e-5)
+
+
+def test_an_exported_cascade_is_the_model(model, images, tmp_path):
+    card = export(model, tmp_path / "cascade.prance")
+    program = load_exported(tmp_path / "cascade.prance")
+    assert card["budget_range"] == pytest.approx(list(model.budget_table.range))
+    for count in (1, 5):
+        np.testing.assert_allclose(program(images[:count]), model(images[:count]), atol=1e-5)
+
+
+def test_one_device_of_a_mesh(model, images):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+    np.testing.assert_allclose(model.shard(mesh)(images), model(images), atol=1e-5)
+
+
+def test_wrong_inputs(model, images):
+    with pytest.raises(UserError, match="takes \\[batch, 20, 20, 1\\]"):
+        model(images[:, :10])
+    with pytest.raises(UserError, match="outside the calibrated range"):
+        model(images, budget=7.0)
