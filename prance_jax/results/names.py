@@ -9,6 +9,12 @@ _ROWS = {
     "meta_largest": "Meta-network, largest",
     "best_static": "Best static structure",
     "random_policy": "Random policy",
+    # Rows of a cascade, one of each per budget.
+    "best_static_finetuned": "Best static structure, fine-tuned",
+    "random_routing": "Random routing",
+    "confidence": "Confidence threshold",
+    "prance_cascade": "PRANCE",
+    "oracle": "Label oracle",
     # Rows of the benchmark of serving.
     "masked": "PRANCE, masked execution",
     "adaptive": "PRANCE, adaptive execution",
@@ -42,24 +48,25 @@ def display_name(method: str) -> str:
     """Returns the name of a row for tables and pictures, as the paper of its method writes it.
 
     Args:
-      method: key of the row (`Row.method`), for example ``tome_tuned_50`` or ``prance_prune_30``.
+      method: key of the row (`Row.method`), for example ``tome_tuned_50``, ``prance_prune_30`` or
+        ``prance_cascade_30``.
 
     Returns:
-      For example "ToMe, fine-tuned, 50 %" or "PRANCE (prune), budget 30 %". A method without a name
-      here keeps its key.
+      For example "ToMe, fine-tuned, 50 %", "PRANCE (prune), budget 30 %" or "PRANCE, 30 %" (of a
+      cascade). A method without a name here keeps its key.
     """
     key = _KEY.fullmatch(method)
     if key is None:
         return method
     name, share = key["name"], key["share"]
-    family, _, mode = name.partition("_")
+    family, _, mode = ("", "", "") if name in _ROWS else name.partition("_")
     if family == "prance" and mode:
         return f"PRANCE ({_mode_name(mode)})" + (f", budget {share} %" if share else "")
     if family == "single" and mode:
         trained = f"trained for {share} % only" if share else "one per budget"
         return f"PRANCE ({_mode_name(mode)}), {trained}"
     for baseline in ("best_static", "random_policy"):
-        if name.startswith(f"{baseline}_"):
+        if name not in _ROWS and name.startswith(f"{baseline}_"):
             return f"{_ROWS[baseline]} ({_mode_name(name.removeprefix(f'{baseline}_'))})"
     label = (_ROWS | _METHODS).get(name, name) + _TRAINING[key["training"]]
     if share:

@@ -12,6 +12,10 @@ from prance_jax.results.rows import Results, Row, Speed
 # Colours that colour-blind readers can tell apart (Okabe and Ito 2008), and a marker each.
 _STYLES = {
     "dense": ("#000000", "*"),
+    "best_static_finetuned": ("#0072b2", "s"),
+    "random_routing": ("#e69f00", "v"),
+    "confidence": ("#009e73", "^"),
+    "oracle": ("#7f7f7f", "X"),
     "meta_largest": ("#7f7f7f", "X"),
     "best_static": ("#0072b2", "s"),
     "random_policy": ("#e69f00", "v"),
@@ -25,14 +29,18 @@ _CAPTIONS = {
     "meta_largest": "all tokens and channels of the network of stage one",
     "best_static": "one structure for all images, found by search",
     "random_policy": "decisions drawn at random, at the same mean MACs",
+    "best_static_finetuned": "one structure for all images, fine-tuned as long as the cascade",
+    "random_routing": "the cascade of PRANCE, as many images stop at each exit, drawn at random",
+    "confidence": "the same cascade, an image stops where the largest probability is high enough",
+    "oracle": "the same cascade, decided with the labels known; an upper bound",
 }
 
 
 def plot_results(results: Results, path: str | Path) -> None:
     """Writes a PNG with a point per method: mean over seeds, bars of one standard deviation.
 
-    Every token mode has its own filling, budgets of one selector are joined, and a caption explains
-    the baselines.
+    Every token mode has its own filling, budgets of one method are joined, and a caption explains
+    the baselines. A dotted line is the accuracy of the dense network, fine-tuned, where it is a row.
 
     Args:
       results: all rows of a run. Rows without a measured speed are left out of the right panel.
@@ -43,12 +51,14 @@ def plot_results(results: Results, path: str | Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    labelled = _families(results.rows)
+    has_tuned = "dense_tuned" in labelled
     figure, panels = pyplot.subplots(1, 2, figsize=(11, 4.9), sharey=True, layout="constrained")
     for panel, column, scale, title in (
         (panels[0], "macs_kept", 100, "multiply-accumulates, % of the dense network"),
         (panels[1], "images_per_s", 1, "images per second, measured"),
     ):
-        for label, (style, families) in _families(results.rows).items():
+        for label, (style, families) in labelled.items():
             points = sorted(
                 _point(rows, column, scale) for rows in families if rows[0].images_per_s or scale == 100
             )
@@ -63,16 +73,20 @@ def plot_results(results: Results, path: str | Path) -> None:
                     label=display_name(label),
                     color=colour,
                     marker=marker,
-                    fillstyle=_fill(label),
+                    fillstyle="none" if label == "dense" and has_tuned else _fill(label),
                     markersize=13 if marker == "*" else 7,
-                    linestyle="-" if len(points) > 1 else "none",
+                    linestyle="none" if len(points) == 1 else "--" if label == "oracle" else "-",
                     linewidth=1.4,
                     elinewidth=0.8,
                     capsize=2,
                 )
+        if has_tuned:
+            level = _point(labelled["dense_tuned"][1][0], "macs_kept", 100)[1]
+            panel.axhline(level, color="black", linestyle=":", linewidth=1, zorder=1)
         panel.set_xlabel(title)
         panel.grid(alpha=0.25)
         panel.set_axisbelow(True)
+    panels[1].locator_params(axis="x", nbins=6)  # labels of six figures would touch
     panels[0].set_ylabel("top-1 accuracy, %")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     figure.suptitle(title_of(results), fontsize=9)
@@ -141,21 +155,22 @@ def _fill(label: str) -> str:
 
 def _caption(rows: tuple[Row, ...]) -> str:
     """A sentence for each kind of baseline in the rows."""
-    shown = [
-        name
-        for name in _CAPTIONS
-        if any(row.method == name or row.method.startswith(f"{name}_") for row in rows)
-    ]
+    kinds = {_kind(row.method) for row in rows}
+    shown = [name for name in _CAPTIONS if name in kinds]
     return "\n".join(f"{display_name(name)}: {_CAPTIONS[name]}." for name in shown)
+
+
+def _kind(method: str) -> str | None:
+    """The entry of `_STYLES` with which a method begins."""
+    return next((name for name in _STYLES if method == name or method.startswith(f"{name}_")), None)
 
 
 def _families(rows: tuple[Row, ...]) -> dict[str, tuple[tuple[str, str], list[list[Row]]]]:
     """Label -> (style, rows of each method); methods that differ only in budget are one family."""
     families: dict[str, tuple[tuple[str, str], list[list[Row]]]] = {}
     for method in dict.fromkeys(row.method for row in rows):
-        kind = next((name for name in _STYLES if method.startswith(name)), None)
         label = re.sub(r"_\d+$", "", method)
-        style = _STYLES.get(kind, ("#999933", "P"))
+        style = _STYLES.get(_kind(method), ("#999933", "P"))
         if label not in families:
             families[label] = (style, [])
         families[label][1].append([row for row in rows if row.method == method])

@@ -14,13 +14,14 @@ import os
 import platform
 import statistics
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from prance_jax.core.files import write_atomic
 from prance_jax.results.names import display_name
-from prance_jax.results.rows import Results, Row
-from prance_jax.results.significance import paired_remarks
+from prance_jax.results.rows import ExitShare, Results, Row
+from prance_jax.results.significance import CASCADE, margin_remarks, paired_remarks, reference_name
 
 
 def save_results(results: Results, workdir: str | Path, name: str = "results") -> None:
@@ -47,12 +48,14 @@ def save_results(results: Results, workdir: str | Path, name: str = "results") -
 def format_table(results: Results) -> str:
     """Formats the table for a terminal.
 
-    Several seeds are shown as mean ± sample standard deviation. The table has at most 120 columns.
+    Several seeds are shown as mean ± sample standard deviation. A column without any figure is left
+    out. The table has at most 120 columns.
     If it would be wider, the spread of the last columns is left out. If that is not enough, long
     names of methods are broken into two lines.
     """
+    columns = _columns(results.rows)
     for num_spread in range(len(_SPREAD), 0, -1):
-        lines = [*_header_lines(), *_lines(results.rows, _SPREAD[:num_spread])]
+        lines = [*_header_lines(columns), *_lines(results.rows, columns, _SPREAD[:num_spread])]
         widths = [max(map(len, column)) for column in zip(*lines)]
         excess = sum(widths) + 2 * (len(widths) - 1) - _WIDTH
         if excess <= 0:
@@ -71,13 +74,16 @@ def format_table(results: Results) -> str:
 
 def cells(results: Results) -> list[list[str]]:
     """Returns the table as text, a list of cells per line, header first, every spread shown."""
-    return [list(_HEADERS), *_lines(results.rows, _SPREAD)]
+    columns = _columns(results.rows)
+    head = ["method", *(column.header for column in columns)]
+    return [head, *_lines(results.rows, columns, _SPREAD)]
 
 
 def markdown(results: Results) -> str:
     """Returns the table in Markdown, as ``results.md`` keeps it."""
-    lines = ["| " + " | ".join(line) + " |" for line in cells(results)]
-    lines.insert(1, "|---" + "|---:" * (len(_HEADERS) - 1) + "|")
+    head, *rows = cells(results)
+    lines = ["| " + " | ".join(line) + " |" for line in (head, *rows)]
+    lines.insert(1, "|---" + "|---:" * (len(head) - 1) + "|")
     below = [remark + "  " for remark in remarks(results)]  # two blanks: a line break in Markdown
     return "\n".join([*lines, "", *below, f"`{results.command}`", ""])
 
@@ -112,20 +118,37 @@ def _figures(value: float) -> str:
     return f"{value:,.{max(0, min(digits, 6))}f}"
 
 
-# column, header, how a value is written, whether it is a difference
-_COLUMNS: tuple[tuple[str, str, Callable[[float], str], bool], ...] = (
-    ("top1", "top-1 %", _percent(2), False),
-    ("top1_change", "change", _percent(2), True),
-    ("gmacs", "GMACs", _figures, False),
-    ("macs_kept", "MACs %", _percent(1), False),
-    ("tokens_left", "tokens end %", _percent(1), False),
-    ("tokens_mean", "tokens mean %", _percent(1), False),
-    ("active_params", "params M", lambda value: _figures(value / 1e6), False),
-    ("images_per_s", "img/s", lambda value: f"{value:,.0f}", False),
-    ("speedup", "speed-up", lambda value: f"{value:.2f}", False),
-    ("realised_share", "achieved %", _percent(0), False),
+class _Column(NamedTuple):
+    """A column; `fields` of a row are written side by side, with a stroke between them."""
+
+    fields: tuple[str, ...]
+    header: str
+    write: Callable[[float], str]
+    is_difference: bool = False
+
+
+_COLUMNS = (
+    _Column(("top1",), "top-1 %", _percent(2)),
+    _Column(("top1_change",), "change", _percent(2), True),
+    _Column(("gmacs",), "GMACs", _figures),
+    _Column(("macs_kept",), "MACs %", _percent(1)),
+    _Column(("macs_p05", "macs_p50", "macs_p95"), "MACs 5/50/95 %", _percent(0)),
+    _Column(("difficulty_rho",), "difficulty rho", lambda value: f"{value:.2f}"),
+    _Column(("gap_won",), "gap won %", _percent(0)),
+    _Column(("tokens_left",), "tokens end %", _percent(1)),
+    _Column(("tokens_mean",), "tokens mean %", _percent(1)),
+    _Column(("active_params",), "params M", lambda value: _figures(value / 1e6)),
+    _Column(("images_per_s",), "img/s", lambda value: f"{value:,.0f}"),
+    _Column(("speedup",), "speed-up", lambda value: f"{value:.2f}"),
+    _Column(("realised_share",), "achieved %", _percent(0)),
 )
-_HEADERS = ("method", *(header for _, header, _, _ in _COLUMNS))
+# What the remarks say of a column, where it is shown.
+_MEANINGS = {
+    "macs_p05": "MACs 5/50/95 %: percentiles over images, of the dense MACs",
+    "difficulty_rho": "difficulty rho: Spearman's correlation over images of MACs and the loss of {reference}",
+    "gap_won": "gap won: share of the way from random routing to the label oracle, in top-1",
+    "realised_share": "achieved: measured speed-up over the one that the MACs promise",
+}
 _WIDTH = 120
 _MIN_NAME = 16  # columns for the name of a method, at least
 # Columns whose spread is shown, the most important first.
@@ -140,35 +163,47 @@ _SPREAD = (
     "images_per_s",
     "gmacs",
     "active_params",
+    "difficulty_rho",
+    "gap_won",
 )
 
 
-def _header_lines() -> list[list[str]]:
+def _columns(rows: Sequence[Row]) -> list[_Column]:
+    """The columns that have a figure in some row."""
+    return [column for column in _COLUMNS if _known([getattr(row, column.fields[0]) for row in rows])]
+
+
+def _header_lines(columns: Sequence[_Column]) -> list[list[str]]:
     """The header in two lines: the second word below the first, a single word in the lower line."""
-    pairs = [header.split(" ", 1) if " " in header else ["", header] for header in _HEADERS]
+    headers = ["method", *(column.header for column in columns)]
+    pairs = [header.split(" ", 1) if " " in header else ["", header] for header in headers]
     return [list(line) for line in zip(*pairs)]
 
 
-def _lines(rows: tuple[Row, ...], spread: tuple[str, ...]) -> list[list[str]]:
+def _lines(rows: Sequence[Row], columns: Sequence[_Column], spread: Sequence[str]) -> list[list[str]]:
     """A line of cells per method; `spread` names the columns that show one."""
     lines = []
     for method in dict.fromkeys(row.method for row in rows):
         group = [row for row in rows if row.method == method]
-        cells = [
-            _cell([getattr(row, name) for row in group], write, signed, name in spread)
-            for name, _, write, signed in _COLUMNS
-        ]
-        lines.append([display_name(method), *cells])
+        lines.append([display_name(method), *(_cell(group, column, spread) for column in columns)])
     return lines
 
 
-def _cell(values: list[float | None], write: Callable[[float], str], signed: bool, spread: bool) -> str:
-    known = [value for value in values if value is not None and math.isfinite(value)]
-    if not known:
-        return "-"
-    mean = statistics.fmean(known)
-    text = ("+" if signed and not write(mean).startswith("-") else "") + write(mean)
-    return f"{text} ±{write(statistics.stdev(known))}" if spread and len(known) > 1 else text
+def _cell(group: Sequence[Row], column: _Column, spread: Sequence[str]) -> str:
+    parts = []
+    for field in column.fields:
+        known = _known([getattr(row, field) for row in group])
+        if not known:
+            return "-"
+        mean = column.write(statistics.fmean(known))
+        text = ("+" if column.is_difference and not mean.startswith("-") else "") + mean
+        has_spread = field in spread and len(known) > 1
+        parts.append(f"{text} ±{column.write(statistics.stdev(known))}" if has_spread else text)
+    return "/".join(parts)
+
+
+def _known(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None and math.isfinite(value)]
 
 
 def _break_names(lines: list[list[str]], width: int) -> list[list[str]]:
@@ -196,37 +231,51 @@ def remarks(results: Results) -> list[str]:
     several = f"{len(seeds)} seeds ({', '.join(map(str, seeds))}), mean ± sample standard deviation"
     seeds_text = several if len(seeds) > 1 else f"seed {seeds[0]}" if seeds else "no rows"
     minutes, seconds = divmod(round(results.seconds), 60)
+    shown, reference = {column.fields[0] for column in _columns(results.rows)}, reference_name(results.rows)
+    tokens = "; tokens: kept in the last group, and averaged over layers" if "tokens_left" in shown else ""
     return [
         f"{results.images:,} images; {seeds_text}; {minutes} min {seconds:02d} s in all",
         results.hardware,
-        "change: percentage points against the dense network; "
-        "tokens: kept in the last group, and averaged over layers",
-        "achieved: measured speed-up over the one that the MACs promise",
-        *_margins(results.rows),
+        f"change: percentage points against {reference}{tokens}",
+        *(text.format(reference=reference) for field, text in _MEANINGS.items() if field in shown),
+        *margin_remarks(results.rows),
         *paired_remarks(results.rows),
+        *_exit_remarks(results.rows),
     ]
 
 
-def _margins(rows: tuple[Row, ...]) -> list[str]:
-    """How far PRANCE is above the baselines of its token mode. Differences are within a seed."""
-    top1 = {(row.method, row.seed): row.top1 for row in rows if row.top1 is not None}
+def mean_exits(rows: Sequence[Row]) -> list[ExitShare]:
+    """Averages over seeds where images stopped.
+
+    Args:
+      rows: of one method, a seed each.
+
+    Returns:
+      An entry per exit at which an image stopped in some seed, in order of looks and groups. Accuracy
+      and MACs are means over the images that stopped there.
+    """
+    means = []
+    for look, group in sorted({(part.look, part.group) for row in rows for part in row.exits}):
+        parts = [part for row in rows for part in row.exits if (part.look, part.group) == (look, group)]
+        total = sum(part.share for part in parts)
+        top1, macs_kept = (
+            sum(part.share * getattr(part, name) for part in parts) / total for name in ("top1", "macs_kept")
+        )
+        means.append(ExitShare(look, group, total / len(rows), top1, macs_kept))
+    return means
+
+
+def _exit_remarks(rows: Sequence[Row]) -> list[str]:
+    """Writes where images stopped, a line for each PRANCE row of a cascade."""
     lines = []
-    for method in dict.fromkeys(row.method for row in rows if row.method.startswith("prance_")):
-        parts = []
-        for baseline in ("best_static", "random_policy", "dense_tuned"):
-            name = f"{baseline}{method.removeprefix('prance')}"
-            name = name if any(row.method == name for row in rows) else baseline
-            points = [
-                100 * (value - top1[name, seed])
-                for (row_method, seed), value in top1.items()
-                if row_method == method and (name, seed) in top1
-            ]
-            if points:
-                spread = f" ±{statistics.stdev(points):.2f}" if len(points) > 1 else ""
-                parts.append(f"{statistics.fmean(points):+.2f}{spread} points over {display_name(name)}")
-        if parts:
-            lines.append(f"{display_name(method)}: {'; '.join(parts)}; seed by seed")
-    return lines
+    for method in dict.fromkeys(row.method for row in rows if row.exits and row.method.startswith(CASCADE)):
+        parts = [
+            f"{_percent(0)(part.share)} %{' of the images stop' * (index == 0)} at look {part.look + 1}, "
+            f"group {part.group + 1} (right {_percent(1)(part.top1)} %, {_percent(0)(part.macs_kept)} % of the MACs)"
+            for index, part in enumerate(mean_exits([row for row in rows if row.method == method]))
+        ]
+        lines.append(f"{display_name(method)}: {', '.join(parts)}")
+    return [*lines, "looks and groups are counted from 1"] if lines else []
 
 
 def _without_nan(record: dict) -> dict:

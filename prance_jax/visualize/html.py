@@ -11,14 +11,16 @@ import base64
 import functools
 import io
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from prance_jax.core.files import disk_errors
 from prance_jax.spec.search_space import SearchSpace
-from prance_jax.visualize.panels import ImagePanel
+from prance_jax.visualize.panels import ExitPanel, ImagePanel
 
 _JPEG_FROM = 200  # pixels a side: smaller images are stored exactly, larger ones (photographs) as JPEG
 
@@ -80,6 +82,16 @@ def thumbs(heading: str, images: Sequence[ImagePanel]) -> Markup:
     return _render("thumbs.html", heading=heading, images=images)
 
 
+def exit_thumbs(heading: str, images: Sequence[ExitPanel]) -> Markup:
+    """Returns small images with the answers of a cascade on the way, a bar as long as each probability.
+
+    Args:
+      heading: plain text above the images; may be empty.
+      images: what is shown.
+    """
+    return _render("exits.html", heading=heading, images=images)
+
+
 def table(
     head: Sequence[str],
     rows: Sequence[Sequence[str]],
@@ -112,6 +124,37 @@ def figure_png(figure: Any) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110, facecolor="white")
     return file.getvalue()
+
+
+class Drawer:
+    """Writes figures as PNG files into a folder and returns them for the page."""
+
+    def __init__(self, folder: Path):
+        """Takes the folder; it is created if needed."""
+        self._folder = folder
+
+    def save(self, name: str, figure: Any) -> bytes:
+        """Writes a matplotlib figure and returns the bytes of its file.
+
+        Args:
+          name: of the file.
+          figure: a matplotlib figure.
+        """
+        png = figure_png(figure)
+        with disk_errors(self._folder / name):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            (self._folder / name).write_bytes(png)
+        return png
+
+    def chart(self, name: str, figure: Any, description: str) -> Markup:
+        """Writes a matplotlib figure and returns it as a chart of the page.
+
+        Args:
+          name: of the file.
+          figure: a matplotlib figure.
+          description: text for readers who do not see the image.
+        """
+        return chart(self.save(name, figure), description)
 
 
 def _render(template: str, **values: Any) -> Markup:

@@ -15,6 +15,7 @@ _COLOURS = {
     "accuracy_random": ORANGE,
     "loss": BLUE,
     "reward": BLUE,
+    "entropy": BLUE,
 }
 _LABELS = {
     "accuracy": "accuracy",
@@ -34,6 +35,8 @@ _STAGES = (
 def plot_learning(lines: Sequence[Mapping[str, Any]]) -> Any | None:
     """Draws accuracy and MACs of every stage, and beside them the loss or the reward.
 
+    A selector that logs neither accuracy nor MACs, that of a cascade, has the entropy of its decisions there.
+
     Args:
       lines: lines of metrics.jsonl, all seeds and token modes; see `prance_jax.training.metrics`.
 
@@ -52,12 +55,16 @@ def plot_learning(lines: Sequence[Mapping[str, Any]]) -> Any | None:
     for (title, stage_lines), (left, right) in zip(stages, panels):
         names = [name for name in _LABELS if any(name in line for line in stage_lines)]
         objective = "reward" if any("reward" in line for line in stage_lines) else "loss"
-        _curves(left, stage_lines, names, 100)
         _curves(right, stage_lines, [objective], 1)
         left.set_title(title, fontsize=10, loc="left")
-        left.set_ylabel("%")
-        left.set_ylim(0, 103)
-        left.legend(frameon=False, fontsize=8, loc="lower right")
+        if names:
+            _curves(left, stage_lines, names, 100)
+            left.set_ylabel("%")
+            left.set_ylim(0, 103)
+            left.legend(frameon=False, fontsize=8, loc="lower right")
+        else:  # the selector of a cascade
+            _curves(left, stage_lines, ["entropy"], 1)
+            left.set_ylabel("entropy of the decisions")
         right.set_ylabel(objective)
         for panel in (left, right):
             remove_frame(panel)
@@ -82,7 +89,7 @@ def _curves(panel: Any, lines: Sequence[Mapping[str, Any]], names: Sequence[str]
             if not points:
                 continue
             mode = _mode(run)
-            label = _LABELS.get(name, name) + (f", {mode}" if len(modes) > 1 else "")
+            label = _LABELS.get(name, name) + (f", {mode}" if mode and len(modes) > 1 else "")
             panel.plot(
                 *zip(*points),
                 color=_COLOURS.get(name, GREY),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -43,9 +44,63 @@ class ImagePanel:
     @property
     def caption(self) -> str:
         """Prediction and label in a few words; without a label, name and prediction."""
-        if self.label is None:
-            return f"{self.name}: {self.predicted}"
-        return f"{self.predicted}, label {self.label}" if self.is_wrong else f"{self.predicted}, right"
+        return _caption(self.name, self.predicted, self.label)
+
+
+class ExitAnswer(NamedTuple):
+    """The answer of a cascade at one exit.
+
+    Attributes:
+      look: index of the look.
+      group: group at whose end the exit is.
+      predicted: name of the predicted class.
+      probability: of that class.
+    """
+
+    look: int
+    group: int
+    predicted: str
+    probability: float
+
+    @property
+    def exit_name(self) -> str:
+        """Look and group for readers, counted from 1."""
+        return f"look {self.look + 1}, group {self.group + 1}"
+
+
+@dataclass(frozen=True)
+class ExitPanel:
+    """One image and the answers of a cascade for it.
+
+    Attributes:
+      name: name of the image in the report.
+      pixels: RGB uint8 [H, H, 3].
+      answers: at all exits on the way, in order; the last one is where the image stopped.
+      macs_kept: MACs as a share of the dense network's.
+      label: name of the labelled class; None for an image without a label.
+    """
+
+    name: str
+    pixels: np.ndarray
+    answers: tuple[ExitAnswer, ...]
+    macs_kept: float
+    label: str | None
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether the last answer differs from the label."""
+        return self.label is not None and self.answers[-1].predicted != self.label
+
+    @property
+    def caption(self) -> str:
+        """Prediction and label in a few words; without a label, name and prediction."""
+        return _caption(self.name, self.answers[-1].predicted, self.label)
+
+
+def _caption(name: str, predicted: str, label: str | None) -> str:
+    if label is None:
+        return f"{name}: {predicted}"
+    return f"{predicted}, right" if predicted == label else f"{predicted}, label {label}"
 
 
 def make_panels(

@@ -6,21 +6,22 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
 from prance_jax.config import io
 from prance_jax.core.errors import UserError
-from prance_jax.core.files import disk_errors, write_atomic
+from prance_jax.core.files import write_atomic
 from prance_jax.experiments.experiment import Experiment
-from prance_jax.experiments.stage_runner import TableEntry
+from prance_jax.experiments.stage_runner import StageRunner, TableEntry
 from prance_jax.results import table
 from prance_jax.results.names import display_name
 from prance_jax.results.plots import plot_results
 from prance_jax.results.rows import Results, load_results
+from prance_jax.results.significance import reference_name
 from prance_jax.training.metrics import read_metrics
+from prance_jax.training.workdir import Workdir
 from prance_jax.visualize import charts, html
 from prance_jax.visualize.contact_sheets import easiest_hardest_sheet, kept_sheet
 from prance_jax.visualize.learning_curves import plot_learning
@@ -65,47 +66,67 @@ def write_report(
       UserError: the run lacks the seed, mode, budget or a stage, or an image cannot be read.
     """
     config, workdir = experiment.config, experiment.workdir
-    seed = config.seeds[0] if seed is None else seed
-    if seed not in config.seeds or (mode is not None and mode not in config.token_modes):
-        raise UserError(
-            f"{workdir.path} has seeds {config.seeds} and token modes {config.token_modes}, "
-            f"not seed {seed} with {mode!r}"
-        )
+    seed = select_seed(experiment, seed, mode)
     extra = read_user_images(user_images, experiment.source, config.data) if user_images else None
-    drawer = _Drawer(workdir.path / "show")
-    parts = []
-    results = load_results(workdir.path) if (workdir.path / "results.json").exists() else None
-    if results is not None:
-        parts += _accuracy_and_cost(results, workdir.path)
+    drawer, results = html.Drawer(workdir.path / "show"), stored_results(workdir)
+    parts = accuracy_sections(results, workdir.path)
     for token_mode in config.token_modes if mode is None else (mode,):
         row = _row(experiment, seed, token_mode, budget)
         parts += _decisions(experiment, row, drawer, seed, extra)
-    parts += _learning(workdir.metrics_file, drawer)
+    lead = "A Vision Transformer that decides for every image how many tokens and channels to spend."
+    return write_page(experiment, lead, parts, results, drawer)
+
+
+def select_seed(experiment: StageRunner, seed: int | None, mode: str | None) -> int:
+    """Returns the seed that is shown: the given one, or the first of the run.
+
+    Args:
+      experiment: a trained workdir.
+      seed: a seed of the run, or None.
+      mode: a token mode of the run, or None.
+
+    Raises:
+      UserError: the run lacks the seed or the mode.
+    """
+    config = experiment.config
+    seed = config.seeds[0] if seed is None else seed
+    if seed not in config.seeds or (mode is not None and mode not in config.token_modes):
+        raise UserError(
+            f"{experiment.workdir.path} has seeds {config.seeds} and token modes {config.token_modes}, "
+            f"not seed {seed} with {mode!r}"
+        )
+    return seed
+
+
+def stored_results(workdir: Workdir) -> Results | None:
+    """Returns the results of a workdir; None before its first evaluation."""
+    return load_results(workdir.path) if (workdir.path / "results.json").exists() else None
+
+
+def write_page(
+    experiment: StageRunner, lead: str, parts: Sequence[Markup], results: Results | None, drawer: html.Drawer
+) -> Path:
+    """Adds how the run was learned and configured, and writes `report.html`.
+
+    Args:
+      experiment: a trained workdir.
+      lead: plain text under the heading.
+      parts: the sections so far.
+      results: for the hardware; None before the first evaluation.
+      drawer: writes the picture of the learning curves.
+
+    Returns:
+      Path of the page.
+    """
+    config, workdir = experiment.config, experiment.workdir
     command = json.loads(workdir.config_file.read_text())["command"]
     text = f"{results.hardware}. {command}" if results else command
-    settings = json.dumps(io.to_dict(config), indent=1)
-    parts.append(html.section("The run", text, html.details("configuration", settings)))
-    lead = "A Vision Transformer that decides for every image how many tokens and channels to spend."
+    settings = html.details("configuration", json.dumps(io.to_dict(config), indent=1))
+    learned = _learning(workdir.metrics_file, drawer)
     path = workdir.path / "report.html"
-    write_atomic(path, html.render_page(f"PRANCE on {config.name}", lead, parts))
+    sections = [*parts, *learned, html.section("The run", text, settings)]
+    write_atomic(path, html.render_page(f"PRANCE on {config.name}", lead, sections))
     return path
-
-
-class _Drawer:
-    """Writes figures as PNG files into a folder and returns them for the page."""
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-
-    def save(self, name: str, figure: Any) -> bytes:
-        png = html.figure_png(figure)
-        with disk_errors(self._folder / name):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            (self._folder / name).write_bytes(png)
-        return png
-
-    def chart(self, name: str, figure: Any, description: str) -> Markup:
-        return html.chart(self.save(name, figure), description)
 
 
 def _row(experiment: Experiment, seed: int, mode: str, budget: float | None) -> TableEntry:
@@ -124,8 +145,15 @@ def _row(experiment: Experiment, seed: int, mode: str, budget: float | None) -> 
     return next(row for row in experiment.at_budgets(seed, mode) if row.method == method)
 
 
-def _accuracy_and_cost(results: Results, folder: Path) -> list[Markup]:
-    """Makes the large figures, and the section with accuracy against MACs and the table."""
+def accuracy_sections(results: Results | None, folder: Path) -> list[Markup]:
+    """Makes the large figures, and the section with accuracy against MACs and the table.
+
+    Args:
+      results: of the run; without any there are no sections.
+      folder: the workdir, for `accuracy.png`.
+    """
+    if results is None:
+        return []
     plot_results(results, folder / "accuracy.png")
     head, *rows = table.cells(results)
     methods = list(dict.fromkeys(row.method for row in results.rows))
@@ -139,20 +167,24 @@ def _accuracy_and_cost(results: Results, folder: Path) -> list[Markup]:
 
 def _headline(results: Results, method: str) -> list[tuple[str, str]]:
     rows = [row for row in results.rows if row.method == method]
-    mean = lambda name: float(np.mean([getattr(row, name) for row in rows]))
-    figures = [
-        (f"{mean('top1'):.1%}", f"of {results.images:,} test images right, {display_name(method)}"),
-        (f"{100 * mean('top1_change'):+.2f}", "points against the dense network"),
-        (f"{mean('macs_kept'):.0%}", "of its multiply-accumulates"),
-        (f"{mean('tokens_left'):.0%}", "of the tokens at the end"),
-    ]
-    if all(row.speedup for row in rows):
-        figures.append((f"{mean('speedup'):.2f} ×", "its speed, measured"))
-    return figures
+    figures = (
+        ("top1", "{:.1%}", 1, f"of {results.images:,} test images right, {display_name(method)}"),
+        ("top1_change", "{:+.2f}", 100, f"points against {reference_name(results.rows)}"),
+        ("macs_kept", "{:.0%}", 1, "of its multiply-accumulates"),
+        ("tokens_left", "{:.0%}", 1, "of the tokens at the end"),
+        ("gap_won", "{:.0%}", 1, "of the way from random routing to the label oracle"),
+        ("speedup", "{:.2f} ×", 1, "its speed, measured"),
+    )
+    tiles = []
+    for name, form, scale, words in figures:
+        values = [getattr(row, name) for row in rows]
+        if all(value is not None for value in values):
+            tiles.append((form.format(scale * float(np.mean(values))), words))
+    return tiles
 
 
 def _decisions(
-    experiment: Experiment, row: TableEntry, drawer: _Drawer, seed: int, user_images: tuple | None
+    experiment: Experiment, row: TableEntry, drawer: html.Drawer, seed: int, user_images: tuple | None
 ) -> list[Markup]:
     """Makes the sections on the decisions of one row of the table."""
     source, space, mode = experiment.source, row.spec.space, row.spec.token_optimization
@@ -205,7 +237,7 @@ def _decisions(
     return parts
 
 
-def _learning(metrics: Path, drawer: _Drawer) -> list[Markup]:
+def _learning(metrics: Path, drawer: html.Drawer) -> list[Markup]:
     figure = plot_learning(read_metrics(metrics)) if metrics.exists() else None
     if figure is None:
         return []

@@ -16,6 +16,7 @@ from prance_jax.selector.policies import DecisionPolicy
 from prance_jax.spec.macs import macs
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.structure import Structure
+from prance_jax.spec.token_counts import tokens_after_layers
 
 
 class Trace(NamedTuple):
@@ -78,13 +79,14 @@ def _compiled_trace(spec: ModelSpec, policy: DecisionPolicy, decision_cost: int)
 
         output = forward_adaptive(model, params, images, policy.first_choice, decide)
         after_groups = [*(state.tokens for state in states[1:]), output.tokens]
-        tokens = [per_image(spec.tokens), *(per_image(after.count) for after in after_groups)]
         tokens_of_patches = [after.token_of_patch for after in after_groups]
         groups = jax.tree.map(per_image, output.structure.groups)
         per_layer = lambda name: jnp.stack(
             [size for group in groups for size in getattr(group, name)], axis=1
         )
         cost = macs(spec, Structure(groups), decision_cost).total
+        tokens_after = tokens_after_layers(spec, Structure(groups))
+        tokens = [per_image(tokens_after[last]) for last in spec.space.last_layers]
         keep = [jnp.stack(group.keep, axis=1) for group in groups[1:]]
         return Trace(
             predicted=jnp.argmax(output.logits, axis=-1),

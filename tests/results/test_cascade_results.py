@@ -100,7 +100,9 @@ def test_exits_of_several_seeds_are_means_over_images():
     assert [(part.look, part.group) for part in means] == [(0, 2), (1, 2), (1, 3)]
     assert [part.share for part in means] == pytest.approx([0.4, 0.1, 0.5])
     assert [part.top1 for part in means] == pytest.approx([0.9625, 0.5, 0.7])
-    assert "40 % of the images stop at look 1, group 3 (right 96.2 %, 11 % of the MACs), 10 %" in markdown(TWO)
+    assert "40 % of the images stop at look 1, group 3 (right 96.2 %, 11 % of the MACs), 10 %" in markdown(
+        TWO
+    )
 
 
 def test_margins_over_the_rows_of_the_same_budget():

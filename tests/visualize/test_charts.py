@@ -62,3 +62,15 @@ def test_curves_are_the_lines_of_each_stage():
     ]
     words = [text.get_text() for text in figure.axes[2].get_legend().get_texts()]
     assert words == ["accuracy, prune", "accuracy, merge"]
+
+
+def test_a_selector_without_accuracy_shows_its_entropy():
+    lines = [
+        {"stage": "seed0/cascade/selector_0", "step": step, "entropy": 1 / step, "reward": 0.1, "return": 0.2}
+        for step in (1, 2, 4)
+    ]
+    left, right = plot_learning(lines).axes
+    assert (
+        list(left.lines[0].get_ydata()) == [1, 0.5, 0.25] and left.get_ylabel() == "entropy of the decisions"
+    )
+    assert list(right.lines[0].get_ydata()) == [0.1] * 3
