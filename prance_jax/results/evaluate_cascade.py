@@ -123,7 +123,9 @@ def _with_exits(numbers: Row, row: CascadeRow, rows: list[CascadeRow]) -> Row:
     low, high = top1.get(f"random_routing_{budget}"), top1.get(f"oracle_{budget}")
     has_gap = row.method.startswith(("prance", "confidence")) and low is not None and high > low
     gap_won = (numbers.top1 - low) / (high - low) if has_gap else None
-    return dataclasses.replace(numbers, exits=tuple(exits), gap_won=gap_won)
+    correct = {other.method: other.routed.correct for other in rows}
+    won, lost = won_and_lost(row.routed.correct, correct[f"best_static_finetuned_{budget}"])
+    return dataclasses.replace(numbers, exits=tuple(exits), gap_won=gap_won, won_static=won, lost_static=lost)
 
 
 def _speeds(experiment: CascadeStages, dense, cascades: list[CascadeRow], seed: int) -> dict[str, float]:

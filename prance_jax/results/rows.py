@@ -84,6 +84,9 @@ class Row:
         ``speedup * macs_kept``.
       won: images classified correctly here and wrongly by the dense network.
       lost: images classified wrongly here and correctly by the dense network.
+      won_static: of a cascade, images classified correctly here and wrongly by the best static structure,
+        fine-tuned, at the same budget.
+      lost_static: images classified wrongly here and correctly by that structure.
       macs_p05: 5th percentile over images of their MACs, as a share of the dense network's.
       macs_p50: 50th percentile, the median.
       macs_p95: 95th percentile.
@@ -107,6 +110,8 @@ class Row:
     realised_share: float | None = None
     won: int | None = None
     lost: int | None = None
+    won_static: int | None = None
+    lost_static: int | None = None
     macs_p05: float | None = None
     macs_p50: float | None = None
     macs_p95: float | None = None

@@ -64,17 +64,25 @@ def reference_name(rows: Sequence[Row]) -> str:
 
 
 def paired_remarks(rows: Sequence[Row]) -> list[str]:
-    """Writes a line for each PRANCE method against the dense network, seed by seed."""
-    lines, reference = [], reference_name(rows)
+    """Writes a line for each PRANCE method and reference, seed by seed.
+
+    The reference is the dense network; of a cascade also the best static structure at the same budget.
+    """
+    lines = []
+    references = [(reference_name(rows), "won", "lost")]
+    if is_cascade(rows):
+        references.append(("the best static structure, fine-tuned", "won_static", "lost_static"))
     for method in _prance_methods(rows):
-        pairs = [(row.won, row.lost) for row in rows if row.method == method and row.won is not None]
-        if pairs:
-            won, lost = (", ".join(str(pair[side]) for pair in pairs) for side in (0, 1))
-            chance = ", ".join(f"{p_value(*pair):.2g}" for pair in pairs)
-            lines.append(
-                f"{display_name(method)}, image by image against {reference}: won {won}; lost {lost}; "
-                f"McNemar's exact p {chance}"
-            )
+        for reference, *names in references:
+            pairs = [tuple(getattr(row, name) for name in names) for row in rows if row.method == method]
+            pairs = [pair for pair in pairs if None not in pair]
+            if pairs:
+                won, lost = (", ".join(str(pair[side]) for pair in pairs) for side in (0, 1))
+                chance = ", ".join(f"{p_value(*pair):.2g}" for pair in pairs)
+                lines.append(
+                    f"{display_name(method)}, image by image against {reference}: won {won}; lost {lost}; "
+                    f"McNemar's exact p {chance}"
+                )
     return lines
 
 

@@ -18,6 +18,7 @@ from prance_jax.config.cascade import CascadeConfig
 from prance_jax.core.files import write_atomic
 from prance_jax.evaluation.static_search import search_static_structures
 from prance_jax.experiments.prance_stages import PranceStages
+from prance_jax.experiments.stage_runner import budget_suffix
 from prance_jax.spec.cascade import Cascade, CascadeSpec, Look, single_look_macs
 from prance_jax.spec.structure import GroupChoice, Structure
 from prance_jax.training import optimizer
@@ -117,15 +118,16 @@ class CascadeNetwork(PranceStages):
           seed: of the run.
           budget: share of the dense MACs.
         """
-        file = self.workdir.path / f"static_seed{seed}_{round(1000 * budget)}.json"
+        file = self.workdir.path / f"static_seed{seed}{budget_suffix(budget)}.json"
         if file.exists():
             record = json.loads(file.read_text())
             return record["look"], _structure(record["structure"])
-        candidates = []
+        candidates, full = [], self.cascade_spec.dense_macs
         for look, spec in enumerate(look.spec for look in self.cascade_spec.looks):
-            largest = single_look_macs(spec, spec.largest) / self.cascade_spec.dense_macs
+            largest = single_look_macs(spec, spec.largest) / full
             ((structure, loss),) = self.search(seed, look, (min(budget, largest),))
-            candidates.append((loss, look, structure))
+            over_budget = max(0.0, single_look_macs(spec, structure) / full - budget)
+            candidates.append(((over_budget, loss), look, structure))
         _, look, structure = min(candidates, key=lambda item: item[0])
         write_atomic(file, json.dumps({"look": look, "structure": structure.groups}))
         return look, structure

@@ -1,0 +1,42 @@
+"""Mistakes in the section `cascade` of a config are one UserError each, with the key."""
+
+from pathlib import Path
+
+import pytest
+
+from prance_jax.config.experiment import Config
+from prance_jax.config.io import from_dict, load_config, to_dict
+from prance_jax.core.errors import UserError
+
+CONFIG = Path(__file__).parents[1] / "tiny_cascade.py"
+MISTAKES = {
+    "--config.meta.init_from=dense.safetensors": "starts from 'dense' or at random",
+    "--config.token_modes=prune,merge": "one token mode",
+    "--config.cascade.budgets=0.5,1.5": "shares of dense MACs",
+    "--config.cascade.rounds=-1": "rounds=-1 must be 0 or more",
+    "--config.cascade.selector.quality=agreement": "choose 'correct' or 'probability'",
+    "--config.cascade.selector.cost_weights=2,1": "must be \\(lowest, highest\\)",
+}
+
+
+@pytest.mark.parametrize("override", MISTAKES)
+def test_mistakes(override):
+    with pytest.raises(UserError, match=MISTAKES[override]):
+        load_config(CONFIG, Config, [override])
+
+
+def test_mistakes_in_a_look():
+    config = to_dict(load_config(CONFIG, Config, []))
+    look = config["cascade"]["looks"][0]
+    for key, value, message in (
+        ("shares", "some", "choose from all, all_but_norms, none"),
+        ("structures", [1.0, 0.5], "must be ascending"),
+        ("begins", 3, "must be 0 to 1"),
+    ):
+        looks = [{**look, key: value}, config["cascade"]["looks"][1]]
+        with pytest.raises(UserError, match=message):
+            from_dict(Config, {**config, "cascade": {**config["cascade"], "looks": looks}})
+
+
+def test_a_config_without_a_cascade_has_none():
+    assert load_config(CONFIG.parent / "tiny_config.py", Config, []).cascade is None
