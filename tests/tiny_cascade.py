@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
                 "updates": 20,
                 "batch": 32,
                 "hidden": (8,),
+                "restarts": 2,
                 "clone_steps": 5,
                 "ppo": {"epochs": 1, "minibatches": 2},
             },

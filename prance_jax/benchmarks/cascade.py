@@ -147,7 +147,7 @@ def default_chunk(batch: int) -> int:
     Args:
       batch: images per call.
     """
-    return max(1, min(8, batch // 8))
+    return max(1, min(8, batch // 4))
 
 
 def measure_cascade(

@@ -142,6 +142,11 @@ class _Level(NamedTuple):
         buffers = {
             name: jnp.zeros((batch, *shape), dtype) for name, (shape, dtype) in self._buffer_shapes().items()
         }
+        if isinstance(batch, int) and batch == 1:
+            # All chunks of a loop would be the same image. The compiler would run them before the loop, also the steps
+            # that the image does not take.
+            buffers = jax.lax.switch(group[0], [*branches, lambda rows: buffers], jnp.zeros(1, jnp.int32))
+            return buffers, going.astype(jnp.int32)[0]
 
         def body(carry):
             index, buffers = carry
@@ -149,7 +154,7 @@ class _Level(NamedTuple):
             offset = (index - ends[step] + chunks[step]) * chunk + jnp.arange(chunk)
             # Beyond the end of its group a chunk repeats the group's last image.
             rows = order[first_image[step] + jnp.minimum(offset, sizes[step] - 1)]
-            results = jax.lax.switch(step, branches, rows, index)
+            results = jax.lax.switch(step, branches, rows)
             return index + 1, {name: buffers[name].at[rows].set(results[name]) for name in buffers}
 
         _, buffers = jax.lax.while_loop(lambda carry: carry[0] < ends[-1], body, (jnp.int32(0), buffers))
@@ -168,12 +173,10 @@ class _Level(NamedTuple):
         """(rows of a chunk) -> the output of a step for them, padded to the buffers."""
         parent, room = self.cascade.steps[node - 1].parent, self._buffer_shapes()
 
-        def run(rows, index):
+        def run(rows):
             output = _load(self.layout[parent], before, rows) if parent else None
-            # All rows of a batch of one are the same. The compiler would move the step out of the loop and run it even
-            # if no image takes it; so its input depends on the loop.
-            inputs, output, _ = jax.lax.optimization_barrier((images[rows], output, index))
-            output = forward_step(self.cascade, params, inputs, node, _restore(self.cascade, parent, output))
+            output = _restore(self.cascade, parent, output)
+            output = forward_step(self.cascade, params, images[rows], node, output)
             output = _strip(self.cascade, node, output)
             leaves = dict(zip(self.layout[node].names, jax.tree.leaves(output)))
             blank = {name: jnp.zeros((len(rows), *shape), dtype) for name, (shape, dtype) in room.items()}

@@ -19,7 +19,7 @@ import numpy as np
 
 from prance_jax.cascade.observation import LARGEST_PROBABILITY, observe
 from prance_jax.cascade.table import CascadeTable, stop_nodes
-from prance_jax.selector.cost_weight import cost_weight_from_asinh, cost_weight_to_asinh
+from prance_jax.selector.cost_weight import cost_weight_from_asinh, cost_weight_to_asinh, reward_scale
 from prance_jax.selector.rl.ppo import PPO
 from prance_jax.spec.cascade import START, Cascade
 
@@ -212,6 +212,34 @@ def _selector_actions(cascade: Cascade, ppo: PPO) -> Callable:
         return jnp.stack(columns, axis=1)
 
     return run
+
+
+def mean_utility(
+    cascade: Cascade,
+    ppo: PPO,
+    policy_params: Any,
+    table: CascadeTable,
+    cost_weights: tuple[float, float],
+    num_points: int = 17,
+) -> float:
+    """Returns the utility of a selector, averaged over images and cost weights as in training.
+
+    Args:
+      cascade: the tree.
+      ppo: gives the actor.
+      policy_params: parameters of the selector.
+      table: held-out images.
+      cost_weights: (lowest, highest) cost weight.
+      num_points: cost weights, evenly on the asinh scale.
+    """
+    low, high = map(cost_weight_to_asinh, cost_weights)
+    utilities, rows = [], np.arange(len(table.labels))
+    for cost_weight in np.asarray(cost_weight_from_asinh(jnp.linspace(low, high, num_points))):
+        actions = selector_actions(cascade, ppo, policy_params, table, float(cost_weight))
+        node = np.asarray(stop_nodes(cascade, actions))
+        utility = np.asarray(table.quality)[rows, node] - cost_weight * np.asarray(table.cost)[node]
+        utilities.append(float(utility.mean() * reward_scale(cost_weight)))
+    return float(np.mean(utilities))
 
 
 def cost_weight_for(

@@ -5,7 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 
-from prance_jax.commands.benchmark_serving import parse_sizes, random_weights_speed, trained_speed
+from prance_jax.commands.benchmark_serving import (
+    cascade_speed,
+    parse_sizes,
+    random_weights_speed,
+    trained_speed,
+)
 from prance_jax.commands.common import AddCommand, open_config, open_experiment, open_workdir, renamed_choice
 from prance_jax.core.errors import UserError
 
@@ -16,6 +21,9 @@ serving (the default): images per second of the dense network, of masked and ada
 ToMe and EViT, in one run. With --config it uses random weights and evenly spread buckets. With --workdir
 it uses trained weights, and adds accuracy and a picture. It writes benchmark.json and benchmark.csv; the
 achieved share is the measured speed-up over the one that the MACs promise.
+
+cascade: a cascade of two looks against the dense network, with random weights. The images stop at its
+three answers in the --shares. It writes benchmark.json. It needs --config.
 
 dense: the dense network against timm in PyTorch; both must be installed. rollout: the selector's rollout
 against a plain loop. input: reading images from disk against the decoding library alone. These need
@@ -40,22 +48,36 @@ def add_commands(add_command: AddCommand) -> None:
     command.add_argument(
         "--measure",
         type=renamed_choice("--measure", {"contract": "guarantee"}),
-        choices=("serving", "dense", "rollout", "guarantee", "input", "meta"),
+        choices=("serving", "cascade", "dense", "rollout", "guarantee", "input", "meta"),
         default="serving",
         metavar="NAME",
-        help="serving, dense, rollout, guarantee, input or meta; serving by default",
+        help="serving, cascade, dense, rollout, guarantee, input or meta; serving by default",
     )
     command.add_argument("--workdir", help="a trained workdir, for serving, guarantee and meta")
     command.add_argument(
-        "--batches", default="1,8,64,256", help="batch sizes, for serving and dense; 1,8,64,256 by default"
+        "--batches",
+        default="1,8,64,256",
+        help="batch sizes, for serving, cascade and dense; 1,8,64,256 by default",
     )
     command.add_argument(
         "--dtypes",
         default="float32,bfloat16",
-        help="types of the computation, for serving; float32,bfloat16 by default",
+        help="types of the computation, for serving and cascade; float32,bfloat16 by default",
     )
     command.add_argument(
-        "--out", default="runs/benchmark", help="folder of serving's files; runs/benchmark by default"
+        "--shares",
+        default="0.3,0.4,0.3",
+        help="shares of the images at the three answers, for cascade; 0.3,0.4,0.3 by default",
+    )
+    command.add_argument(
+        "--chunk",
+        type=int,
+        help="images of a chunk of the executor, for cascade; by default a quarter of the batch, at most 8",
+    )
+    command.add_argument(
+        "--out",
+        default="runs/benchmark",
+        help="folder for the files of serving and cascade; runs/benchmark by default",
     )
     command.add_argument("--repeats", type=int, default=7, help="measurements of each time; 7 by default")
     command.add_argument(
@@ -92,6 +114,8 @@ def benchmark(options: argparse.Namespace) -> int:
     spec = config.spec(source, config.token_modes[0])
     if options.measure == "dense":
         return _dense_speed(options, spec)
+    if options.measure == "cascade":
+        return cascade_speed(options, spec)
     params = forward.init_params(ViT(spec), jax.random.key(1))
     if options.measure == "rollout":
         return _rollout_speed(options, config, source, spec, params)

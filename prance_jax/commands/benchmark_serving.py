@@ -63,6 +63,40 @@ def trained_speed(options: argparse.Namespace) -> int:
     return status
 
 
+def cascade_speed(options: argparse.Namespace, spec) -> int:
+    """Measures a cascade of two looks with random weights.
+
+    Args:
+      options: of the command `benchmark`.
+      spec: the network's `ModelSpec`.
+
+    Returns:
+      Exit status 0.
+    """
+    import dataclasses
+
+    from prance_jax.benchmarks import cascade
+    from prance_jax.results.table import hardware
+
+    shares, batches, rows = _parse_shares(options.shares), parse_sizes(options.batches, "--batches"), []
+    if options.chunk is not None and options.chunk < 1:
+        raise UserError(f"--chunk {options.chunk} is not a positive number of images")
+    print(cascade.COLUMNS)
+    for dtype in options.dtypes.split(","):
+        typed = dataclasses.replace(spec, dtype=dtype)
+        for batch in batches:
+            row = cascade.measure_cascade(
+                typed, batch, shares=shares, chunk=options.chunk, repeats=options.repeats
+            )
+            rows.append(row)
+            print(row.line, flush=True)
+    weights = f"random weights, shares of the images at the three answers {options.shares}"
+    header = {"hardware": hardware(), "command": options.line, "weights": weights}
+    cascade.save_cascade_speeds(rows, header, options.out)
+    print(f"{weights}\n{header['hardware']}\nresults: {options.out}/benchmark.json")
+    return 0
+
+
 def parse_sizes(text: str, option: str) -> tuple[int, ...]:
     """Reads a list of positive whole numbers.
 
@@ -80,6 +114,21 @@ def parse_sizes(text: str, option: str) -> tuple[int, ...]:
     if not sizes or min(sizes) < 1:
         raise UserError(f"{option} {text!r} is not a list of positive whole numbers, such as 1,8,64")
     return sizes
+
+
+def _parse_shares(text: str) -> tuple[float, ...]:
+    """Reads the shares of the images at the answers of the cascade."""
+    from prance_jax.benchmarks.cascade import ANSWERS
+
+    try:
+        shares = tuple(float(word) for word in text.split(","))
+    except ValueError:
+        shares = ()
+    if len(shares) != ANSWERS or not all(share >= 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
+        raise UserError(
+            f"--shares {text!r} are not {ANSWERS} shares of the images that add up to 1, such as 0.3,0.4,0.3"
+        )
+    return shares
 
 
 def _measure(options: argparse.Namespace, buckets, params, work) -> list:

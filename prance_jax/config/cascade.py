@@ -55,7 +55,9 @@ class TableSelectorConfig:
       updates: updates of PPO.
       batch: episodes per update.
       hidden: widths of the hidden layers of actor and critic.
-      clone_steps: steps of behaviour cloning from the best confidence thresholds before PPO.
+      restarts: PPO runs side by side from as many random starts; the one with the best utility on the
+        validation images is kept. Single runs can miss a range of budgets.
+      clone_steps: steps of behaviour cloning from the best confidence thresholds before PPO; 0 for none.
       ppo: settings of PPO.
     """
 
@@ -66,7 +68,8 @@ class TableSelectorConfig:
     updates: int = 300
     batch: int = 4096
     hidden: tuple[int, ...] = (64, 64)
-    clone_steps: int = 200
+    restarts: int = 4
+    clone_steps: int = 0
     ppo: PPOConfig = field(
         default_factory=lambda: PPOConfig(
             gamma=1.0, lam=0.95, epochs=2, minibatches=4, actor_lr=1e-3, critic_lr=3e-3, entropy=1e-3
@@ -76,6 +79,10 @@ class TableSelectorConfig:
     def __post_init__(self):
         if self.quality not in ("correct", "probability"):
             raise UserError(f"quality={self.quality!r} is not known; choose 'correct' or 'probability'")
+        if self.restarts < 1 or self.clone_steps < 0:
+            raise UserError(
+                f"restarts={self.restarts} must be 1 or more, clone_steps={self.clone_steps} 0 or more"
+            )
         if not 0 <= self.cost_weights[0] < self.cost_weights[1]:
             raise UserError(f"cost_weights={self.cost_weights} must be (lowest, highest), 0 or more")
 

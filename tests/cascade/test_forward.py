@@ -151,6 +151,21 @@ def test_batch_mates_do_not_matter():
     assert output.slots == len(cascade.path(int(output.node[0])))
 
 
+def test_one_image_runs_no_loop():
+    """The compiler would take the steps out of a loop whose chunks are all the same, and run those not taken, too."""
+    cascade, params, images, _ = tabulated("prune")
+    actions = random_actions(cascade, 2)
+    programs = [
+        str(
+            jax.make_jaxpr(lambda p, x, a: serve_cascade(cascade, p, x, given(a), 3))(
+                params, images[:size], actions[:size]
+            )
+        )
+        for size in (1, 2)
+    ]
+    assert [" while[" in program for program in programs] == [False, True]
+
+
 def test_one_path_is_its_part_of_the_tree():
     cascade, params, images, (logits, features) = tabulated("tome")
     node = int(np.argmax([len(cascade.path(node)) for node in range(cascade.num_nodes)]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from typing import Any
 
 import jax
@@ -15,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from prance_jax.cascade.policies import TrainingPolicy
-from prance_jax.cascade.routing import confidence_choices, confidence_demonstrations
+from prance_jax.cascade.routing import confidence_choices, confidence_demonstrations, mean_utility
 from prance_jax.cascade.table import CascadeTable, TableEnv, TableParams, tabulate
+from prance_jax.core.files import write_atomic
 from prance_jax.data.prefetch import prefetch_to_device
 from prance_jax.experiments.cascade.network import CascadeNetwork
 from prance_jax.selector.cost_weight import cost_weight_from_asinh, cost_weight_to_asinh
@@ -121,6 +123,7 @@ class CascadeStages(CascadeNetwork):
         ppo, env = self.table_ppo(cascade), TableEnv(cascade, config.batch)
         low_high = tuple(map(jnp.float32, config.cost_weights))
         key, inputs = jax.random.fold_in(self.key(seed, "selector"), number), []
+        keys = jax.random.split(key, config.restarts)
 
         def prepare() -> TableParams:
             if not inputs:
@@ -131,14 +134,16 @@ class CascadeStages(CascadeNetwork):
 
         @jax.jit
         def train(state, index, env_params):
-            learned, metrics = ppo.train(state["ppo"], env, env_params, key, UPDATES_PER_STEP)
-            return {"ppo": learned}, jax.tree.map(lambda values: values[-1], metrics)
+            run = lambda ppo_state, key: ppo.train(ppo_state, env, env_params, key, UPDATES_PER_STEP)
+            learned, metrics = jax.vmap(run)(state["ppo"], keys)
+            return {"ppo": learned}, jax.tree.map(lambda values: values[:, -1].mean(), metrics)
 
         def init():
-            state = ppo.init(jax.random.fold_in(self.key(seed, "selector_init"), number))
-            return {
-                "ppo": self._cloned(cascade, ppo, state, prepare().table) if config.clone_steps else state
-            }
+            start_key = jax.random.fold_in(self.key(seed, "selector_init"), number)
+            states = [ppo.init(key) for key in jax.random.split(start_key, config.restarts)]
+            if config.clone_steps:
+                states = [self._cloned(cascade, ppo, state, prepare().table) for state in states]
+            return {"ppo": jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)}
 
         stage = Stage(
             f"seed{seed}/cascade/selector_{number}",
@@ -147,7 +152,28 @@ class CascadeStages(CascadeNetwork):
             lambda state, index: train(state, index, prepare()),
             ("return", "entropy", "explained_variance"),
         )
-        return self.run_or_restore(stage)["ppo"].policy
+        policies = self.run_or_restore(stage)["ppo"].policy
+        best = self._best_restart(seed, number, policies)
+        return jax.tree.map(lambda leaf: leaf[best], policies)
+
+    def _best_restart(self, seed: int, number: int, policies: Any) -> int:
+        """The restart with the best mean utility on validation images; kept in the workdir."""
+        config, file = self.settings.selector, self.workdir.path / f"cascade_seed{seed}_restart_{number}.json"
+        if config.restarts == 1:
+            return 0
+        if file.exists():
+            return json.loads(file.read_text())["restart"]
+        cascade = self.cascade(seed)
+        ppo, table = self.table_ppo(cascade), self.held_out_table(cascade, self.cascade_params(seed, number))
+        utilities = [
+            mean_utility(
+                cascade, ppo, jax.tree.map(lambda leaf: leaf[index], policies), table, config.cost_weights
+            )
+            for index in range(config.restarts)
+        ]
+        best = int(np.argmax(utilities))
+        write_atomic(file, json.dumps({"restart": best, "utility": utilities}))
+        return best
 
     def cascade_params(self, seed: int, number: int | None = None) -> Any:
         """Returns the parameters of the cascade after stage three.
