@@ -52,6 +52,7 @@ class TableSelectorConfig:
       held_out: validation images that calibrate cost weights and thresholds; None for all.
       quality: what an answer is worth: 'correct' (1 or 0) or 'probability' of the true class.
       cost_weights: (lowest, highest) cost weight; every episode draws its own and the selector observes it.
+        A lowest one below 0 makes the selector spend where compute hardly helps, for large budgets.
       updates: updates of PPO.
       batch: episodes per update.
       hidden: widths of the hidden layers of actor and critic.
@@ -64,7 +65,7 @@ class TableSelectorConfig:
     pool: int = 8192
     held_out: int | None = None
     quality: str = "correct"
-    cost_weights: tuple[float, float] = (0.01, 4.0)
+    cost_weights: tuple[float, float] = (-0.1, 4.0)
     updates: int = 300
     batch: int = 4096
     hidden: tuple[int, ...] = (64, 64)
@@ -83,8 +84,10 @@ class TableSelectorConfig:
             raise UserError(
                 f"restarts={self.restarts} must be 1 or more, clone_steps={self.clone_steps} 0 or more"
             )
-        if not 0 <= self.cost_weights[0] < self.cost_weights[1]:
-            raise UserError(f"cost_weights={self.cost_weights} must be (lowest, highest), 0 or more")
+        if not self.cost_weights[0] < self.cost_weights[1] or self.cost_weights[1] <= 0:
+            raise UserError(
+                f"cost_weights={self.cost_weights} must be (lowest, highest), the highest above 0"
+            )
 
 
 @dataclass(frozen=True)
