@@ -123,13 +123,12 @@ def open_experiment(options: argparse.Namespace, *, train: bool = False) -> Expe
     from prance_jax.training.progress import Progress
 
     config, workdir = open_workdir(options, train=train)
-    if config.cascade is not None:
-        from prance_jax.experiments.cascade.stages import CascadeStages
+    arguments = config, workdir, Progress(quiet=options.quiet or not is_main_process())
+    if config.cascade is None:
+        return Experiment(*arguments, train=train)
+    from prance_jax.experiments.cascade.stages import CascadeStages
 
-        kind = CascadeStages
-    else:
-        kind = Experiment
-    return kind(config, workdir, Progress(quiet=options.quiet or not is_main_process()), train=train)
+    return CascadeStages(*arguments, train=train)
 
 
 def run_clock(workdir: Workdir) -> Callable[[], float]:
