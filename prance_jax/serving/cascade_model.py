@@ -10,7 +10,7 @@ from typing import Any, Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from prance_jax.adaptive.budget import BudgetTable
 from prance_jax.cascade.executor import ServedOutput, serve_cascade
@@ -18,8 +18,8 @@ from prance_jax.cascade.observation import LARGEST_PROBABILITY
 from prance_jax.cascade.policies import SelectorDecisions
 from prance_jax.cascade.table import node_costs
 from prance_jax.core.checks import check_images
-from prance_jax.core.errors import UserError
 from prance_jax.selector.observation import mlp_macs
+from prance_jax.serving.sharded import serve_sharded
 from prance_jax.spec.cascade import START, Cascade
 from prance_jax.spec.model_spec import ModelSpec
 
@@ -187,14 +187,9 @@ class CascadeModel:
           (images, budget=None) -> logits, with arguments and errors as in `__call__`. It also raises UserError if the
           batch does not divide by the devices on `axis`.
         """
-        devices = mesh.shape[axis]
 
         def call(images: jax.Array, budget: jax.Array | float | None = None) -> jax.Array:
-            cost_weight = self._check(images, budget)
-            if images.shape[0] % devices:
-                raise UserError(f"a batch of {images.shape[0]} does not divide by {devices} devices; pad it")
-            cost_weight = jnp.broadcast_to(cost_weight, images.shape[:1])
-            return _sharded(mesh, axis)(self, jnp.asarray(images), cost_weight)
+            return serve_sharded(_serve, self, mesh, axis, images, self._check(images, budget))
 
         return call
 
@@ -239,14 +234,3 @@ def _serve(model: CascadeModel, images: jax.Array, cost_weight: jax.Array) -> Se
 
 
 _serve_jit = jax.jit(_serve)
-
-
-@functools.lru_cache(maxsize=None)
-def _sharded(mesh: Mesh, axis: str) -> Callable:
-    replicated, divided = PartitionSpec(), PartitionSpec(axis)
-    run = lambda model, images, cost_weight: _serve(model, images, cost_weight).logits
-    return jax.jit(
-        jax.shard_map(
-            run, mesh=mesh, in_specs=(replicated, divided, divided), out_specs=divided, check_vma=False
-        )
-    )

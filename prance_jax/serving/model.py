@@ -10,7 +10,7 @@ from typing import Any, Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from prance_jax.adaptive.buckets import Buckets
 from prance_jax.adaptive.budget import BudgetTable
@@ -19,6 +19,7 @@ from prance_jax.core.checks import check_images
 from prance_jax.core.errors import UserError
 from prance_jax.core.old_names import renamed
 from prance_jax.selector.policies import DecisionPolicy, PolicyWithCost
+from prance_jax.serving.sharded import serve_sharded
 from prance_jax.spec.macs import macs
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.token_counts import tokens_after_layers
@@ -174,15 +175,9 @@ class AdaptiveModel:
           (images, budget=None) -> logits, with arguments and errors as in `__call__`. It also
           raises UserError if the batch does not divide by the devices on `axis`.
         """
-        devices = mesh.shape[axis]
 
         def call(images: jax.Array, budget: jax.Array | float | None = None) -> jax.Array:
-            cost_weight = self._check(images, budget)
-            if images.shape[0] % devices:
-                raise UserError(f"a batch of {images.shape[0]} does not divide by {devices} devices; pad it")
-            if cost_weight is not None:
-                cost_weight = jnp.broadcast_to(cost_weight, images.shape[:1])
-            return _sharded(mesh, axis)(self, jnp.asarray(images), cost_weight)
+            return serve_sharded(_serve, self, mesh, axis, images, self._check(images, budget))
 
         return call
 
@@ -241,14 +236,3 @@ def _serve(model: AdaptiveModel, images: jax.Array, cost_weight: jax.Array | Non
 
 
 _serve_jit = jax.jit(_serve)
-
-
-@functools.lru_cache(maxsize=None)
-def _sharded(mesh: Mesh, axis: str) -> Callable:
-    replicated, divided = PartitionSpec(), PartitionSpec(axis)
-    run = lambda model, images, cost_weight: _serve(model, images, cost_weight).logits
-    return jax.jit(
-        jax.shard_map(
-            run, mesh=mesh, in_specs=(replicated, divided, divided), out_specs=divided, check_vma=False
-        )
-    )

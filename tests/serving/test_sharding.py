@@ -13,14 +13,15 @@ import jax, numpy as np
 from jax.sharding import Mesh
 from serving.test_model import IMAGES, make
 from prance_jax.core.errors import UserError
-from prance_jax.serving.model import _sharded
+from prance_jax.serving.model import _serve
+from prance_jax.serving.sharded import sharded_program
 
 model, mesh = make(cost_weights=(0.01, 0.5)), Mesh(jax.devices(), ("data",))
 images = np.asarray(IMAGES)[:8]
 budgets = np.linspace(0.3, 0.9, 8).astype(np.float32)
 split, alone = model.shard(mesh)(images, budgets), model(images, budgets)
 np.testing.assert_allclose(split, alone, rtol=0, atol=1e-5 * np.abs(alone).max())
-program = _sharded(mesh, "data").lower(model, images, budgets).compile().as_text()
+program = sharded_program(_serve, mesh, "data").lower(model, images, budgets).compile().as_text()
 print("collectives:", re.findall("all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter", program))
 print("devices:", len(split.sharding.device_set))
 try:
