@@ -3,7 +3,7 @@
 Command:
   python -m prance_jax train --config configs/digits_cascade.py --workdir runs/digits_cascade
 Cost:
-  about 30 minutes a seed on one quiet CPU core.
+  55 minutes a seed, two at once on two busy CPU cores; a third of that is expected on quiet ones.
 Results:
   digits_cascade.md.
 

@@ -4,8 +4,8 @@ At every decision the images are grouped by the step that they take. Each group 
 loop runs one compiled step per chunk. The number of chunks is known only at run time: `lax.while_loop` over chunks,
 `lax.switch` over steps. An image that stopped is in no chunk and costs nothing.
 
-The last chunk of a group is filled up with copies of one of its images. A batch of one image runs one chunk of one image
-per step, so nothing but its own path.
+The last chunk of a group is filled up with copies of one of its images. A batch of one image has no loop: it
+runs nothing but its own path.
 """
 
 from __future__ import annotations

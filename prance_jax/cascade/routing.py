@@ -1,10 +1,9 @@
 """Ways to route images through a cascade by their table: for baselines, bounds and calibration.
 
-All work on `actions`, int32 [N, nodes]: the action that an image would take at every node.
-
-- `confidence_actions`: the largest probability of an answer against a threshold (DVT, CF-ViT).
-- `selector_actions`: a trained selector.
-- `table.optimal_actions`: the label oracle.
+- `confidence_choices`, `confidence_nodes`: the largest probability of an answer against a threshold (DVT, CF-ViT).
+- `selector_actions`: the action that a trained selector takes at every node.
+- `table.optimal_actions`: the same of the label oracle.
+- `cost_weight_for`: the cost weight at which such actions meet a budget.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ class LookConfig:
       exits: groups, from 0 and without the last one, at whose end the network can answer.
       structures: shares of the dense MACs, ascending. For each one the search finds the best static
         structure that costs at most so much; 1.0 is the largest structure.
-      begins: whether an image may begin with the look at its start; then at the cheapest `begins`
-        structures.
+      begins: number of its structures, from the cheapest on, at which an image may begin; 0 for a look that
+        only follows another one.
     """
 
     image_size: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 
 import jax
@@ -20,6 +21,7 @@ from prance_jax.models.vit import ViT
 from prance_jax.results.rows import ExitShare, Results, Row
 from prance_jax.results.significance import won_and_lost
 from prance_jax.results.table import hardware
+from prance_jax.spec.model_spec import ModelSpec
 
 
 def evaluate_cascade(
@@ -63,20 +65,25 @@ def evaluate_cascade(
 def _dense_losses(experiment: CascadeStages, params) -> tuple[np.ndarray, np.ndarray]:
     """Whether the dense network is right on each test image, and its cross-entropy there."""
     spec, split = experiment.cascade_spec.last, experiment.source.split("test")
-    batch = experiment.config.evaluation.batch
-
-    @jax.jit
-    def run(params, images, labels):
-        logits = ViT(spec).apply({"params": params}, images, spec.largest)
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return logits.argmax(-1) == labels, loss
-
+    batch, run = experiment.config.evaluation.batch, _compiled_losses(spec)
     parts = [
         jax.device_get(run(params, split.images[start : start + batch], split.labels[start : start + batch]))
         for start in range(0, len(split.labels), batch)
     ]
     correct, loss = (np.concatenate(column) for column in zip(*parts))
     return correct, loss
+
+
+@functools.lru_cache(maxsize=None)
+def _compiled_losses(spec: ModelSpec) -> Callable:
+    """Compiled (params, images, labels) -> correct bool [B], cross-entropy float32 [B], of the largest structure."""
+
+    def run(params, images, labels):
+        logits = ViT(spec).apply({"params": params}, images, spec.largest)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return logits.argmax(-1) == labels, loss
+
+    return jax.jit(run)
 
 
 def _row(method, seed, correct, cost, full, reference, difficulty, speeds, measured=None) -> Row:

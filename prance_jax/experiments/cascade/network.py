@@ -95,7 +95,7 @@ class CascadeNetwork(PranceStages):
         if not shares:
             return []
         baselines, spec = self.config.baselines, self.cascade_spec
-        split = self.source.split("validation").some(self.config.baselines.images)
+        split = self.source.split("validation").some(baselines.images)
         small = split._replace(
             images=resize_images(jnp.asarray(split.images), spec.looks[look].spec.image_size)
         )

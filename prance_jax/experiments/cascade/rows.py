@@ -70,11 +70,8 @@ def _compute_rows(experiment: CascadeStages, seed: int) -> list[CascadeRow]:
     settings = experiment.settings
     policy_params = experiment.table_policy(seed, max(1, settings.rounds))
     test = experiment.source.split("test")
-    tables = (
-        experiment.held_out_table(cascade, params),
-        experiment.table(cascade, params, test.images, test.labels),
-    )
-    held_out, table = tables
+    held_out = experiment.held_out_table(cascade, params)
+    table = experiment.table(cascade, params, test.images, test.labels)
     ppo, choices, rows = experiment.table_ppo(cascade), confidence_choices(cascade, held_out), []
 
     def add(method: str, node: np.ndarray, cost_weight: float | None = None) -> None:
@@ -84,9 +81,14 @@ def _compute_rows(experiment: CascadeStages, seed: int) -> list[CascadeRow]:
         suffix = budget_suffix(budget)
         rows.append(best_static(experiment, seed, budget))
         chosen = lambda weight, part=held_out: selector_actions(cascade, ppo, policy_params, part, weight)
-        weights = settings.selector.cost_weights
-        cost_weight = cost_weight_for(cascade, chosen, held_out, budget, weights)
+        cost_weight = cost_weight_for(cascade, chosen, held_out, budget, settings.selector.cost_weights)
         node = np.asarray(stop_nodes(cascade, chosen(cost_weight, table)))
+        spent = float(np.asarray(table.cost)[node].mean())
+        if abs(spent - budget) > 0.02 * budget:
+            experiment.progress.note(
+                f"seed{seed}: at budget {budget:g} the selector spends {spent:.3f} of the dense MACs, so its row is not "
+                "at equal MACs"
+            )
         add(f"random_routing{suffix}", np.random.default_rng(seed).permutation(node))
         add(f"confidence{suffix}", confidence_nodes(table, best_confidence_rule(choices, budget)))
         add(f"prance_cascade{suffix}", node, cost_weight)

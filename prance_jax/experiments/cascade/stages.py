@@ -28,6 +28,7 @@ from prance_jax.selector.rl.ppo import PPO
 from prance_jax.selector.rl.types import PPOState
 from prance_jax.spec.cascade import Cascade, Step
 from prance_jax.spec.structure import Structure
+from prance_jax.training.checkpoint import Checkpoints
 from prance_jax.training.loop import Stage
 from prance_jax.training.stages import cascade as cascade_stage
 from prance_jax.training.stages import finetune
@@ -123,7 +124,7 @@ class CascadeStages(CascadeNetwork):
         ppo, env = self.table_ppo(cascade), TableEnv(cascade, config.batch)
         low_high = tuple(map(jnp.float32, config.cost_weights))
         key, inputs = jax.random.fold_in(self.key(seed, "selector"), number), []
-        keys = jax.random.split(key, config.restarts)
+        keys, name = jax.random.split(key, config.restarts), f"seed{seed}/cascade/selector_{number}"
 
         def prepare() -> TableParams:
             if not inputs:
@@ -141,12 +142,13 @@ class CascadeStages(CascadeNetwork):
         def init():
             start_key = jax.random.fold_in(self.key(seed, "selector_init"), number)
             states = [ppo.init(key) for key in jax.random.split(start_key, config.restarts)]
-            if config.clone_steps:
+            # A checkpoint replaces these values: no need to compute the table for them.
+            if config.clone_steps and Checkpoints(self.workdir.checkpoints / name).latest() is None:
                 states = [self._cloned(cascade, ppo, state, prepare().table) for state in states]
             return {"ppo": jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)}
 
         stage = Stage(
-            f"seed{seed}/cascade/selector_{number}",
+            name,
             max(1, config.updates // UPDATES_PER_STEP),
             init,
             lambda state, index: train(state, index, prepare()),
