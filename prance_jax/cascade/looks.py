@@ -83,14 +83,20 @@ def look_params(spec: CascadeSpec, params: Params, look: int) -> Params:
 
 
 def resize_images(images: jax.Array, size: int) -> jax.Array:
-    """Resizes images [B, S, S, C] to [B, size, size, C], antialiased bilinear.
+    """Resizes images [B, S, S, C] to [B, size, size, C]: means of square pieces if `size` divides S, else bilinear.
+
+    At half the size the mean is what bilinear interpolation without antialiasing gives, as in CF-ViT, and costs no product.
 
     Args:
       images: float [B, S, S, C].
       size: side of the result, in pixels.
     """
-    if images.shape[1] == size:
+    side = images.shape[1]
+    if side == size:
         return images
+    if side % size == 0:
+        pieces = images.reshape(-1, size, side // size, size, side // size, images.shape[-1])
+        return pieces.mean(axis=(2, 4))
     return jax.image.resize(images, (images.shape[0], size, size, images.shape[-1]), "linear")
 
 

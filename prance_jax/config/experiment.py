@@ -195,10 +195,6 @@ class Config:
             raise UserError("config: selector.cost_weights and budgets belong together; give both or neither")
         if self.cascade is not None and len(self.token_modes) != 1:
             raise UserError(f"token_modes={self.token_modes}: a cascade has one token mode")
-        if self.cascade is not None and self.meta.init_from not in (None, "dense"):
-            raise UserError(
-                f"meta.init_from={self.meta.init_from!r}: a cascade starts from 'dense' or at random (None)"
-            )
         if self.cascade is not None and self.budgets:
             raise UserError("budgets: those of a cascade are cascade.budgets")
         if not all(0 < budget <= 1 for budget in self.budgets):

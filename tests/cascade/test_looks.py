@@ -85,18 +85,33 @@ def test_a_grid_is_resized_bilinearly():
     np.testing.assert_allclose(grid[0, 0], features[0, 0], atol=1e-5)
 
 
-def test_images_are_resized_with_antialiasing():
-    """Half the size: a triangle of four pixels, weights 1/8, 3/8, 3/8, 1/8; at the border those inside the image."""
-    images = np.random.default_rng(0).standard_normal((2, 8, 8, 1)).astype(np.float32)
-    weights = np.zeros((4, 8))
-    for row in range(4):
-        for offset, weight in zip((-1, 0, 1, 2), (1, 3, 3, 1)):
-            if 0 <= 2 * row + offset < 8:
-                weights[row, 2 * row + offset] = weight
+def test_images_are_resized_by_means_where_pieces_fit():
+    images = np.random.default_rng(0).standard_normal((2, 12, 12, 1)).astype(np.float32)
+    for size in (6, 4):
+        step = 12 // size
+        expected = [
+            [images[:, i : i + step, j : j + step].mean(axis=(1, 2)) for j in range(0, 12, step)]
+            for i in range(0, 12, step)
+        ]
+        np.testing.assert_allclose(resize_images(images, size), np.moveaxis(expected, 2, 0), atol=1e-6)
+    assert resize_images(images, 12) is images
+
+
+def test_half_the_size_is_bilinear_interpolation_without_antialiasing():
+    """CF-ViT shrinks by `interpolate(mode="bilinear")`, whose samples lie in the middle of four pixels."""
+    images = np.random.default_rng(1).standard_normal((1, 8, 8, 3)).astype(np.float32)
+    plain = jax.image.resize(images, (1, 4, 4, 3), "linear", antialias=False)
+    np.testing.assert_allclose(resize_images(images, 4), plain, atol=1e-6)
+
+
+def test_other_sizes_are_resized_with_antialiasing():
+    """From 6 to 4 pixels: a triangle of three pixels around (i + 0.5) x 1.5, its weights divided by their sum."""
+    images = np.random.default_rng(0).standard_normal((2, 6, 6, 1)).astype(np.float32)
+    centres, pixels = (np.arange(4)[:, None] + 0.5) * 1.5, np.arange(6)[None] + 0.5
+    weights = np.maximum(1 - np.abs(pixels - centres) / 1.5, 0)
     weights /= weights.sum(axis=1, keepdims=True)
     expected = np.einsum("ia,jb,nabc->nijc", weights, weights, images)
     np.testing.assert_allclose(resize_images(images, 4), expected, atol=1e-5)
-    assert resize_images(images, 8) is images
 
 
 def test_positions_of_class_tokens_are_not_resized():

@@ -10,7 +10,6 @@ from prance_jax.core.errors import UserError
 
 CONFIG = Path(__file__).parents[1] / "tiny_cascade.py"
 MISTAKES = {
-    "--config.meta.init_from=dense.safetensors": "starts from 'dense' or at random",
     "--config.token_modes=prune,merge": "one token mode",
     "--config.cascade.budgets=0.5,1.5": "shares of dense MACs",
     "--config.cascade.rounds=-1": "rounds=-1 must be 0 or more",

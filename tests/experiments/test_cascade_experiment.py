@@ -2,17 +2,21 @@
 
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from prance_jax.cascade.passes import forward_look
 from prance_jax.cascade.table import node_costs
 from prance_jax.config import io
 from prance_jax.config.experiment import Config
 from prance_jax.core.errors import UserError
 from prance_jax.experiments.cascade.rows import cascade_rows
 from prance_jax.experiments.cascade.stages import CascadeStages
+from prance_jax.models.forward import init_params
+from prance_jax.models.vit import ViT
 from prance_jax.results.evaluate_cascade import evaluate_cascade
 from prance_jax.results.rows import load_results
 from prance_jax.results.table import save_results
@@ -21,16 +25,23 @@ from prance_jax.serving.exported import load_exported
 from prance_jax.serving.load import load
 from prance_jax.training.progress import Progress
 from prance_jax.training.workdir import Workdir
+from prance_jax.zoo.formats.files import save_weights
+from prance_jax.zoo.from_dense import meta_from_dense
+from prance_jax.zoo.load import flatten_params
 
 CONFIG = Path(__file__).parents[1] / "tiny_cascade.py"
 
 
-@pytest.fixture(scope="module")
-def experiment(tmp_path_factory):
-    config = io.load_config(CONFIG, Config, ())
-    workdir = Workdir(tmp_path_factory.mktemp("cascade"))
+def open_stages(folder, *overrides):
+    config = io.load_config(CONFIG, Config, overrides)
+    workdir = Workdir(folder)
     workdir.claim(io.to_dict(config), "test")
     return CascadeStages(config, workdir, Progress(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    return open_stages(tmp_path_factory.mktemp("cascade"))
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +99,29 @@ def test_results_are_stored_with_percentiles_and_exits(experiment, rows):
         assert sum(item.share * item.top1 for item in numbers.exits) == pytest.approx(numbers.top1)
         assert sum(item.share * item.macs_kept for item in numbers.exits) == pytest.approx(numbers.macs_kept)
     assert stored["prance_cascade_50"].images_per_s > 0 and stored["oracle_50"].images_per_s is None
+
+
+def test_stage_one_starts_from_the_dense_network_or_from_a_file(tmp_path):
+    """Channels are sorted by importance first, as for a network without looks; a stage once begun needs no file."""
+    steps = ("--config.dense.steps=0", "--config.meta.steps=0")
+    run = open_stages(tmp_path / "dense", *steps, "--config.meta.init_from=dense")
+    spec, images = run.cascade_spec, run.source.split("test").images[:4]
+    largest = forward_look(spec, run.meta(0), images, 1, spec.last.largest).answers[-1]
+    plain = run.spec(run.config.token_modes[0])
+    expected = ViT(plain).apply({"params": run.dense(0)}, images)
+    np.testing.assert_allclose(largest, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
+    start = meta_from_dense(run.dense(0), plain, run.meta_spec, init_params(ViT(plain), jax.random.key(0)))
+    np.testing.assert_array_equal(
+        run.meta(0)["look_1"]["block_0"]["fc1"]["kernel"], start["block_0"]["fc1"]["kernel"]
+    )
+    file = tmp_path / "dense.safetensors"
+    save_weights(file, flatten_params(start), {})
+    again = open_stages(tmp_path / "file", *steps, f"--config.meta.init_from={file}")
+    chex.assert_trees_all_equal(again.meta(0)["look_1"], run.meta(0)["look_1"])
+    file.unlink()
+    chex.assert_trees_all_equal(
+        open_stages(tmp_path / "file", *steps, f"--config.meta.init_from={file}").meta(0), again.meta(0)
+    )
 
 
 def test_a_second_run_trains_nothing(experiment, rows):

@@ -19,9 +19,12 @@ from prance_jax.core.files import write_atomic
 from prance_jax.evaluation.static_search import search_static_structures
 from prance_jax.experiments.prance_stages import PranceStages
 from prance_jax.experiments.stage_runner import budget_suffix
+from prance_jax.models import forward
+from prance_jax.models.vit import ViT
 from prance_jax.spec.cascade import Cascade, CascadeSpec, Look, single_look_macs
 from prance_jax.spec.structure import GroupChoice, Structure
 from prance_jax.training import optimizer
+from prance_jax.training.checkpoint import Checkpoints
 from prance_jax.training.stages import cascade as cascade_stage
 
 
@@ -58,9 +61,11 @@ class CascadeNetwork(PranceStages):
 
         def init():
             key, transform = self.key(seed, "init"), optimizer.make_optimizer(config.optimizer, config.steps)
-            if config.init_from == "dense":
-                return optimizer.init_state(init_from_network(spec, self.dense(seed), key), transform)
-            return optimizer.init_state(init_params(spec, key), transform)
+            has_begun = Checkpoints(self.workdir.checkpoints / name).latest() is not None
+            if has_begun or config.init_from is None:
+                return optimizer.init_state(init_params(spec, key), transform)
+            network = self._meta_start(seed)(forward.init_params(ViT(self.meta_spec), key))
+            return optimizer.init_state(init_from_network(spec, network, key), transform)
 
         headline = ("loss", "accuracy", "accuracy_random")
         return self.train_stage(
