@@ -64,13 +64,14 @@ def get_config() -> ConfigDict:
             },
             "selector": {"keep_choices": (0.2, 0.35, 0.5, 0.65, 0.8, 1.0)},
             "finetune": tune,
-            "compare": {"finetune": tune},
+            # As many steps after `dense` as stages one and three have together.
+            "compare": {"finetune": {**tune, "steps": 5000}},
             "baselines": {"candidates": 150},
             "evaluation": {"batch": 250, "speed_seconds": 8.0, "chunk": 25},
             "cascade": {
                 "looks": (
                     {"image_size": 16, "structures": (0.13, 1.0), "begins": 2},
-                    {"structures": (0.35, 1.0), "exits": (1,)},
+                    {"structures": (0.5, 1.0), "exits": (1,)},
                 ),
                 "budgets": (0.2, 0.33, 0.5),
                 "selector": {"pool": 12288, "updates": 400},
