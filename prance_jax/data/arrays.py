@@ -12,6 +12,7 @@ import numpy as np
 
 from prance_jax.core.errors import UserError
 from prance_jax.data.augment import AugmentConfig, augment
+from prance_jax.data.check_images import ANY_VALUE, check_images
 from prance_jax.data.source import Split, shuffled
 
 
@@ -29,7 +30,7 @@ class ArrayTables(NamedTuple):
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Normalisation by channel: (x - mean) / std. 8-bit values are divided by 255 first.
+    """Normalisation by channel: (x - mean) / std of values in [0, 1].
 
     Attributes:
       mean: one number for each channel.
@@ -38,6 +39,25 @@ class Normalisation:
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @classmethod
+    def by_channel(
+        cls, mean: float | Sequence[float], std: float | Sequence[float], channels: int
+    ) -> Normalisation:
+        """Makes a normalisation of images with a number of channels.
+
+        Args:
+          mean: one number, or one for each channel.
+          std: one positive number, or one for each channel.
+          channels: of an image.
+
+        Raises:
+          UserError: `mean` or `std` has another length, or a std is not positive.
+        """
+        normalisation = cls(_by_channel("mean", mean, channels), _by_channel("std", std, channels))
+        if not min(normalisation.std) > 0:
+            raise UserError(f"std is {std}; it must be positive")
+        return normalisation
 
     def to_float(self, images: Any) -> Any:
         """Converts stored images to float32: 8-bit values to [0, 1], others unchanged."""
@@ -167,20 +187,24 @@ def from_arrays(
     num_classes: int,
     mean: float | Sequence[float] = 0.0,
     std: float | Sequence[float] = 1.0,
+    value_range: tuple[float, float] | None = None,
     augment: AugmentConfig = AugmentConfig(),
     classes: Sequence[str] | None = None,
     **splits: tuple[np.ndarray, np.ndarray],
 ) -> Arrays:
     """Makes a data source from arrays of images and labels.
 
-    Images are normalised as (images - mean) / std. 8-bit images stay 8-bit until use and are
-    divided by 255 first.
+    Images are mapped to [0, 1] by their `value_range`, then normalised as (images - mean) / std.
+    8-bit images stay 8-bit until use.
 
     Args:
-      train: images [N, S, S, C] and integer labels [N]. Augmentation expects images in [0, 1].
+      train: images [N, S, S, C] and integer labels [N].
       num_classes: number of classes; labels are 0 .. num_classes - 1.
       mean: one number, or one for each channel.
       std: one positive number, or one for each channel.
+      value_range: pixel values of black and white, such as (0, 65535). None: (0, 255) for uint8,
+        (0, 1) for floats; other types need it. (-inf, inf) for images that are normalised already:
+        any value, not mapped.
       augment: augmentation of training images.
       classes: class names for reports; by default the numbers.
       **splits: `validation` and `test`, each as `train`.
@@ -189,11 +213,16 @@ def from_arrays(
       The data source.
 
     Raises:
-      UserError: a set is empty, has the wrong rank, lengths that differ, labels out of range or
-        pixels that are not finite; sets differ in image shape; or `mean`, `std` or `classes` do not
-        fit.
+      UserError: a set is empty, has the wrong rank, lengths that differ, labels out of range, pixels
+        that are not finite or outside of their range, or a type whose range is unknown; sets differ
+        in image shape; or `mean`, `std`, `augment` or `classes` do not fit.
     """
-    checked = {name: _check(name, *pair, num_classes) for name, pair in {"train": train, **splits}.items()}
+    if value_range == ANY_VALUE and (augment.rand_augment or augment.jitter):
+        raise UserError("RandAugment and jitter change images in [0, 1]; give those, with their value_range")
+    checked = {
+        name: check_images(name, *pair, num_classes, value_range)
+        for name, pair in {"train": train, **splits}.items()
+    }
     shape = checked["train"][0].shape[1:]
     for name, (images, _) in checked.items():
         if images.shape[1:] != shape:
@@ -201,9 +230,7 @@ def from_arrays(
     classes = tuple(map(str, range(num_classes) if classes is None else classes))
     if len(classes) != num_classes:
         raise UserError(f"{len(classes)} class names for {num_classes} classes")
-    normalisation = Normalisation(_by_channel("mean", mean, shape[-1]), _by_channel("std", std, shape[-1]))
-    if not min(normalisation.std) > 0:
-        raise UserError(f"std is {std}; it must be positive")
+    normalisation = Normalisation.by_channel(mean, std, shape[-1])
     tables = ArrayTables(*map(jnp.asarray, checked.pop("train")))
     return Arrays(classes, tables, checked, normalisation, augment)
 
@@ -215,26 +242,3 @@ def _by_channel(name: str, value: float | Sequence[float], channels: int) -> tup
             f"{name} has {len(values)} numbers; expected one, or one for each of {channels} channels"
         )
     return values * (channels if len(values) == 1 else 1)
-
-
-def _check(
-    name: str, images: np.ndarray, labels: np.ndarray, num_classes: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the set as uint8 or float32 images and int32 labels, or raises UserError."""
-    images, labels = np.asarray(images), np.asarray(labels)
-    if images.dtype != np.uint8:
-        images = images.astype(np.float32)
-    if images.ndim != 4 or images.shape[1] != images.shape[2]:
-        raise UserError(f"{name} images have shape {images.shape}; expected [images, side, side, channels]")
-    if len(images) == 0:
-        raise UserError(f"{name} set is empty; give it at least one image")
-    if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
-        raise UserError(
-            f"{name} labels have shape {labels.shape}, type {labels.dtype}; expected {len(images)} integers"
-        )
-    for index in np.flatnonzero((labels < 0) | (labels >= num_classes))[:1]:
-        raise UserError(f"{name} label {labels[index]} of image {index} is outside 0 .. {num_classes - 1}")
-    if images.dtype != np.uint8:
-        for index in np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))[:1]:
-            raise UserError(f"{name} image {index} has pixels that are not finite")
-    return images, labels.astype(np.int32)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from prance_jax.core.errors import UserError
-from prance_jax.data.arrays import Normalisation, from_arrays
+from prance_jax.data.arrays import from_arrays
 from prance_jax.data.augment import AugmentConfig
 from prance_jax.data.digits.digits import load_digits_source
 from prance_jax.data.digits.masks import DigitMasks
@@ -67,10 +67,17 @@ def placeholder_source(config: DataConfig) -> Source:
     side, classes = config.images.size, config.noise.num_classes
     if not config.images.in_memory:
         # A stream's batches need no indexing; indexing a table would move images between devices.
-        normalisation = Normalisation(config.images.mean, config.images.std)
         records = _EmptyRecords(tuple(map(str, range(classes))))
-        return Stream(records, {}, side, 1.0, normalisation, config.augment)
-    images, labels = np.zeros((2, side, side, 3), np.uint8), np.zeros(2, np.int32)
+        return Stream(
+            records,
+            {},
+            side,
+            1.0,
+            config.images.normalisation,
+            config.augment,
+            channels=config.images.channels,
+        )
+    images, labels = np.zeros((2, side, side, config.images.channels), np.uint8), np.zeros(2, np.int32)
     return from_arrays((images, labels), num_classes=classes, augment=config.augment)
 
 

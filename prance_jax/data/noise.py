@@ -8,6 +8,7 @@ import numpy as np
 
 from prance_jax.core.errors import UserError
 from prance_jax.data.arrays import Arrays, from_arrays
+from prance_jax.data.check_images import ANY_VALUE
 
 
 @dataclass(frozen=True)
@@ -42,4 +43,6 @@ def load_noise_source(config: NoiseConfig) -> Arrays:
     def draw():
         return rng.standard_normal(shape, np.float32), rng.integers(0, config.num_classes, config.images)
 
-    return from_arrays(draw(), num_classes=config.num_classes, validation=draw(), test=draw())
+    return from_arrays(
+        draw(), num_classes=config.num_classes, value_range=ANY_VALUE, validation=draw(), test=draw()
+    )

@@ -10,10 +10,9 @@ import numpy as np
 from prance_jax.core.errors import UserError
 from prance_jax.data import crops
 from prance_jax.data.images.decode import BadImage, crop_image, decode_image
+from prance_jax.data.images.listing import SUFFIXES, is_hidden
 from prance_jax.data.load import DataConfig
 from prance_jax.data.source import Source
-
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
 def read_user_images(
@@ -38,14 +37,12 @@ def read_user_images(
     images = []
     for file in files:
         try:
-            picture = decode_image(file.read_bytes())
+            picture = decode_image(file.read_bytes(), source.channels, config.images.exif_orientation)
         except (BadImage, OSError) as error:
             raise UserError(f"{file} cannot be read as an image ({error})") from error
-        if source.channels == 1:
-            picture = picture.convert("L").convert("RGB")
         box = crops.evaluation(picture.height, picture.width, share)
         pixels = crop_image(picture, source.image_size, box)
-        images.append(pixels[:, :, : source.channels] / np.float32(255))
+        images.append(pixels / np.float32(255))
     scaled = (np.stack(images) - np.float32(source.mean)) / np.float32(source.std)
     return scaled.astype(np.float32), [file.name for file in files]
 
@@ -55,7 +52,9 @@ def _files(path: Path) -> list[Path]:
         raise UserError(f"{path} does not exist; give image files or folders of them")
     if not path.is_dir():
         return [path]
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES)
+    files = sorted(
+        file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and not is_hidden(file.name)
+    )
     if not files:
-        raise UserError(f"{path} holds no image; known are {', '.join(sorted(_SUFFIXES))}")
+        raise UserError(f"{path} holds no image; known are {', '.join(SUFFIXES)}")
     return files

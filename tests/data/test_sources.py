@@ -7,6 +7,7 @@ import pytest
 
 from prance_jax.core.errors import UserError
 from prance_jax.data.arrays import from_arrays
+from prance_jax.data.augment import AugmentConfig
 from prance_jax.data.digits.digits import load_digits_source, split_digits
 from prance_jax.data.digits.render import DigitsConfig, draw_digits, sample_placement
 
@@ -108,7 +109,14 @@ IMAGES, LABELS = np.random.default_rng(0).normal(size=(12, 8, 8, 3)), np.arange(
 
 
 def test_arrays_return_the_given_images_and_labels():
-    source = from_arrays((IMAGES, LABELS), num_classes=4, mean=1.0, std=2.0, test=(IMAGES[:5], LABELS[:5]))
+    source = from_arrays(
+        (IMAGES, LABELS),
+        num_classes=4,
+        mean=1.0,
+        std=2.0,
+        value_range=(-np.inf, np.inf),
+        test=(IMAGES[:5], LABELS[:5]),
+    )
     images, labels = jax.jit(source.sample, static_argnums=2)(source.tables, jax.random.key(0), 64)
     for image, label in zip(np.asarray(images), np.asarray(labels)):
         match = np.flatnonzero(np.isclose((IMAGES - 1) / 2, image, atol=1e-6).all((1, 2, 3)))
@@ -136,3 +144,64 @@ def test_arrays_return_the_given_images_and_labels():
 def test_invalid_arrays_are_refused(images, labels, words):
     with pytest.raises(UserError, match=words):
         from_arrays((images, labels), num_classes=4)
+
+
+PIXELS = np.random.default_rng(1).integers(0, 256, (4, 6, 6, 3))
+
+
+@pytest.mark.parametrize(
+    "images, value_range",
+    [
+        (PIXELS.astype(np.uint8), None),
+        (PIXELS.astype(np.uint8), (0, 255)),
+        (PIXELS / 255, None),
+        ((PIXELS / 255).astype(np.float32), None),
+        (PIXELS, (0, 255)),
+        (PIXELS.astype(np.uint16) * 257, (0, 65535)),
+        (PIXELS * 10.0 - 500, (-500, 2050)),
+    ],
+)
+def test_pixels_of_every_type_mean_the_same(images, value_range):
+    """The same pictures in seven types: 0 is black and 1 is white, before (x - 0.5) / 0.25."""
+    labels = np.zeros(4, int)
+    source = from_arrays(
+        (images, labels), num_classes=1, mean=0.5, std=0.25, value_range=value_range, test=(images, labels)
+    )
+    np.testing.assert_allclose(source.split("test").images, (PIXELS / 255 - 0.5) / 0.25, atol=1e-5)
+    unit = source.normalisation.to_float(source.tables.images)
+    np.testing.assert_allclose(unit, PIXELS / 255, atol=1e-6)
+
+
+def test_masks_are_zero_and_one():
+    masks = PIXELS > 99
+    source = from_arrays((masks, np.zeros(4, int)), num_classes=1)
+    np.testing.assert_array_equal(source.tables.images, masks.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    "images, options, words",
+    [
+        (PIXELS, {}, "int64, whose range is unknown; give value_range"),
+        (PIXELS.astype(np.int32), {}, "int32, whose range"),
+        (PIXELS.astype(np.int16), {}, "int16, whose range"),
+        (PIXELS.astype(np.uint16), {}, r"uint16, whose range .* \(0, 255\) or \(0, 65535\)"),
+        (
+            PIXELS.astype(np.float32),
+            {},
+            "train image 0 has pixels from .* outside of 0 to 1; clip them, or give",
+        ),
+        (PIXELS / 127.5 - 1, {}, r"outside of 0 to 1.*\(-inf, inf\) if they are normalised"),
+        (PIXELS, dict(value_range=(0, 200)), "outside of 0 to 200"),
+        (PIXELS.astype(object), dict(value_range=(0, 255)), "type object; expected integers or floats"),
+        (PIXELS / 255, dict(value_range=(1, 0)), r"value_range is \(1, 0\); expected"),
+        (PIXELS / 255, dict(value_range=(0, np.inf)), "value_range is"),
+        (
+            PIXELS / 255,
+            dict(value_range=(-np.inf, np.inf), augment=AugmentConfig(jitter=0.1)),
+            r"RandAugment and jitter change images in \[0, 1\]",
+        ),
+    ],
+)
+def test_pixels_of_an_unknown_range_are_refused(images, options, words):
+    with pytest.raises(UserError, match=words):
+        from_arrays((images, np.zeros(4, int)), num_classes=1, **options)

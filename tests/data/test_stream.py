@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import shutil
 
 import jax
 import numpy as np
@@ -9,10 +10,13 @@ import pytest
 from PIL import Image
 
 from prance_jax.core.errors import UserError
+from prance_jax.data.arrays import Normalisation
 from prance_jax.data.augment import AugmentConfig
 from prance_jax.data.images import stream as module
+from prance_jax.data.images.decode import BadImage
 from prance_jax.data.images.folder import FolderConfig, load_folder_source
 from prance_jax.data.images.records import ImagesConfig
+from prance_jax.data.images.stream import Stream
 from prance_jax.data.prefetch import prefetch_to_device
 
 
@@ -101,8 +105,6 @@ def test_a_fixed_set_decodes_the_requested_slice(folder):
 
 
 def test_a_bad_image_is_named_or_replaced_with_its_label(folder, tmp_path, caplog):
-    import shutil
-
     root = tmp_path / "broken"
     shutil.copytree(folder, root)
     (root / "train" / "b" / "3.png").write_bytes(b"nothing")
@@ -114,6 +116,67 @@ def test_a_bad_image_is_named_or_replaced_with_its_label(folder, tmp_path, caplo
         0
     ].endswith("1 so far")
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("split", ("validation", "test"))
+@pytest.mark.parametrize("damage", ("cut", "16 bits of an unknown sign"))
+def test_a_bad_image_of_a_fixed_set_is_found_before_training(folder, tmp_path, caplog, split, damage):
+    root = tmp_path / "broken"
+    shutil.copytree(folder, root)
+    (root / "val").rename(root / split)
+    shutil.copytree(folder / "val", root / ("test" if split == "validation" else "validation"))
+    file = root / split / "b" / "2.png"
+    if damage == "cut":
+        noise = np.random.default_rng(0).integers(0, 256, (30, 30, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(file, "JPEG")
+        file.write_bytes(file.read_bytes()[:-200])
+    else:
+        Image.fromarray(np.full((30, 30), -7, np.int32)).save(file, "TIFF")
+    images = ImagesConfig(in_memory=False, size=8, mean=(0.0,), std=(1.0,), threads=4)
+    config = FolderConfig(str(root), validation="validation")
+    with pytest.raises(UserError, match=rf"1 of 9 images cannot be used: {split}/b/2.png \(.*\); repair"):
+        next(load_folder_source(config, images).batches(6))
+
+    source = load_folder_source(config, dataclasses.replace(images, on_bad_image="skip"))
+    kept = source.split(split)
+    expected = [(label, number) for label in range(3) for number in range(3) if (label, number) != (1, 2)]
+    assert len(kept.images) == 8 and sorted(identity(kept.images[:] * 255)) == expected
+    assert [label for label, _ in identity(kept.images[:] * 255)] == kept.labels.tolist()
+    next(source.batches(6))
+    assert len(caplog.records) == 1 and f"left out 1 of 9: {split}/b/2.png" in caplog.text
+
+
+@dataclasses.dataclass
+class UnknownLabels:
+    """Six records whose labels are known only after reading; number 4 has no image."""
+
+    location: str = "a set"
+    classes: tuple = ("a", "b")
+    labels: None = None
+
+    def __len__(self):
+        return 6
+
+    def get(self, index):
+        if index == 4:
+            raise BadImage("no encoded image")
+        return b"P6 1 1 255\n" + bytes([40 * index, 0, 0]), index % 2
+
+    def name(self, index):
+        return f"record {index}"
+
+
+def test_labels_that_are_read_with_their_images_skip_bad_ones():
+    normalisation = Normalisation((0.0,) * 3, (1.0,) * 3)
+    sets = {"test": UnknownLabels()}
+    source = Stream(UnknownLabels(), sets, 4, 1.0, normalisation, AugmentConfig(), on_bad_image="skip")
+    split = source.split("test")
+    assert split.labels.tolist() == [0, 1, 0, 1, 1]
+    np.testing.assert_allclose(split.images[:][:, 0, 0, 0], np.array([0, 40, 80, 120, 200]) / 255, atol=1e-6)
+    with pytest.raises(
+        UserError, match=r"a set: 1 of 6 images cannot be used: record 4 \(no encoded image\)"
+    ):
+        dataclasses.replace(source, on_bad_image="error", _usable={}).split("test")
 
 
 def test_batches_are_prefetched_in_order_and_augmented_on_the_device(folder):

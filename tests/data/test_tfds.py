@@ -96,5 +96,7 @@ def test_missing_splits_and_features_are_errors(prepared, change, words):
 def test_the_error_for_a_set_that_is_not_prepared_gives_the_command(tmp_path):
     with pytest.raises(UserError, match="tfds build cifar10 --file_format array_record --data_dir"):
         load_tfds_source(TfdsConfig(name="cifar10", data_dir=str(tmp_path)), IMAGES)
+    with pytest.raises(UserError, match="cannot open 'cifar10' in none://bucket/data: .*none://"):
+        load_tfds_source(TfdsConfig(name="cifar10", data_dir="none://bucket/data"), IMAGES)
     with pytest.raises(UserError, match="cannot open 'cifra10'"):
         load_tfds_source(TfdsConfig(name="cifra10", data_dir=str(tmp_path)), IMAGES)

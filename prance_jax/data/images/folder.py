@@ -5,23 +5,19 @@ A file is `train/<class>/<name>.jpg` or `test/<class>/<name>.jpg`; see `open_spl
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from prance_jax.core.errors import UserError
 from prance_jax.data.arrays import Arrays
 from prance_jax.data.augment import AugmentConfig
-from prance_jax.data.images.decode import BadImage
 from prance_jax.data.images.image_source import image_source
+from prance_jax.data.images.listing import SUFFIXES, check_link, list_folder, list_zip, shorten
 from prance_jax.data.images.records import ImagesConfig
 from prance_jax.data.images.stream import Stream
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".gif", ".tif", ".tiff")
-"""Names of image files end in one of these; other files are ignored."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +25,12 @@ class FolderConfig:
     """Where image files are; see `open_split` for the layout.
 
     Attributes:
-      path: folder or zip.
+      path: local folder or zip.
       train: name of the training split.
       validation: name of the validation split; None holds out a part of the training images, the
         same at every call.
       test: name of the test split.
-      validation_share: share of each class that is held out.
+      validation_share: share of each class that is held out; none where a class has one image.
       limit: largest number of images of a split, evenly over the sorted names; for quick trials.
     """
 
@@ -46,6 +42,11 @@ class FolderConfig:
     limit: int | None = None
 
     def __post_init__(self):
+        if "://" in self.path:
+            raise UserError(
+                f"data.folder.path is {self.path!r}; images are read from local files: mount the bucket "
+                "(gcsfuse, s3fs) or copy it, and give that folder"
+            )
         if not 0 < self.validation_share < 1:
             raise UserError(f"data.folder.validation_share is {self.validation_share}; it must be in (0, 1)")
 
@@ -59,7 +60,7 @@ class FileRecords:
       classes: class names.
       names: file names, relative to the data set.
       labels: int32 [N].
-      read: file name -> bytes.
+      read: file name -> bytes; it raises BadImage.
     """
 
     location: str
@@ -77,11 +78,7 @@ class FileRecords:
         Raises:
           BadImage: the file cannot be read.
         """
-        try:
-            data = self.read(self.names[index])
-        except (OSError, KeyError, zipfile.BadZipFile) as error:
-            raise BadImage(str(error)) from error
-        return data, int(self.labels[index])
+        return self.read(self.names[index]), int(self.labels[index])
 
     def name(self, index: int) -> str:
         """Returns the name of a file."""
@@ -89,8 +86,7 @@ class FileRecords:
 
     def subset(self, index: np.ndarray) -> FileRecords:
         """Returns the files with the numbers `index`."""
-        names = tuple(self.names[number] for number in index)
-        return FileRecords(self.location, self.classes, names, self.labels[index], self.read)
+        return replace(self, names=tuple(self.names[number] for number in index), labels=self.labels[index])
 
 
 def load_folder_source(
@@ -104,11 +100,14 @@ def load_folder_source(
       augment: augmentation of training images.
 
     Raises:
-      UserError: a split or class is missing, or an image cannot be read (see `image_source`).
+      UserError: a split is missing, a class folder of the training set has no image, or an image
+        cannot be read (see `image_source`).
     """
     if not config.path:
         raise UserError("data.folder.path is empty; give the folder or zip that holds the images")
     train = open_split(config.path, config.train)
+    if images.on_bad_image == "error":
+        _check_classes(train)
     if config.validation is None:
         train, validation = hold_out(train, config.validation_share)
     else:
@@ -123,6 +122,9 @@ def load_folder_source(
 def open_split(path: str | Path, split: str, classes: tuple[str, ...] | None = None) -> FileRecords:
     """Opens the split in folder PATH/SPLIT, in zip PATH/SPLIT.zip, or in SPLIT/ of the zip PATH.
 
+    Each folder in it is a class, with the images in that folder and all folders inside. Hidden files
+    and folders do not count. A warning counts all other files that are left out.
+
     Args:
       path: folder or zip of the data set.
       split: name of the split.
@@ -130,32 +132,34 @@ def open_split(path: str | Path, split: str, classes: tuple[str, ...] | None = N
         split's own classes, sorted.
 
     Raises:
-      UserError: there is no such split, no image in it, or a class that is not among `classes`.
+      UserError: there is no such split, no image in it, a class that is not among `classes`, or a
+        zip that cannot be read.
     """
     path = Path(path).expanduser()
+    for link in (path, path / split, path / f"{split}.zip"):
+        check_link(link)
     if (path / split).is_dir():
-        location, class_names, names, read = _list_folder(path, split)
+        listing = list_folder(path, split)
     elif (path / f"{split}.zip").is_file():
-        location, class_names, names, read = _list_zip(path / f"{split}.zip", split)
-    elif path.is_file() and zipfile.is_zipfile(path):
-        location, class_names, names, read = _list_zip(path, split)
+        listing = list_zip(path / f"{split}.zip", split)
+    elif path.is_file():
+        listing = list_zip(path, split)
     else:
-        content = _shorten(sorted(entry.name for entry in path.iterdir())) if path.is_dir() else "nothing"
+        content = shorten(sorted(entry.name for entry in path.iterdir())) if path.is_dir() else "nothing"
         raise UserError(
             f"there is no split {split!r} in {path}: expected {split}/ or {split}.zip; found {content}"
         )
-    class_names = tuple(sorted(set(class_names)))
-    classes = class_names if classes is None else classes
-    if unknown := [name for name in class_names if name not in classes]:
-        raise UserError(f"{location} has classes that the training set has not: {_shorten(unknown)}")
-    names = sorted(name for name in names if name.lower().endswith(SUFFIXES))
-    if not names:
+    classes = listing.classes if classes is None else classes
+    if unknown := [name for name in listing.classes if name not in classes]:
+        raise UserError(f"{listing.location} has classes that the training set has not: {shorten(unknown)}")
+    if not listing.names:
         raise UserError(
-            f"{location} holds no image; expected {split}/<class>/<name>.jpg (or {', '.join(SUFFIXES[1:])})"
+            f"{listing.location} holds no image; expected {split}/<class>/<name>.jpg "
+            f"(or {', '.join(SUFFIXES[1:])})"
         )
     number = {name: index for index, name in enumerate(classes)}
-    labels = np.array([number[PurePosixPath(name).parts[1]] for name in names], np.int32)
-    return FileRecords(location, classes, tuple(names), labels, read)
+    labels = np.array([number[name.split("/")[1]] for name in listing.names], np.int32)
+    return FileRecords(listing.location, classes, listing.names, labels, listing.read)
 
 
 def hold_out(records: FileRecords, share: float, seed: int = 0) -> tuple[FileRecords, FileRecords]:
@@ -168,46 +172,37 @@ def hold_out(records: FileRecords, share: float, seed: int = 0) -> tuple[FileRec
 
     Returns:
       The first part, the second part.
+
+    Raises:
+      UserError: no class has two images.
     """
     rng, in_second = np.random.default_rng(seed), np.zeros(len(records.labels), bool)
     for label in range(len(records.classes)):
         index = rng.permutation(np.flatnonzero(records.labels == label))
         count = min(max(round(share * len(index)), 1), len(index) - 1) if len(index) else 0
         in_second[index[:count]] = True
-    return records.subset(np.flatnonzero(~in_second)), records.subset(np.flatnonzero(in_second))
+    if not in_second.any():
+        raise UserError(
+            f"{records.location}: no class has two images, so none can be held out for validation; "
+            "set data.folder.validation to the name of another split"
+        )
+    second = records.subset(np.flatnonzero(in_second))
+    second = replace(second, location=f"{records.location} (its part held out for validation)")
+    return records.subset(np.flatnonzero(~in_second)), second
 
 
-_Listing = tuple[str, list[str], list[str], Callable[[str], bytes]]
-"""Of one split: its path for messages, class names, file names, and name -> bytes."""
-
-
-def _list_folder(path: Path, split: str) -> _Listing:
-    folder = path / split
-    class_names = [entry.name for entry in folder.iterdir() if entry.is_dir()]
-    names = [file.relative_to(path).as_posix() for file in folder.glob("*/*") if file.is_file()]
-    return str(folder), class_names, names, lambda name: (path / name).read_bytes()
-
-
-def _list_zip(path: Path, split: str) -> _Listing:
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(f"{path} cannot be read as a zip: {error}") from error
-    entries = [name for name in archive.namelist() if name.startswith(f"{split}/")]
-    if not entries:
-        raise UserError(f"{path} has no {split}/<class>/ inside; found {_shorten(archive.namelist())}")
-    class_names = [PurePosixPath(name).parts[1] for name in entries if name.count("/") > 1]
-    names = [name for name in entries if name.count("/") == 2 and not name.endswith("/")]
-    return f"{path}:{split}/", class_names, names, archive.read
+def _check_classes(records: FileRecords) -> None:
+    """Raises UserError where a class folder has no image."""
+    counts = np.bincount(records.labels, minlength=len(records.classes))
+    if empty := [name for name, count in zip(records.classes, counts) if not count]:
+        raise UserError(
+            f"{records.location}: no image in {len(empty)} of {len(counts)} class folders: {shorten(empty)}; "
+            "remove them, or set data.images.on_bad_image to 'skip'"
+        )
 
 
 def _limit(records: FileRecords, limit: int | None) -> FileRecords:
     if limit is None or limit >= len(records):
         return records
-    return records.subset(np.linspace(0, len(records) - 1, limit).astype(int))
-
-
-def _shorten(names: list[str], limit: int = 6) -> str:
-    """Joins the first few names, for messages."""
-    text = ", ".join(names[:limit]) or "nothing"
-    return text if len(names) <= limit else f"{text}, ... ({len(names)} in all)"
+    part = records.subset(np.linspace(0, len(records) - 1, limit).astype(int))
+    return replace(part, location=f"{records.location} (limit {limit})")

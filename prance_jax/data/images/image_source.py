@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping
 
 import numpy as np
 
-from prance_jax.core.errors import UserError
 from prance_jax.data import crops
-from prance_jax.data.arrays import Arrays, Normalisation, from_arrays
+from prance_jax.data.arrays import Arrays, from_arrays
 from prance_jax.data.augment import AugmentConfig
-from prance_jax.data.images.decode import crop_image, decode_all, decode_image, join_problems
+from prance_jax.data.images.decode import crop_image, decode_image
 from prance_jax.data.images.records import ImagesConfig, Records
 from prance_jax.data.images.stream import Stream
-
-_log = logging.getLogger(__name__)
+from prance_jax.data.images.usable import usable_images, warn_of_missing_classes
 
 
 def image_source(
     config: ImagesConfig, augment: AugmentConfig, splits: Mapping[str, Records], reader: str = "threads"
 ) -> Arrays | Stream:
     """Makes a data source of image files.
+
+    A warning names the classes of which a split has no image.
 
     Args:
       config: how images are decoded.
@@ -31,17 +30,21 @@ def image_source(
       reader: what reads a stream, 'threads' or 'grain' (see `Stream`).
 
     Raises:
-      UserError: an image cannot be read and `on_bad_image` is 'error'. A stream raises it when it
-        reaches that image.
+      UserError: an image cannot be read and `on_bad_image` is 'error'. A stream raises it for
+        validation and test images before the first batch, for a training image when it reaches it.
     """
     if not config.in_memory:
+        if splits["train"].labels is not None:
+            warn_of_missing_classes(splits["train"], splits["train"].labels)
         return Stream(
             train=splits["train"],
-            fixed_sets={name: (split, _labels(split)) for name, split in splits.items() if name != "train"},
+            fixed_sets={name: split for name, split in splits.items() if name != "train"},
             image_size=config.size,
+            channels=config.channels,
             crop=config.crop,
-            normalisation=Normalisation(config.mean, config.std),
+            normalisation=config.normalisation,
             augment=augment,
+            exif_orientation=config.exif_orientation,
             on_bad_image=config.on_bad_image,
             threads=config.threads or os.cpu_count() or 1,
             reader=reader,
@@ -59,42 +62,14 @@ def image_source(
     )
 
 
-def _labels(records: Records) -> np.ndarray:
-    if records.labels is not None:
-        return records.labels
-    return np.array([records.get(index)[1] for index in range(len(records))], np.int32)
-
-
 def _decode(records: Records, config: ImagesConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the images uint8 [N, size, size, 3] that can be read, and their labels."""
-    labels = np.zeros(len(records), np.int32)
+    """Returns the images uint8 [N, size, size, channels] that can be used, and their labels."""
+    pixels = np.zeros((len(records), config.size, config.size, config.channels), np.uint8)
 
-    def load(index: int) -> np.ndarray:
-        data, labels[index] = records.get(index)
-        image = decode_image(data)
-        return crop_image(image, config.size, crops.evaluation(image.height, image.width, config.crop))
+    def load(index: int, data: bytes) -> None:
+        image = decode_image(data, config.channels, config.exif_orientation)
+        box = crops.evaluation(image.height, image.width, config.crop)
+        pixels[index] = crop_image(image, config.size, box)
 
-    pixels, reasons = decode_all(len(records), load, config.size, config.threads or os.cpu_count() or 1)
-    is_good = np.ones(len(records), bool)
-    is_good[list(reasons)] = False
-    problems = [f"{records.name(index)} ({reason})" for index, reason in reasons.items()]
-    # If labels are known in advance, an image that cannot be read still counts for its class.
-    known_labels = labels[is_good] if records.labels is None else records.labels
-    counts = np.bincount(known_labels, minlength=len(records.classes))
-    problems += [f"class {name} has no image" for name, count in zip(records.classes, counts) if not count]
-    if problems and config.on_bad_image == "error":
-        raise UserError(
-            f"{records.location}: {len(problems)} that cannot be used: {join_problems(problems)}; repair or "
-            "remove them, or set data.images.on_bad_image to 'skip'"
-        )
-    if problems:
-        _log.warning(
-            "%s: left out %d of %d: %s",
-            records.location,
-            len(problems),
-            len(records),
-            join_problems(problems),
-        )
-    if not is_good.any():
-        raise UserError(f"{records.location}: no image can be read: {join_problems(problems)}")
-    return pixels[is_good], labels[is_good]
+    numbers, labels = usable_images(records, load, config.on_bad_image, config.threads or os.cpu_count() or 1)
+    return pixels[numbers], labels

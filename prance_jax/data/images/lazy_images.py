@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from prance_jax.core.errors import UserError
-from prance_jax.data import crops
 from prance_jax.data.arrays import Normalisation
-from prance_jax.data.images.decode import BadImage, crop_image, decode_image
+from prance_jax.data.images.decode import BadImage
 from prance_jax.data.images.records import Records
 
 
 class LazyImages:
-    """Behaves like an array float32 [N, S, S, 3] of normalised images; indexing decodes a slice.
+    """Behaves like an array float32 [N, S, S, C] of normalised images; indexing decodes a slice.
 
     Args:
       records: the image files.
       order: int [N], number of the image at each position.
-      side: side of an image in pixels.
-      share: side of the central square that is kept, over the shorter side of the image.
+      shape: (S, S, C).
+      load: bytes of a file -> uint8 [S, S, C]; it may raise BadImage.
       normalisation: of the images.
       threads: number of threads that decode.
     """
@@ -30,15 +29,14 @@ class LazyImages:
         self,
         records: Records,
         order: np.ndarray,
-        side: int,
-        share: float,
+        shape: tuple[int, int, int],
+        load: Callable[[bytes], np.ndarray],
         normalisation: Normalisation,
         threads: int,
     ):
-        self._records, self._order = records, order
-        self._side, self._share, self._normalisation = side, share, normalisation
-        self._threads = threads
-        self.shape, self.dtype = (len(records), side, side, 3), np.dtype(np.float32)
+        self._records, self._order, self._load = records, order, load
+        self._normalisation, self._threads = normalisation, threads
+        self.shape, self.dtype = (len(order), *shape), np.dtype(np.float32)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -46,16 +44,15 @@ class LazyImages:
     def __getitem__(self, index: slice | Sequence[int]) -> np.ndarray:
         numbers = self._order[index].tolist()
         with ThreadPoolExecutor(self._threads) as pool:
-            pixels = list(pool.map(self._load, numbers))
+            pixels = list(pool.map(self._read, numbers))
         if not pixels:
             return np.zeros((0, *self.shape[1:]), self.dtype)
         return self._normalisation.normalise(self._normalisation.to_float(np.stack(pixels)))
 
-    def _load(self, index: int) -> np.ndarray:
+    def _read(self, index: int) -> np.ndarray:
         try:
-            image = decode_image(self._records.get(index)[0])
+            return self._load(self._records.get(index)[0])
         except BadImage as error:
             raise UserError(
                 f"{self._records.location}: {self._records.name(index)} cannot be used ({error})"
             ) from error
-        return crop_image(image, self._side, crops.evaluation(image.height, image.width, self._share))

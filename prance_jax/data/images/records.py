@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from prance_jax.core.errors import UserError
+from prance_jax.data.arrays import Normalisation
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -19,19 +20,24 @@ class ImagesConfig:
     Attributes:
       size: side of an image in pixels.
       crop: side of the central square that evaluation keeps, over the shorter side of the image.
-      mean: mean by channel, of values in [0, 1].
-      std: standard deviation by channel, of values in [0, 1].
+      channels: 3 for RGB, 1 for grey. All files are converted; `mean` and `std` must fit.
+      mean: mean of values in [0, 1]; one number, or one for each channel.
+      std: standard deviation of values in [0, 1]; the same.
+      exif_orientation: whether images are turned as their orientation tags state. By default they
+        are read as stored, as torchvision does (Pillow turns TIFF files always).
       in_memory: whether all images are decoded at the start and kept on the device, for small sets.
         If not, images are read when needed, and random crops use the whole image.
-      on_bad_image: 'error' or 'skip', for an image that cannot be read or a class without images;
-        'skip' leaves it out with a warning that counts.
+      on_bad_image: 'error' or 'skip', for an image of any split that cannot be used or a class
+        folder without images; 'skip' leaves it out with a warning that counts.
       threads: threads that decode; None is one per core, more are slower.
     """
 
     size: int = 224
     crop: float = 0.875
+    channels: int = 3
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    exif_orientation: bool = False
     in_memory: bool = True
     on_bad_image: Literal["error", "skip"] = "error"
     threads: int | None = None
@@ -42,6 +48,14 @@ class ImagesConfig:
                 "data.images: expected crop in (0, 1], size and threads of 1 or more, not "
                 f"{self.crop}, {self.size} and {self.threads}"
             )
+        if self.channels not in (1, 3):
+            raise UserError(f"data.images.channels is {self.channels}; it must be 3 (RGB) or 1 (grey)")
+        self.normalisation  # checks mean and std
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """The normalisation of all images."""
+        return Normalisation.by_channel(self.mean, self.std, self.channels)
 
 
 class Records(Protocol):

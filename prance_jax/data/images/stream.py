@@ -26,6 +26,7 @@ from prance_jax.data.augment import AugmentConfig, augment
 from prance_jax.data.images.decode import BadImage, crop_image, decode_image
 from prance_jax.data.images.lazy_images import LazyImages
 from prance_jax.data.images.records import Records
+from prance_jax.data.images.usable import usable_images
 from prance_jax.data.source import Split, shuffled
 
 _log = logging.getLogger(__name__)
@@ -39,23 +40,24 @@ class Stream(NormalisedSource):
 
     Attributes:
       train: the training set.
-      fixed_sets: validation and test sets with their labels, int32 [N].
+      fixed_sets: validation and test sets. All their images are tried before the first batch.
       image_size: side of an image in pixels.
       crop: side of the central square that evaluation keeps, over the shorter side of the image.
       normalisation: of all images.
       augment: augmentation. `crop` 'resized' is applied to the whole image while decoding, all else
         on the device.
-      on_bad_image: 'error', or 'skip': the next image replaces one that cannot be read, with its
-        own label, and a warning counts them.
+      on_bad_image: 'error', or 'skip': the next image replaces a training image that cannot be
+        read, with its own label; fixed sets are without such images; a warning counts them.
       threads: number of threads that decode.
       reader: 'threads' of this process, or 'grain', the package's own threads. Both give the same
         images.
       seed: of order and crops.
-      channels: 3.
+      channels: of an image, 3 or 1.
+      exif_orientation: see `ImagesConfig`.
     """
 
     train: Records
-    fixed_sets: dict[str, tuple[Records, np.ndarray]]
+    fixed_sets: dict[str, Records]
     image_size: int
     crop: float
     normalisation: Normalisation
@@ -65,7 +67,9 @@ class Stream(NormalisedSource):
     reader: Literal["threads", "grain"] = "threads"
     seed: int = 0
     channels: int = 3
+    exif_orientation: bool = False
     _bad_images: set[int] = field(default_factory=set, repr=False)
+    _usable: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -80,17 +84,19 @@ class Stream(NormalisedSource):
           start: first step.
 
         Yields:
-          Images uint8 [batch / hosts, S, S, 3] and labels int32 [batch / hosts].
+          Images uint8 [batch / hosts, S, S, C] and labels int32 [batch / hosts].
 
         Raises:
           UserError: hosts cannot share the batch, or an image cannot be read and `on_bad_image` is
-            'error'.
+            'error'; of fixed sets before the first batch.
         """
         num_hosts, host = jax.process_count(), jax.process_index()
         if batch % num_hosts:
             raise UserError(
                 f"a batch of {batch} cannot be shared by {num_hosts} hosts; make it a multiple of {num_hosts}"
             )
+        for name in self.fixed_sets:
+            self._usable_images(name)
         rows = range(host * batch // num_hosts, (host + 1) * batch // num_hosts)
         read = _read_by_grain if self.reader == "grain" else _read_by_threads
         yield from read(self._training_image, batch, rows, start, self.threads)
@@ -104,7 +110,7 @@ class Stream(NormalisedSource):
           batch: not used; the batch has the size of `tables`.
 
         Returns:
-          Images float32 [batch, S, S, 3], normalised, and labels (see `augment.augment`).
+          Images float32 [batch, S, S, C], normalised, and labels (see `augment.augment`).
         """
         return self._augment(tables, key, self.augment)
 
@@ -117,7 +123,7 @@ class Stream(NormalisedSource):
           batch: not used; the batch has the size of `tables`.
 
         Returns:
-          Images float32 [batch, S, S, 3], normalised, and labels int32 [batch].
+          Images float32 [batch, S, S, C], normalised, and labels int32 [batch].
         """
         return self._augment(tables, key, self.augment.plain)
 
@@ -125,15 +131,22 @@ class Stream(NormalisedSource):
         """Returns the fixed set `name`; its images are decoded when indexed.
 
         Raises:
-          UserError: there is no such set.
+          UserError: there is no such set, or none of its images can be read.
         """
         if name not in self.fixed_sets:
             raise UserError(
                 f"{self.train.location} has no set {name!r}; there are {', '.join(self.fixed_sets) or 'none'}"
             )
-        records, labels = self.fixed_sets[name]
+        records = self.fixed_sets[name]
+        if self.on_bad_image == "error" and records.labels is not None:
+            numbers, labels = np.arange(len(records)), records.labels  # reading a slice finds a bad image
+        else:
+            numbers, labels = self._usable_images(name)
         order = shuffled(len(labels)) if name == "validation" else np.arange(len(labels))
-        images = LazyImages(records, order, self.image_size, self.crop, self.normalisation, self.threads)
+        shape = (self.image_size, self.image_size, self.channels)
+        images = LazyImages(
+            records, numbers[order], shape, self._evaluation_image, self.normalisation, self.threads
+        )
         return Split(images, labels[order], {})
 
     def _augment(self, tables: ArrayTables, key: jax.Array, config: AugmentConfig):
@@ -149,15 +162,33 @@ class Stream(NormalisedSource):
         for _ in range(count):
             try:
                 data, label = self.train.get(index)
-                return self._crop(decode_image(data), position), label
+                return self._crop(self._decode(data), position), label
             except BadImage as error:
                 self._report_bad_image(index, error)
                 index = (index + 1) % count
         raise UserError(f"{self.train.location}: no image can be read")
 
+    def _usable_images(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Tries all images of a fixed set, once: numbers and labels of those that can be used."""
+        if name not in self._usable:
+            records = self.fixed_sets[name]
+            _log.info("%s: reading %d images to find damaged ones", records.location, len(records))
+            load = lambda _, data: self._decode(data, draft=True)
+            self._usable[name] = usable_images(records, load, self.on_bad_image, self.threads)
+        return self._usable[name]
+
+    def _decode(self, data: bytes, draft: bool = False):
+        return decode_image(data, self.channels, self.exif_orientation, draft)
+
+    def _evaluation_image(self, data: bytes) -> np.ndarray:
+        return self._centre(self._decode(data))
+
+    def _centre(self, image) -> np.ndarray:
+        return crop_image(image, self.image_size, crops.evaluation(image.height, image.width, self.crop))
+
     def _crop(self, image, position: int) -> np.ndarray:
         if self.augment.crop != "resized":
-            return crop_image(image, self.image_size, crops.evaluation(image.height, image.width, self.crop))
+            return self._centre(image)
         uniform = np.random.default_rng((self.seed, position)).random((crops.TRIES, 4))
         box = crops.random_resized(uniform, image.height, image.width, self.augment.min_area)
         return crop_image(image, self.image_size, box)

@@ -111,10 +111,10 @@ def load_tfds_source(
     try:
         builder = tfds.builder(config.name, data_dir=config.data_dir, file_format="array_record")
         prepared = builder.is_prepared()
-    except (tfds.core.DatasetNotFoundError, ModuleNotFoundError) as error:
-        raise UserError(
-            f"TensorFlow Datasets cannot open {config.name!r}: {str(error).splitlines()[0]}"
-        ) from error
+    except Exception as error:  # a missing set, package, file system or permission: many types
+        folder = f" in {config.data_dir}" if config.data_dir else ""
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"TensorFlow Datasets cannot open {config.name!r}{folder}: {reason}") from error
     if not prepared:
         option = f" --data_dir {config.data_dir}" if config.data_dir else ""
         raise UserError(
