@@ -20,12 +20,12 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     config = runpy.run_path(str(Path(__file__).with_name("digits_cascade.py")))["get_config"]()
     config.name = "demo"
-    config.data.digits.update(min_scale=12.0, clutter_ink=0.65, validation_images=2000, test_images=4000)
-    config.dense.steps = 2400
-    config.meta.steps = 1000
-    config.finetune.steps = 800
-    config.compare.finetune.steps = 1800
-    config.evaluation.update(speed_seconds=3.0)
-    config.cascade.budgets = (0.2, 0.4)
+    config.data.digits.update(min_scale=13.0, clutter_ink=0.6, validation_images=2000, test_images=4000)
+    config.dense.steps = 1600
+    config.meta.steps = 800
+    config.finetune.update(steps=800, batch=32)
+    config.compare.finetune.update(steps=1600, batch=32)
+    config.evaluation.speed_seconds = 3.0
+    config.cascade.budgets = (0.33,)
     config.cascade.selector.update(pool=8192, updates=200, restarts=2)
     return config
