@@ -1,8 +1,7 @@
-"""The demo on the embedded cluttered digits, for two CPU cores: one seed, pruning.
+"""PRANCE as in the paper on the embedded cluttered digits, for two CPU cores: one seed, pruning.
 
 Command:
-  bash launch/demo.sh
-  python -m prance_jax train --config configs/digits.py --workdir runs/digits    # what demo.sh runs
+  python -m prance_jax train --config configs/digits.py --workdir runs/digits
 Cost:
   8 to 12 minutes on 2 quiet CPU cores, compilation included; 22 minutes on a slow, shared machine.
 Results:
@@ -78,7 +77,7 @@ def get_config() -> ConfigDict:
                 },
                 "ppo": {"actor_lr": 2e-3, "critic_lr": 3e-3, "epochs": 4, "gamma": 1.0, "entropy": 0.001},
             },
-            # After the demo: python -m prance_jax compare --workdir runs/digits; also segment and pit.
+            # Afterwards: python -m prance_jax compare --workdir runs/digits; also segment and pit.
             "compare": {
                 "shares": (0.35,),
                 # In so few steps, the shares that predictors learn to keep must reach those of evaluation.

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Trains and evaluates PRANCE on the embedded digits. The machine needs only Python 3.11 or newer.
+# Trains and evaluates a cascade on the embedded digits. The machine needs only Python 3.11 or newer.
 # After an interruption, run it again: it continues from the last checkpoint.
 #   bash launch/demo.sh
-#   WORKDIR=/tmp/digits bash launch/demo.sh --config.seeds=0,1
+#   WORKDIR=/tmp/demo bash launch/demo.sh --config.seeds=0,1
 #   PYTHON=python3.12 bash launch/demo.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -11,8 +11,8 @@ source launch/environment.sh
 prepare_environment
 keep_freed_memory
 
-workdir="${WORKDIR:-runs/digits}"
-"$VENV_PYTHON" -m prance_jax train --config configs/digits.py --workdir "$workdir" "$@"
+workdir="${WORKDIR:-runs/demo}"
+"$VENV_PYTHON" -m prance_jax train --config configs/demo.py --workdir "$workdir" "$@"
 
 cat <<END
 

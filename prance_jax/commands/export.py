@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 from prance_jax.commands.common import AddCommand, open_experiment, open_workdir
@@ -59,7 +60,8 @@ def export_run(options: argparse.Namespace) -> int:
     if options.structure is not None or options.names != "prance_jax":
         raise UserError("export: --structure and --names are for weights; give --out NAME.safetensors")
     model = load(options.workdir, seed=options.seed, token_mode=options.token_mode)
-    facts = _facts(options.workdir, config, seed, f"prance_{model.spec.token_optimization}")
+    method = "prance_cascade" if config.cascade else f"prance_{model.spec.token_optimization}"
+    facts = _facts(options.workdir, config, seed, method)
     card = export(model, options.out, facts)
     size = Path(options.out).stat().st_size / 2**20
     print(f"{options.out}: {size:.1f} MB, for {', '.join(card['platforms'])}, any batch size")
@@ -70,6 +72,11 @@ def _export_weights(options: argparse.Namespace, config, seed: int) -> int:
     mode = options.token_mode or config.token_modes[0]
     if seed not in config.seeds or mode not in config.token_modes:
         raise UserError(f"export: the workdir has seeds {config.seeds} and token modes {config.token_modes}")
+    if config.cascade is not None and options.weights != "dense":
+        raise UserError(
+            "export: a cascade has several networks, no weights file holds them; give --out NAME.prance, or "
+            "--weights dense for its dense network"
+        )
     experiment = open_experiment(options)
     method = {"prance": f"prance_{mode}", "meta": "meta_largest", "dense": "dense"}[options.weights]
     if options.weights == "prance":
@@ -85,9 +92,10 @@ def _export_weights(options: argparse.Namespace, config, seed: int) -> int:
 def _facts(workdir: str, config, seed: int, method: str) -> dict:
     """Facts for the card of a trained network: preprocessing, labels and measured figures."""
     from prance_jax.data.load import load_source
+    from prance_jax.experiments.stage_runner import budget_suffix
     from prance_jax.results.rows import load_results
 
-    source = load_source(config.data)
+    source, budgets = load_source(config.data), config.cascade.budgets if config.cascade else ()
     facts = {
         "preprocessing": {"pixels": "0 to 1", "mean": source.mean, "std": source.std},
         "labels": list(source.classes),
@@ -97,6 +105,8 @@ def _facts(workdir: str, config, seed: int, method: str) -> dict:
     }
     if (Path(workdir) / "results.json").exists():
         results = load_results(workdir)
-        rows = [vars(row) for row in results.rows if (row.method, row.seed) == (method, seed)]
+        # A cascade has a row for each budget: prance_cascade_33 and so on.
+        names = {method, *(f"{method}{budget_suffix(budget)}" for budget in budgets)}
+        rows = [dataclasses.asdict(row) for row in results.rows if row.method in names and row.seed == seed]
         facts["measured"] = {"hardware": results.hardware, "images": results.images, "rows": rows}
     return facts

@@ -10,6 +10,7 @@ import pytest
 
 from prance_jax.cascade.passes import forward_look
 from prance_jax.cascade.table import node_costs
+from prance_jax.cli import main
 from prance_jax.config import io
 from prance_jax.config.experiment import Config
 from prance_jax.core.errors import UserError
@@ -25,7 +26,7 @@ from prance_jax.serving.exported import load_exported
 from prance_jax.serving.load import load
 from prance_jax.training.progress import Progress
 from prance_jax.training.workdir import Workdir
-from prance_jax.zoo.formats.files import save_weights
+from prance_jax.zoo.formats.files import read_tensors, save_weights
 from prance_jax.zoo.from_dense import meta_from_dense
 from prance_jax.zoo.load import flatten_params
 
@@ -158,6 +159,16 @@ def test_an_exported_cascade_is_the_model(model, images, tmp_path):
     assert card["budget_range"] == pytest.approx(list(model.budget_table.range))
     for count in (1, 5):
         np.testing.assert_allclose(program(images[:count]), model(images[:count]), atol=1e-5)
+
+
+def test_weights_of_a_cascade_are_no_file(experiment, rows, tmp_path, capsys):
+    """Its dense network's are."""
+    command = ["export", "--workdir", str(experiment.workdir.path), "--out", str(tmp_path / "x.safetensors")]
+    assert main(command) == 2
+    assert "give --out NAME.prance, or --weights dense" in capsys.readouterr().err
+    assert main([*command, "--weights", "dense"]) == 0
+    tensors = read_tensors(tmp_path / "x.safetensors")
+    np.testing.assert_array_equal(tensors["head/kernel"], experiment.dense(0)["head"]["kernel"])
 
 
 def test_one_device_of_a_mesh(model, images):
