@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from prance_jax.cascade.forward import forward_path
 from prance_jax.cascade.passes import forward_look
 from prance_jax.cascade.table import node_costs
 from prance_jax.cli import main
@@ -123,6 +124,32 @@ def test_stage_one_starts_from_the_dense_network_or_from_a_file(tmp_path):
     chex.assert_trees_all_equal(
         open_stages(tmp_path / "file", *steps, f"--config.meta.init_from={file}").meta(0), again.meta(0)
     )
+
+
+def test_a_plain_network_gets_a_look_and_an_exit(tmp_path):
+    """One width, no residual maps, one set of weights for both looks: before training the last answer is the network's."""
+    plain = (
+        "--config.model.space.widths=(8,)",
+        "--config.model.space.ratios=(2.0,)",
+        "--config.model.residual_maps=False",
+        "--config.meta.steps=0",
+    )
+    run = open_stages(tmp_path / "dense", *plain, "--config.dense.steps=2", "--config.meta.init_from=dense")
+    file = tmp_path / "vit.safetensors"
+    save_weights(file, flatten_params(run.dense(0)), {})
+    config = io.to_dict(io.load_config(CONFIG, Config, (*plain, f"--config.meta.init_from={file}")))
+    first, second = config["cascade"]["looks"]
+    config["cascade"]["looks"] = [{**first, "shares": "all"}, second]
+    workdir = Workdir(tmp_path / "plain")
+    workdir.claim(config, "test")
+    stages = CascadeStages(io.from_dict(Config, config), workdir, Progress(quiet=True))
+    cascade, params, images = stages.cascade(0), stages.meta(0), run.source.split("test").images[:4]
+    assert set(params["look_0"]) == {"pos_embed", "norm", "head"}
+    expected = ViT(run.spec("prune")).apply({"params": run.dense(0)}, images)
+    deepest = max(range(cascade.num_nodes), key=lambda node: len(cascade.path(node)))
+    assert [cascade.steps[node - 1].look for node in cascade.path(deepest)] == [0, 1, 1]
+    logits = forward_path(cascade, params, images, deepest).logits
+    np.testing.assert_allclose(logits, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
 
 
 def test_a_second_run_trains_nothing(experiment, rows):
