@@ -1,4 +1,4 @@
-"""The speed of stage two's rollout against a plain loop over images and decisions."""
+"""The speed of stage two: rollouts through the network against a plain loop, and rollouts on the table of a cascade."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from prance_jax.cascade.observation import NUM_FEATURES
+from prance_jax.cascade.table import CascadeTable, TableEnv, TableParams, node_costs
 from prance_jax.models.forward import forward_first_group, forward_group, forward_rest
 from prance_jax.selector.environment import EnvParams
+from prance_jax.selector.rl.ppo import PPO
+from prance_jax.spec.cascade import Cascade
 from prance_jax.training.stages.selector import Selector
 
 
@@ -57,6 +61,67 @@ def measure_rollout(
         "batch": env.batch,
         "spread": {name: [min(values), max(values)] for name, values in rates.items()},
     }
+
+
+def measure_table(
+    ppo: PPO, env: TableEnv, env_params: TableParams, key: jax.Array, repeats: int = 5, updates: int = 10
+) -> dict[str, Any]:
+    """Measures decisions per second of PPO on the table of a cascade: of rollouts alone, and with learning.
+
+    Only decisions of episodes that have not ended count.
+
+    Args:
+      ppo: the algorithm.
+      env: table look-ups.
+      env_params: the table.
+      key: random key of the policy.
+      repeats: interleaved repeats, of which medians are taken.
+      updates: updates in a compiled call.
+
+    Returns:
+      Decisions per second of both, episodes per update, lowest and highest rates.
+    """
+    state = ppo.init(key)
+    keys = jax.random.split(key, updates)
+
+    # The whole buffers are returned, so that the compiler leaves nothing out.
+    play = lambda state, env_params: jax.lax.map(
+        lambda key: ppo.rollout(state, env, env_params, key)[0], keys
+    )
+    programs = {
+        "rollout": jax.jit(play),
+        "learning": jax.jit(lambda state, env_params: ppo.train(state, env, env_params, key, updates)),
+    }
+    decisions = float(programs["rollout"](state, env_params).weight.sum())
+    jax.block_until_ready(programs["learning"](state, env_params))
+    rates: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(repeats):
+        for name, program in programs.items():
+            start = time.perf_counter()
+            jax.block_until_ready(program(state, env_params))
+            rates[name].append(decisions / (time.perf_counter() - start))
+    return {
+        "rollout_decisions_per_s": float(np.median(rates["rollout"])),
+        "learning_decisions_per_s": float(np.median(rates["learning"])),
+        "batch": env.batch,
+        "spread": {name: [min(values), max(values)] for name, values in rates.items()},
+    }
+
+
+def random_table(cascade: Cascade, images: int, key: jax.Array) -> CascadeTable:
+    """Makes a table of random answers, for measuring speed.
+
+    Args:
+      cascade: the tree.
+      images: number of images.
+      key: random key.
+    """
+    keys, shape = jax.random.split(key, 3), (images, cascade.num_nodes)
+    labels = jax.random.randint(keys[0], (images,), 0, cascade.spec.last.num_classes)
+    predicted = jax.random.randint(keys[1], shape, 0, cascade.spec.last.num_classes)
+    features = jax.random.uniform(keys[2], (*shape, NUM_FEATURES))
+    quality = (predicted == labels[:, None]).astype(jnp.float32)
+    return CascadeTable(features, predicted, quality, labels, jnp.asarray(node_costs(cascade), jnp.float32))
 
 
 class _Loop:

@@ -26,8 +26,8 @@ cascade: a cascade of two looks against the dense network, with random weights. 
 three answers in the --shares. It writes benchmark.json. It needs --config.
 
 dense: the dense network against timm in PyTorch; both must be installed. rollout: the selector's rollout
-against a plain loop. input: reading images from disk against the decoding library alone. These need
---config.
+against a plain loop; for a cascade decisions per second on a table, alone and with learning. input:
+reading images from disk against the decoding library alone. These need --config.
 
 guarantee: how often the certified budget of a workdir exceeds its error limit, in 200 draws of 1,000
 calibration images; the selector must serve all budgets. meta: top-1 of stage one's largest structure,
@@ -110,12 +110,15 @@ def benchmark(options: argparse.Namespace) -> int:
     config = open_config(options)
     if options.measure == "input":
         return _input_speed(options, config)
-    source = load_source(config.data) if options.measure == "rollout" else placeholder_source(config.data)
+    needs_images = options.measure == "rollout" and config.cascade is None
+    source = load_source(config.data) if needs_images else placeholder_source(config.data)
     spec = config.spec(source, config.token_modes[0])
     if options.measure == "dense":
         return _dense_speed(options, spec)
     if options.measure == "cascade":
         return cascade_speed(options, spec)
+    if options.measure == "rollout" and config.cascade is not None:
+        return _table_speed(options, config.cascade.selector, spec)
     params = forward.init_params(ViT(spec), jax.random.key(1))
     if options.measure == "rollout":
         return _rollout_speed(options, config, source, spec, params)
@@ -149,6 +152,27 @@ def _rollout_speed(options: argparse.Namespace, config, source, spec, params) ->
     env_params = EnvParams(params, images, labels, jnp.zeros((len(labels), spec.num_classes)), jnp.float32(0))
     figures = measure_rollout(selector, env_params, jax.random.key(2), options.repeats)
     return _print(options, {**figures, "hardware": hardware(), "weights": "random"})
+
+
+def _table_speed(options: argparse.Namespace, settings, spec) -> int:
+    import jax
+    import jax.numpy as jnp
+
+    from prance_jax.benchmarks.cascade import two_look_cascade
+    from prance_jax.benchmarks.rollout import measure_table, random_table
+    from prance_jax.cascade.table import TableEnv, TableParams
+    from prance_jax.results.table import hardware
+    from prance_jax.selector.rl.distributions import MultiCategorical
+    from prance_jax.selector.rl.ppo import PPO
+
+    cascade, key = two_look_cascade(spec), jax.random.key(0)
+    env = TableEnv(cascade, settings.batch)
+    actions = MultiCategorical((cascade.num_actions,))
+    ppo = PPO(settings.ppo, actions, env.observation_size, settings.hidden, settings.updates)
+    table = random_table(cascade, settings.pool, key)
+    env_params = TableParams(table, tuple(map(jnp.float32, settings.cost_weights)))
+    figures = measure_table(ppo, env, env_params, key, options.repeats)
+    return _print(options, {**figures, "hardware": hardware(), "answers": "random"})
 
 
 def _guarantee(options: argparse.Namespace) -> int:

@@ -1,6 +1,7 @@
 """The commands `benchmark` and `profile` without a trained workdir."""
 
 import json
+from pathlib import Path
 
 import pytest
 from commands.command_line import CONFIG, refused, run
@@ -31,6 +32,16 @@ def test_the_benchmark_of_the_rollout(capsys):
     assert status == 0 and figures["ratio"] == pytest.approx(
         figures["rollout_decisions_per_s"] / figures["loop_decisions_per_s"]
     )
+
+
+def test_the_benchmark_of_the_rollout_on_a_table(capsys):
+    config = str(Path(__file__).parents[1] / "tiny_cascade.py")
+    status, out, _ = run(capsys, "benchmark", "--config", config, "--measure", "rollout", "--repeats", "2")
+    figures = json.loads(out)
+    assert status == 0 and figures["batch"] == 32 and figures["answers"] == "random"
+    for name in ("rollout", "learning"):
+        low, high = figures["spread"][name]
+        assert figures[f"{name}_decisions_per_s"] == pytest.approx((low + high) / 2)
 
 
 def test_the_benchmark_of_the_input(tmp_path, capsys):
