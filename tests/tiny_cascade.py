@@ -17,6 +17,15 @@ def get_config() -> ConfigDict:
                 {"structures": (1.0,), "exits": (0,)},
             ),
             "budgets": (0.5,),
+            "peers": (
+                {
+                    "name": "cf_vit",
+                    "looks": (
+                        {"image_size": 10, "shares": "all", "structures": (1.0,), "begins": 1},
+                        {"structures": (1.0,)},
+                    ),
+                },
+            ),
             "selector": {
                 "pool": 64,
                 "held_out": 40,

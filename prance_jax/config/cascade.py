@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from prance_jax.core.errors import UserError
 from prance_jax.selector.rl.types import PPOConfig
 from prance_jax.spec.cascade import SHARES
+
+_ROW_NAMES = ("best_static_finetuned", "random_routing", "confidence", "oracle")
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,42 @@ class TableSelectorConfig:
 
 
 @dataclass(frozen=True)
+class PeerConfig:
+    """Another cascade in the same table: trained for as many steps with the same teacher, routed by confidence.
+
+    Attributes:
+      name: of its rows, lower-case letters, digits and underscores.
+      looks: its looks.
+    """
+
+    name: str
+    looks: tuple[LookConfig, ...]
+
+    def __post_init__(self):
+        is_taken = self.name in _ROW_NAMES or self.name.startswith(("prance", "dense"))
+        if is_taken or not re.fullmatch("[a-z][a-z0-9_]*", self.name):
+            raise UserError(
+                f"cascade.peers: name={self.name!r} must be lower-case letters, digits and underscores, and not that "
+                "of another row of the table"
+            )
+        check_looks(f"cascade.peers, {self.name}", self.looks)
+
+
+def check_looks(where: str, looks: tuple[LookConfig, ...]) -> None:
+    """Checks that an image can begin.
+
+    Args:
+      where: what the looks are of, for the message.
+      looks: the looks of a cascade.
+
+    Raises:
+      UserError: no look can be the first.
+    """
+    if not any(look.begins for look in looks):
+        raise UserError(f"{where}: at least one look must have begins=1 or more")
+
+
+@dataclass(frozen=True)
 class CascadeConfig:
     """A network that answers at exits and looks at the image more than once.
 
@@ -101,6 +140,7 @@ class CascadeConfig:
       rounds: how often stages two and three alternate; 0 fine-tunes under random routing alone.
       explore: share of the images of stage three that are routed at random.
       selector: stage two.
+      peers: other cascades in the same table, without a selector.
     """
 
     looks: tuple[LookConfig, ...] = (
@@ -112,10 +152,13 @@ class CascadeConfig:
     rounds: int = 1
     explore: float = 0.5
     selector: TableSelectorConfig = field(default_factory=TableSelectorConfig)
+    peers: tuple[PeerConfig, ...] = ()
 
     def __post_init__(self):
-        if not self.looks or not any(look.begins for look in self.looks):
-            raise UserError("cascade.looks: at least one look must have begins=1 or more")
+        check_looks("cascade.looks", self.looks)
+        names = [peer.name for peer in self.peers]
+        if len(set(names)) < len(names):
+            raise UserError(f"cascade.peers: the names {names} must differ")
         if not self.budgets or not all(0 < budget <= 1 for budget in self.budgets):
             raise UserError(
                 f"cascade.budgets={self.budgets} must be shares of dense MACs, above 0 and up to 1"

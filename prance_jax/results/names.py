@@ -38,6 +38,10 @@ _METHODS = {
     "spvit": "SPViT",
     "spvit_inserted": "SPViT, progressive insertion",
     "dynamicvit": "DynamicViT",
+    # Other cascades.
+    "dvt": "DVT",
+    "cf_vit": "CF-ViT",
+    "thinkingvit": "ThinkingViT",
 }
 _TOKEN_MODES = _METHODS | {"prune": "prune", "merge": "merge", "prune_merge": "prune + merge"}
 _TRAINING = {None: "", "tuned": ", fine-tuned", "free": ", own token count per image"}

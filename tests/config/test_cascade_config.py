@@ -39,3 +39,17 @@ def test_mistakes_in_a_look():
 
 def test_a_config_without_a_cascade_has_none():
     assert load_config(CONFIG.parent / "tiny_config.py", Config, []).cascade is None
+
+
+def test_mistakes_in_a_peer():
+    looks = ({"structures": (1.0,), "begins": 1},)
+    config = to_dict(load_config(CONFIG, Config, []))
+    for peers, message in (
+        ([{"name": "dvt", "looks": looks}] * 2, "must differ"),
+        ([{"name": "oracle", "looks": looks}], "not that of another row"),
+        ([{"name": "prance_2", "looks": looks}], "not that of another row"),
+        ([{"name": "CF-ViT", "looks": looks}], "must be lower-case letters"),
+        ([{"name": "dvt", "looks": ({"structures": (1.0,)},)}], "peers, dvt: at least one look"),
+    ):
+        with pytest.raises(UserError, match=message):
+            from_dict(Config, {**config, "cascade": {**config["cascade"], "peers": peers}})

@@ -1,5 +1,8 @@
 """A tiny cascade from its config to its table, and served: in Python, explained, sharded and exported."""
 
+import copy
+import dataclasses
+import types
 from pathlib import Path
 
 import chex
@@ -15,7 +18,7 @@ from prance_jax.cli import main
 from prance_jax.config import io
 from prance_jax.config.experiment import Config
 from prance_jax.core.errors import UserError
-from prance_jax.experiments.cascade.rows import cascade_rows
+from prance_jax.experiments.cascade.rows import cascade_rows, peer_rows
 from prance_jax.experiments.cascade.stages import CascadeStages
 from prance_jax.models.forward import init_params
 from prance_jax.models.vit import ViT
@@ -68,7 +71,27 @@ def test_rows_of_every_budget(rows):
         "confidence_50",
         "prance_cascade_50",
         "oracle_50",
+        "cf_vit_50",
     ]
+
+
+def test_a_peer_is_another_cascade_on_the_same_dense_network(experiment, rows):
+    """Its stages stand in a folder of its own, it has no selector, and its second look is the dense network's grid."""
+    trained = sorted(path.name for path in (experiment.workdir.checkpoints / "seed0/peers/cf_vit").iterdir())
+    assert trained == ["finetune_1", "meta"]
+    row = rows["cf_vit_50"]
+    assert [step.look for step in row.cascade.steps] == [0, 1] and row.cost_weight is None
+    assert row.cascade.spec.dense_macs == experiment.cascade_spec.dense_macs
+    assert set(row.params["look_0"]) == {"pos_embed", "norm", "head"}
+
+
+def test_a_peer_has_no_row_at_a_budget_below_its_cheapest_answer(experiment, rows):
+    notes, run = [], copy.copy(experiment)
+    run.progress = types.SimpleNamespace(note=notes.append)
+    settings = dataclasses.replace(experiment.settings, budgets=(0.1, 0.5))
+    run.config = dataclasses.replace(experiment.config, cascade=settings)
+    assert [row.method for row in peer_rows(run, 0, settings.peers[0])] == ["cf_vit_50"]
+    assert len(notes) == 1 and "cf_vit has no row at budget 0.1, its cheapest answer costs 0.2" in notes[0]
 
 
 def test_random_routing_shares_images_out_as_the_selector_does(rows):

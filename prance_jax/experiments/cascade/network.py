@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -29,7 +30,13 @@ from prance_jax.training.stages import cascade as cascade_stage
 
 
 class CascadeNetwork(PranceStages):
-    """The network of a cascade up to the end of stage one, and its tree. Methods train what is missing."""
+    """The network of a cascade up to the end of stage one, and its tree. Methods train what is missing.
+
+    Attributes:
+      folder: folder of its stages inside that of a seed.
+    """
+
+    folder = "cascade"
 
     @property
     def settings(self) -> CascadeConfig:
@@ -53,7 +60,7 @@ class CascadeNetwork(PranceStages):
 
     def meta(self, seed: int) -> Any:
         """Returns the parameters of all looks after stage one."""
-        spec, config, name = self.cascade_spec, self.config.meta, f"seed{seed}/cascade/meta"
+        spec, config, name = self.cascade_spec, self.config.meta, f"seed{seed}/{self.folder}/meta"
         keep_choices = (self.config.selector.keep_choices,) * spec.last.rates
         step = cascade_stage.cascade_meta_step(
             spec, config, keep_choices, self.settings.exit_weight, self.source.sample, self.mesh
@@ -74,7 +81,7 @@ class CascadeNetwork(PranceStages):
 
     def structures(self, seed: int) -> tuple[tuple[Structure, ...], ...]:
         """Returns the structures of each look that the search found, from the cheapest to the dearest."""
-        file = self.workdir.path / f"cascade_seed{seed}.json"
+        file = self.workdir.path / f"{Path(self.folder).name}_seed{seed}.json"
         if file.exists():
             record = json.loads(file.read_text())
             return tuple(tuple(_structure(item) for item in look) for look in record["structures"])

@@ -7,6 +7,7 @@ All rows but the dense ones are read from tables: every node's answer on every t
 - `confidence`: the cascade's weights, a threshold on the largest probability, calibrated on validation images.
 - `prance_cascade`: the selector.
 - `oracle`: the cascade's weights, routed by an agent that knows the labels; no method can reach it.
+- the names of `cascade.peers`: other cascades, trained for as many steps, each with its confidence threshold.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from prance_jax.cascade.routing import (
     selector_actions,
 )
 from prance_jax.cascade.table import CascadeTable, optimal_actions, stop_nodes
+from prance_jax.config.cascade import PeerConfig
+from prance_jax.experiments.cascade.peers import PeerStages
 from prance_jax.experiments.cascade.stages import CascadeStages
 from prance_jax.experiments.stage_runner import budget_suffix
 from prance_jax.spec.cascade import Cascade
@@ -95,6 +98,32 @@ def _compute_rows(experiment: CascadeStages, seed: int) -> list[CascadeRow]:
         best = lambda weight, part=held_out: optimal_actions(cascade, part, jnp.float32(weight))
         oracle_weight = cost_weight_for(cascade, best, held_out, budget, (0.0, 100.0))
         add(f"oracle{suffix}", np.asarray(stop_nodes(cascade, best(oracle_weight, table))))
+    for peer in settings.peers:
+        rows += peer_rows(experiment, seed, peer)
+    return rows
+
+
+def peer_rows(experiment: CascadeStages, seed: int, peer: PeerConfig) -> list[CascadeRow]:
+    """Returns the rows of another cascade, at every budget that its cheapest answer does not exceed.
+
+    Args:
+      experiment: the run.
+      seed: of the run.
+      peer: name and looks.
+    """
+    stages, test, rows = PeerStages(experiment, peer), experiment.source.split("test"), []
+    cascade, params = stages.cascade(seed), stages.cascade_params(seed)
+    choices = confidence_choices(cascade, stages.held_out_table(cascade, params))
+    table, cheapest = stages.table(cascade, params, test.images, test.labels), min(c.cost for c in choices)
+    for budget in experiment.settings.budgets:
+        if cheapest > budget:
+            experiment.progress.note(
+                f"seed{seed}: {peer.name} has no row at budget {budget:g}, its cheapest answer costs {cheapest:.3f}"
+            )
+            continue
+        node = confidence_nodes(table, best_confidence_rule(choices, budget))
+        method = f"{peer.name}{budget_suffix(budget)}"
+        rows.append(CascadeRow(method, route(table, node), cascade, params, None, table))
     return rows
 
 

@@ -1,7 +1,7 @@
 """Stages two and three of a cascade: the selector on tables, and fine-tuning under its decisions.
 
 Stages are named seedN/cascade/selector_R and seedN/cascade/finetune_R for round R, and seedN/cascade/static_BUDGET for
-static baselines; stage one is seedN/cascade/meta.
+static baselines; stage one is seedN/cascade/meta. Those of a peer stand in seedN/peers/NAME.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class CascadeStages(CascadeNetwork):
         ppo, env = self.table_ppo(cascade), TableEnv(cascade, config.batch)
         low_high = tuple(map(jnp.float32, config.cost_weights))
         key, inputs = jax.random.fold_in(self.key(seed, "selector"), number), []
-        keys, name = jax.random.split(key, config.restarts), f"seed{seed}/cascade/selector_{number}"
+        keys, name = jax.random.split(key, config.restarts), f"seed{seed}/{self.folder}/selector_{number}"
 
         def prepare() -> TableParams:
             if not inputs:
@@ -214,7 +214,7 @@ class CascadeStages(CascadeNetwork):
         """Runs a stage of fine-tuning from the network of a round."""
         start = self.cascade_params(seed, start_round)
         return self.train_stage(
-            f"seed{seed}/cascade/{name}",
+            f"seed{seed}/{self.folder}/{name}",
             config.steps,
             lambda: finetune.init_finetune(start, config),
             cascade_stage.cascade_finetune_step(cascade, config, policy, self.source.sample, self.mesh),

@@ -1,0 +1,29 @@
+"""Other cascades in the workdir of a run, on its dense network and with its teacher."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from prance_jax.config.cascade import PeerConfig
+from prance_jax.experiments.cascade.stages import CascadeStages
+
+
+class PeerStages(CascadeStages):
+    """A cascade with the looks of `cascade.peers`, without a selector: stage three is under random routing.
+
+    It shares the data, the dense network and the files of the run.
+    """
+
+    def __init__(self, run: CascadeStages, peer: PeerConfig):
+        """Takes everything but the looks from a run.
+
+        Args:
+          run: the run.
+          peer: name and looks.
+        """
+        settings = dataclasses.replace(run.settings, looks=peer.looks, rounds=0, peers=())
+        self.config = dataclasses.replace(run.config, cascade=settings)
+        self.folder = f"peers/{peer.name}"
+        self.workdir, self.progress, self.train = run.workdir, run.progress, run.train
+        self.source, self.mesh, self.metrics = run.source, run.mesh, run.metrics
+        self._finished = run._finished
