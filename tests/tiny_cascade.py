@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
                 {"structures": (1.0,), "exits": (0,)},
             ),
             "budgets": (0.5,),
+            "methods": ("tome",),
             "peers": (
                 {
                     "name": "cf_vit",

@@ -7,6 +7,7 @@ import json
 from typing import Callable
 
 from prance_jax.commands.common import AddCommand, add_distributed, open_experiment, run_clock
+from prance_jax.core.errors import UserError
 
 _COMPARE = """\
 Compares the methods of compare.methods with PRANCE at equal MACs, or at equal measured time with
@@ -62,6 +63,10 @@ def compare_methods(options: argparse.Namespace) -> int:
 
     init_distributed(options.distributed)
     experiment = open_experiment(options, train=True)
+    if experiment.config.cascade is not None:
+        raise UserError(
+            "compare: a cascade is compared in the table of train; name the methods in cascade.methods, such as tome"
+        )
     folder = experiment.workdir.path
     for results in evaluate_rows(experiment, options.line, run_clock(experiment.workdir), comparison_rows):
         save_results(results, folder, "comparison")

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 from prance_jax.core.errors import UserError
+from prance_jax.models.reduction import METHODS
 from prance_jax.selector.rl.types import PPOConfig
 from prance_jax.spec.cascade import SHARES
 
@@ -141,6 +142,8 @@ class CascadeConfig:
       explore: share of the images of stage three that are routed at random.
       selector: stage two.
       peers: other cascades in the same table, without a selector.
+      methods: token methods in the same table, for example 'tome': the dense network with a fixed
+        schedule at each budget, fine-tuned by `compare.finetune`.
     """
 
     looks: tuple[LookConfig, ...] = (
@@ -153,12 +156,16 @@ class CascadeConfig:
     explore: float = 0.5
     selector: TableSelectorConfig = field(default_factory=TableSelectorConfig)
     peers: tuple[PeerConfig, ...] = ()
+    methods: tuple[str, ...] = ()
 
     def __post_init__(self):
         check_looks("cascade.looks", self.looks)
         names = [peer.name for peer in self.peers]
         if len(set(names)) < len(names):
             raise UserError(f"cascade.peers: the names {names} must differ")
+        for name in self.methods:
+            if name not in METHODS:
+                raise UserError(f"cascade.methods: {name!r} is not known; choose from {', '.join(METHODS)}")
         if not self.budgets or not all(0 < budget <= 1 for budget in self.budgets):
             raise UserError(
                 f"cascade.budgets={self.budgets} must be shares of dense MACs, above 0 and up to 1"

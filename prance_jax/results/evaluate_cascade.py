@@ -15,8 +15,10 @@ from prance_jax.cascade.executor import serve_cascade
 from prance_jax.cascade.forward import forward_path
 from prance_jax.cascade.policies import SelectorDecisions
 from prance_jax.core.timing import throughput
-from prance_jax.experiments.cascade.rows import CascadeRow, cascade_rows
+from prance_jax.evaluation.evaluate import compile_forward
+from prance_jax.experiments.cascade.rows import CascadeRow, cascade_rows, method_entries
 from prance_jax.experiments.cascade.stages import CascadeStages
+from prance_jax.experiments.stage_runner import TableEntry
 from prance_jax.models.vit import ViT
 from prance_jax.results.rows import ExitShare, Results, Row
 from prance_jax.results.significance import won_and_lost
@@ -49,7 +51,9 @@ def evaluate_cascade(
         }
         losses = {name: _dense_losses(experiment, params) for name, params in networks.items()}
         reference, difficulty = losses["dense_tuned"]
-        speeds = _speeds(experiment, networks["dense"], cascades, seed)
+        entries = method_entries(experiment, seed)
+        evaluations = {entry.method: experiment.evaluate(entry, "test") for entry in entries}
+        speeds = _speeds(experiment, networks["dense"], cascades, entries, seed)
         full = experiment.cascade_spec.dense_macs
         for name, (correct, _) in losses.items():
             same = np.ones(len(correct))
@@ -59,6 +63,9 @@ def evaluate_cascade(
                 row.method, seed, row.routed.correct, row.routed.cost, full, reference, difficulty, speeds
             )
             rows.append(_with_exits(numbers, row, cascades))
+        for method, result in evaluations.items():
+            cost = result.macs / full
+            rows.append(_row(method, seed, result.correct, cost, full, reference, difficulty, speeds))
         yield Results(tuple(rows), len(reference), hardware(), command, elapsed())
 
 
@@ -135,8 +142,10 @@ def _with_exits(numbers: Row, row: CascadeRow, rows: list[CascadeRow]) -> Row:
     return dataclasses.replace(numbers, exits=tuple(exits), gap_won=gap_won, won_static=won, lost_static=lost)
 
 
-def _speeds(experiment: CascadeStages, dense, cascades: list[CascadeRow], seed: int) -> dict[str, float]:
-    """Images per second of the dense network, of every static structure and of the executor."""
+def _speeds(
+    experiment: CascadeStages, dense, cascades: list[CascadeRow], entries: list[TableEntry], seed: int
+) -> dict[str, float]:
+    """Images per second of the dense network, of every static structure and schedule, and of the executor."""
     settings, spec = experiment.config.evaluation, experiment.cascade_spec.last
     images = jnp.asarray(experiment.source.split("test").some(settings.batch).images)
     run_dense = jax.jit(lambda params: ViT(spec).apply({"params": params}, images, spec.largest).argmax(-1))
@@ -162,4 +171,9 @@ def _speeds(experiment: CascadeStages, dense, cascades: list[CascadeRow], seed: 
                 lambda params, row=row: forward_path(row.cascade, params, images, 1).logits.argmax(-1)
             )
             programs[row.method] = lambda row=row, run=run: run(row.params)
+    for entry in entries:
+        run = compile_forward(entry.spec, entry.policy)
+        programs[entry.method] = lambda entry=entry, run=run: run(
+            entry.params, (), images, jax.random.key(0)
+        )["predicted"]
     return throughput(programs, len(images), settings.speed_seconds)

@@ -12,6 +12,7 @@ CONFIG = Path(__file__).parents[1] / "tiny_cascade.py"
 MISTAKES = {
     "--config.token_modes=prune,merge": "one token mode",
     "--config.cascade.budgets=0.5,1.5": "shares of dense MACs",
+    "--config.cascade.methods=tome,topk": "'topk' is not known; choose from",
     "--config.cascade.rounds=-1": "rounds=-1 must be 0 or more",
     "--config.cascade.selector.quality=agreement": "choose 'correct' or 'probability'",
     "--config.cascade.selector.cost_weights=2,1": "must be \\(lowest, highest\\)",

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import types
 from pathlib import Path
 
 import chex
@@ -18,7 +17,7 @@ from prance_jax.cli import main
 from prance_jax.config import io
 from prance_jax.config.experiment import Config
 from prance_jax.core.errors import UserError
-from prance_jax.experiments.cascade.rows import cascade_rows, peer_rows
+from prance_jax.experiments.cascade.rows import cascade_rows, method_entries, peer_rows
 from prance_jax.experiments.cascade.stages import CascadeStages
 from prance_jax.models.forward import init_params
 from prance_jax.models.vit import ViT
@@ -86,11 +85,8 @@ def test_a_peer_is_another_cascade_on_the_same_dense_network(experiment, rows):
 
 
 def test_a_peer_has_no_row_at_a_budget_below_its_cheapest_answer(experiment, rows):
-    notes, run = [], copy.copy(experiment)
-    run.progress = types.SimpleNamespace(note=notes.append)
-    settings = dataclasses.replace(experiment.settings, budgets=(0.1, 0.5))
-    run.config = dataclasses.replace(experiment.config, cascade=settings)
-    assert [row.method for row in peer_rows(run, 0, settings.peers[0])] == ["cf_vit_50"]
+    run, notes = at_budgets(experiment, 0.1, 0.5)
+    assert [row.method for row in peer_rows(run, 0, run.settings.peers[0])] == ["cf_vit_50"]
     assert len(notes) == 1 and "cf_vit has no row at budget 0.1, its cheapest answer costs 0.2" in notes[0]
 
 
@@ -107,7 +103,22 @@ def test_the_oracle_is_right_wherever_a_node_within_reach_is(rows):
         assert rows["oracle_50"].routed.correct.mean() >= rows[method].routed.correct.mean()
 
 
-def test_results_are_stored_with_percentiles_and_exits(experiment, rows):
+def at_budgets(experiment, *budgets):
+    """The same experiment with other budgets; its notes are kept in a list."""
+    run, notes = copy.copy(experiment), []
+    run.progress = Progress(quiet=True)
+    run.progress.note = notes.append
+    settings = dataclasses.replace(experiment.settings, budgets=budgets)
+    run.config = dataclasses.replace(experiment.config, cascade=settings)
+    return run, notes
+
+
+def test_results_are_stored_with_percentiles_and_exits(experiment, rows, monkeypatch):
+    """Two layers are too few for ToMe to save half of the MACs: its row is at 70 %."""
+    run, notes = at_budgets(experiment, 0.5, 0.7)
+    entries = method_entries(run, 0)
+    assert len(notes) == 1 and "tome has no row at budget 0.5, its nearest schedule costs 0.7" in notes[0]
+    monkeypatch.setattr("prance_jax.results.evaluate_cascade.method_entries", lambda *_: entries)
     (results,) = evaluate_cascade(experiment, "test", lambda: 1.0)
     save_results(results, experiment.workdir.path)
     assert load_results(experiment.workdir.path) == results
@@ -123,6 +134,7 @@ def test_results_are_stored_with_percentiles_and_exits(experiment, rows):
         assert sum(item.share for item in numbers.exits) == pytest.approx(1)
         assert sum(item.share * item.top1 for item in numbers.exits) == pytest.approx(numbers.top1)
         assert sum(item.share * item.macs_kept for item in numbers.exits) == pytest.approx(numbers.macs_kept)
+    assert 0.665 < stored["tome_tuned_70"].macs_kept < 0.735 and stored["tome_tuned_70"].images_per_s > 0
     assert stored["prance_cascade_50"].images_per_s > 0 and stored["oracle_50"].images_per_s is None
 
 
@@ -219,6 +231,11 @@ def test_weights_of_a_cascade_are_no_file(experiment, rows, tmp_path, capsys):
     assert main([*command, "--weights", "dense"]) == 0
     tensors = read_tensors(tmp_path / "x.safetensors")
     np.testing.assert_array_equal(tensors["head/kernel"], experiment.dense(0)["head"]["kernel"])
+
+
+def test_compare_points_to_the_table_of_the_cascade(experiment, rows, capsys):
+    assert main(["compare", "--workdir", str(experiment.workdir.path)]) == 2
+    assert "name the methods in cascade.methods" in capsys.readouterr().err
 
 
 def test_one_device_of_a_mesh(model, images):

@@ -7,11 +7,13 @@ All rows but the dense ones are read from tables: every node's answer on every t
 - `confidence`: the cascade's weights, a threshold on the largest probability, calibrated on validation images.
 - `prance_cascade`: the selector.
 - `oracle`: the cascade's weights, routed by an agent that knows the labels; no method can reach it.
+- `tome_tuned` and so on, of `cascade.methods`: the dense network with a schedule, fine-tuned (`method_entries`).
 - the names of `cascade.peers`: other cascades, trained for as many steps, each with its confidence threshold.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -30,7 +32,8 @@ from prance_jax.cascade.table import CascadeTable, optimal_actions, stop_nodes
 from prance_jax.config.cascade import PeerConfig
 from prance_jax.experiments.cascade.peers import PeerStages
 from prance_jax.experiments.cascade.stages import CascadeStages
-from prance_jax.experiments.stage_runner import budget_suffix
+from prance_jax.experiments.stage_runner import TableEntry, budget_suffix
+from prance_jax.models.reduction import reduction_at_macs, scheduled_macs
 from prance_jax.spec.cascade import Cascade
 
 
@@ -125,6 +128,32 @@ def peer_rows(experiment: CascadeStages, seed: int, peer: PeerConfig) -> list[Ca
         method = f"{peer.name}{budget_suffix(budget)}"
         rows.append(CascadeRow(method, route(table, node), cascade, params, None, table))
     return rows
+
+
+def method_entries(experiment: CascadeStages, seed: int) -> list[TableEntry]:
+    """Returns the rows of `cascade.methods`: at every budget that a schedule meets within 5 %, fine-tuned.
+
+    Args:
+      experiment: the run.
+      seed: of the run.
+    """
+    spec, entries = experiment.cascade_spec.last, []
+    plain = dataclasses.replace(spec, exits=())
+    for budget in experiment.settings.budgets:
+        for name in experiment.settings.methods:
+            reduction = reduction_at_macs(
+                plain, plain.largest, name, budget * experiment.cascade_spec.dense_macs
+            )
+            share = scheduled_macs(plain, plain.largest, reduction).total / experiment.cascade_spec.dense_macs
+            if abs(share - budget) > 0.05 * budget:
+                experiment.progress.note(
+                    f"seed{seed}: {name} has no row at budget {budget:g}, its nearest schedule costs {share:.3f}"
+                )
+                continue
+            suffix = budget_suffix(budget)
+            params = experiment.finetuned_baseline(seed, name + suffix, reduction)
+            entries.append(TableEntry(f"{name}_tuned{suffix}", plain, reduction, params, ()))
+    return entries
 
 
 def best_static(experiment: CascadeStages, seed: int, budget: float) -> CascadeRow:
