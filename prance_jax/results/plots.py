@@ -23,6 +23,9 @@ _STYLES = {
     "tome": ("#009e73", "^"),
     "evit": ("#cc79a7", "<"),
     "prance": ("#d55e00", "o"),
+    "dvt": ("#882255", "X"),
+    "cf_vit": ("#44aa99", "d"),
+    "thinkingvit": ("#332288", "h"),
 }
 # What the caption says of rows whose names do not explain themselves.
 _CAPTIONS = {
