@@ -20,7 +20,7 @@ from prance_jax.models.reduction import ScheduledReduction
 from prance_jax.selector.policies import DecisionPolicy, StaticPolicy
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.training.checkpoint import Checkpoints
-from prance_jax.training.loop import Stage, run_stage
+from prance_jax.training.loop import Stage, restore_stage, run_stage
 from prance_jax.training.metrics import MetricsWriter
 from prance_jax.training.progress import Progress
 from prance_jax.training.tensorboard import TensorBoardWriter
@@ -163,20 +163,24 @@ class StageRunner:
           UserError: the stage is not finished and this run may not train.
         """
         if stage.name not in self._finished:
-            latest = Checkpoints(self.workdir.checkpoints / stage.name).latest()
-            if not self.train and latest != stage.steps:
-                raise UserError(
-                    f"{self.workdir.path}: stage {stage.name} is at step {latest or 0} of {stage.steps}; "
-                    "run the train command on this workdir first"
-                )
             sharded = dataclasses.replace(stage, init=lambda: shard_state(self.mesh, stage.init()))
-            state = run_stage(
-                sharded,
-                self.workdir.checkpoints,
-                self.metrics,
-                checkpoint_seconds=self.config.checkpoint_seconds,
-                progress=self.progress,
-            )
+            if self.train:
+                state = run_stage(
+                    sharded,
+                    self.workdir.checkpoints,
+                    self.metrics,
+                    checkpoint_seconds=self.config.checkpoint_seconds,
+                    progress=self.progress,
+                )
+            else:
+                folder = self.workdir.checkpoints / stage.name
+                latest = Checkpoints(folder, read_only=True).latest()
+                if latest != stage.steps:
+                    raise UserError(
+                        f"{self.workdir.path}: stage {stage.name} is at step {latest or 0} of {stage.steps}; "
+                        "run the train command on this workdir first"
+                    )
+                state = restore_stage(sharded, self.workdir.checkpoints)
             self._finished[stage.name] = fetch_local(state)
         return self._finished[stage.name]
 

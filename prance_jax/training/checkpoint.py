@@ -46,11 +46,12 @@ class Checkpoints:
     Args:
       directory: the folder; the first `save` creates it.
       keep: number of checkpoints to keep; two or more, in case the newest is damaged.
+      read_only: whether reading changes nothing in the folder, not even a damaged checkpoint's name.
     """
 
-    def __init__(self, directory: str | Path, keep: int = 2):
+    def __init__(self, directory: str | Path, keep: int = 2, read_only: bool = False):
         self.directory = Path(directory).absolute()
-        self._keep = keep
+        self._keep, self._read_only = keep, read_only
         self._open: Any = None
 
     def save(self, step: int, tree: Any, note: Mapping[str, Any] | None = None) -> None:
@@ -142,7 +143,8 @@ class Checkpoints:
     def restore_newest(self, example: Any) -> Restored | None:
         """Reads the newest checkpoint that is not damaged; None if there is no checkpoint.
 
-        A damaged one is renamed to ``<step>.damaged`` with a warning, and the one before is used.
+        A damaged one is renamed to ``<step>.damaged`` with a warning, unless `read_only`, and the one
+        before is used.
 
         Raises:
           UserError: the newest does not fit the example, or all are damaged.
@@ -157,7 +159,8 @@ class Checkpoints:
             for damaged, reason in problems:
                 folder = self.directory / str(damaged)
                 _log.warning("checkpoint %s is damaged (%s); using step %d", folder, reason, step)
-                self._rename_damaged(str(damaged))
+                if not self._read_only:
+                    self._rename_damaged(str(damaged))
             return restored
         if problems:
             reasons = "; ".join(f"{damaged}: {reason}" for damaged, reason in problems)
@@ -223,7 +226,7 @@ class Checkpoints:
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=self._keep,
                 create=create,
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=not self._read_only,
                 # After save() the metrics on the disk rely on it.
                 enable_async_checkpointing=False,
             )

@@ -123,6 +123,22 @@ def run_stage(
     return state
 
 
+def restore_stage(stage: Stage, checkpoints_dir: str | Path) -> PyTree:
+    """Reads the state of a trained stage; it trains nothing and writes nothing.
+
+    Where the newest checkpoint is damaged, it is that of the one before, with a warning.
+
+    Args:
+      stage: the stage.
+      checkpoints_dir: folder of the checkpoints of all stages.
+
+    Raises:
+      UserError: there is no checkpoint, none can be read, or they do not fit the stage.
+    """
+    checkpoints = Checkpoints(Path(checkpoints_dir) / stage.name, read_only=True)
+    return checkpoints.restore(_abstract(jax.tree.map(_strong, stage.init())))
+
+
 class _Run:
     """The state of one call: finished steps, metrics since the last line, last checkpoint."""
 

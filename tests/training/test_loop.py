@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 from prance_jax.core.errors import UserError
 from prance_jax.training import metrics as metrics_module
 from prance_jax.training.checkpoint import Checkpoints
-from prance_jax.training.loop import Stage, run_stage
+from prance_jax.training.loop import Stage, restore_stage, run_stage
 from prance_jax.training.metrics import MetricsWriter
 from prance_jax.training.progress import Progress
 
@@ -156,6 +157,24 @@ def test_a_damaged_newest_checkpoint_costs_steps_not_the_result(whole, tmp_path)
             path.write_bytes(path.read_bytes()[:10])
     assert_same(run(tmp_path), whole[1])
     assert lines(tmp_path) == lines(whole[0])
+
+
+def test_reading_a_stage_changes_no_file(tmp_path, caplog):
+    """Also where the newest checkpoint is damaged: the older one is the result, with a warning."""
+    run(tmp_path)
+    folder = tmp_path / "checkpoints/seed0/toy"
+    older, newest = Checkpoints(folder).steps()
+    expected = Checkpoints(folder).restore(jax.eval_shape(init), older)
+    for path in (folder / str(newest) / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:10])
+    before = {path: path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))}
+    with caplog.at_level(logging.WARNING, logger="prance_jax"):
+        state = restore_stage(STAGE, tmp_path / "checkpoints")
+    np.testing.assert_array_equal(state["w"], expected["w"])
+    assert int(state["count"]) == older
+    assert f"{newest} is damaged" in caplog.text and f"using step {older}" in caplog.text
+    assert {path: path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))} == before
 
 
 def test_sigkill_and_sigterm_from_outside(whole, tmp_path):
