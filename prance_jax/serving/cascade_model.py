@@ -65,7 +65,7 @@ class CascadeExplanation:
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=("params", "policy_params"),
-    meta_fields=("decisions", "budget_table", "chunk"),
+    meta_fields=("decisions", "budget_table", "default_budget", "chunk"),
 )
 @dataclass(frozen=True)
 class CascadeModel:
@@ -74,8 +74,8 @@ class CascadeModel:
     Every image takes its own path, and an image that stopped costs nothing more. Calls are compiled once per batch size.
     The model is a pytree: pass it to your own `jax.jit` as an argument.
 
-        model = prance_jax.load("runs/digits")
-        logits = model(images)                 # at the largest budget
+        model = prance_jax.load("runs/demo")
+        logits = model(images)                 # at `default_budget`
         logits = model(images, budget=0.3)     # 30 % of the dense MACs on average
         model.explain(images[:1], budget=0.3)  # where it stopped, and the answers on the way
 
@@ -84,6 +84,7 @@ class CascadeModel:
       policy_params: parameters of the selector.
       decisions: the selector; holds the tree.
       budget_table: calibrated budgets.
+      default_budget: budget where none is given, a share of the dense MACs.
       chunk: images that run together, at most; small chunks waste less, large ones use wide hardware better.
     """
 
@@ -91,6 +92,7 @@ class CascadeModel:
     policy_params: Tree = field(repr=False)
     decisions: SelectorDecisions
     budget_table: BudgetTable
+    default_budget: float
     chunk: int = 8
 
     @property
@@ -114,8 +116,8 @@ class CascadeModel:
 
         Args:
           images: float [B, S, S, channels], normalised as in training.
-          budget: mean MACs as a share of the dense MACs; float, or float32 [B] for one per image. None takes the largest
-            calibrated budget. A new budget does not recompile.
+          budget: mean MACs as a share of the dense MACs; float, or float32 [B] for one per image. None takes
+            `default_budget`. A new budget does not recompile.
 
         Returns:
           Logits, float32 [B, num_classes].
@@ -220,7 +222,7 @@ class CascadeModel:
         """Checks the arguments of a call and returns the cost weight of the budget."""
         spec = self.spec
         check_images(images, (spec.image_size, spec.image_size, spec.channels))
-        return self.budget_table.cost_weight(self.budget_table.range[1] if budget is None else budget)
+        return self.budget_table.cost_weight(self.default_budget if budget is None else budget)
 
 
 def dearest_node(cascade: Cascade) -> int:

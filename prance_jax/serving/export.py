@@ -67,6 +67,7 @@ def export(
         "platforms": list(PLATFORMS),
         "input": {"shape": ["batch", *shape], "dtype": "float32"},
         "output": {"shape": ["batch", spec.num_classes], "dtype": "float32", "meaning": "logits"},
+        "default_budget": getattr(model, "default_budget", None),
         "budget_range": None if model.budget_table is None else list(map(float, model.budget_table.range)),
         "search_space": spec.space.name,
         "token_optimization": spec.token_optimization,

@@ -40,8 +40,8 @@ class ExportedModel:
 
         Args:
           images: float [B, S, S, channels], normalised as in training; any B.
-          budget: share of the dense MACs, within the card's `budget_range`; None takes its upper
-            end.
+          budget: share of the dense MACs, within the card's `budget_range`; None takes the card's
+            `default_budget`, or the upper end of the range.
 
         Returns:
           Logits, float32 [B, num_classes].
@@ -55,7 +55,9 @@ class ExportedModel:
             if budget is not None:
                 raise UserError("this model was exported for one budget; it takes no other")
             return self.program.call(self.weights, jnp.asarray(images, jnp.float32))
-        budget = budget_range[1] if budget is None else budget
+        if budget is None:
+            # Files written before cascades had a default lack it.
+            budget = self.card.get("default_budget") or budget_range[1]
         check_budget(budget, *budget_range)
         return self.program.call(self.weights, jnp.asarray(images, jnp.float32), jnp.float32(budget))
 

@@ -115,8 +115,11 @@ def build_cascade_model(experiment: CascadeStages, seed: int, num_points: int = 
         if not points or share > points[-1][1]:
             points.append((float(cost_weight), share, changed))
     budgets = BudgetTable(*zip(*points), len(reference))
+    # The dearest paths cost more than the dense network: without a budget, the largest one of the config is meant.
+    default_budget = float(np.clip(max(experiment.settings.budgets), *budgets.range))
     params, policy_params = _on_no_device((params, policy_params))
-    return CascadeModel(params, policy_params, decisions, budgets, experiment.config.evaluation.chunk)
+    chunk = experiment.config.evaluation.chunk
+    return CascadeModel(params, policy_params, decisions, budgets, default_budget, chunk)
 
 
 def _on_no_device(tree: Any) -> Any:

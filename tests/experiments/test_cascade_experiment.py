@@ -204,6 +204,12 @@ def test_serving_is_the_table(experiment, rows, model):
         np.testing.assert_array_equal(np.asarray(output.logits).argmax(-1), expected)
 
 
+def test_without_a_budget_it_is_the_largest_one_of_the_config(model, images):
+    low, high = model.budget_table.range
+    assert model.default_budget == pytest.approx(min(max(0.5, low), high))
+    np.testing.assert_array_equal(model(images), model(images, budget=model.default_budget))
+
+
 def test_explanations(model, images):
     output, costs = model.serve(images), node_costs(model.cascade, model.decision_cost)
     for index, explanation in enumerate(model.explain(images)):
