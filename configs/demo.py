@@ -8,7 +8,7 @@ Cost:
 Results:
   demo.md. The run ends with a table of all methods, also in results.json and results.md, and with report.html.
 
-The same cascade as digits_cascade.py with easier digits, a third of the steps and two budgets.
+The same cascade as digits_cascade.py with easier digits, half of the steps and one budget.
 """
 
 import runpy
@@ -22,10 +22,10 @@ def get_config() -> ConfigDict:
     config.name = "demo"
     config.data.digits.update(min_scale=13.0, clutter_ink=0.6, validation_images=2000, test_images=4000)
     config.dense.steps = 1600
-    config.meta.steps = 800
-    config.finetune.update(steps=800, batch=32)
-    config.compare.finetune.update(steps=1600, batch=32)
+    config.meta.steps = 1000
+    config.finetune.update(steps=1400, batch=32)
+    config.compare.finetune.update(steps=2400, batch=32)
     config.evaluation.speed_seconds = 3.0
     config.cascade.budgets = (0.33,)
-    config.cascade.selector.update(pool=8192, updates=200, restarts=2)
+    config.cascade.selector.update(pool=8192)
     return config
