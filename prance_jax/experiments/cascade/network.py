@@ -34,9 +34,13 @@ class CascadeNetwork(PranceStages):
 
     Attributes:
       folder: folder of its stages inside that of a seed.
+      is_elastic: whether stage one trains structures beside the largest ones.
+      skips_looks: whether an image may leave out a look.
     """
 
     folder = "cascade"
+    is_elastic = True
+    skips_looks = True
 
     @property
     def settings(self) -> CascadeConfig:
@@ -63,7 +67,13 @@ class CascadeNetwork(PranceStages):
         spec, config, name = self.cascade_spec, self.config.meta, f"seed{seed}/{self.folder}/meta"
         keep_choices = (self.config.selector.keep_choices,) * spec.last.rates
         step = cascade_stage.cascade_meta_step(
-            spec, config, keep_choices, self.settings.exit_weight, self.source.sample, self.mesh
+            spec,
+            config,
+            keep_choices,
+            self.settings.exit_weight,
+            self.source.sample,
+            self.mesh,
+            self.is_elastic,
         )
 
         def init():
@@ -149,7 +159,7 @@ class CascadeNetwork(PranceStages):
         begin = [
             (number, index) for number, look in enumerate(self.settings.looks) for index in range(look.begins)
         ]
-        return grow_tree(self.cascade_spec, self.structures(seed), tuple(begin))
+        return grow_tree(self.cascade_spec, self.structures(seed), tuple(begin), self.skips_looks)
 
 
 def _structure(groups: list) -> Structure:
