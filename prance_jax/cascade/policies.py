@@ -7,12 +7,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from prance_jax.cascade.forward import DecideAtExit
-from prance_jax.cascade.observation import observe
+from prance_jax.cascade.observation import LARGEST_PROBABILITY, observe
+from prance_jax.cascade.routing import ConfidenceRule
 from prance_jax.selector.cost_weight import sample_cost_weights
 from prance_jax.selector.rl.ppo import PPO
-from prance_jax.spec.cascade import Cascade
+from prance_jax.spec.cascade import START, Cascade
 
 
 @dataclass(frozen=True)
@@ -83,3 +85,22 @@ class SelectorDecisions:
             return self.ppo.act(policy_params, observation, mask[node])[:, 0]
 
         return decide
+
+
+def confidence_decisions(cascade: Cascade, rule: ConfidenceRule) -> DecideAtExit:
+    """Returns the decisions of a confidence threshold: those that `routing.confidence_nodes` takes in a table.
+
+    Args:
+      cascade: the tree.
+      rule: path and threshold; the threshold may be traced.
+    """
+    action, is_exit = np.zeros(cascade.num_nodes, np.int32), np.zeros(cascade.num_nodes, bool)
+    for node, following in zip((START, *rule.path), rule.path):
+        action[node] = cascade.children[node].index(following) + 1
+    is_exit[list(rule.exits)] = True
+
+    def decide(node: jax.Array, features: jax.Array) -> jax.Array:
+        stops = jnp.asarray(is_exit)[node] & (features[:, LARGEST_PROBABILITY] >= rule.threshold)
+        return jnp.where(stops, 0, jnp.asarray(action)[node])
+
+    return decide

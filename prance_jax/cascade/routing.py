@@ -133,6 +133,20 @@ def best_confidence_rule(choices: list[ConfidenceChoice], budget: float) -> Conf
     return max(fitting, key=lambda choice: (choice.accuracy, -choice.cost)).rule
 
 
+def confidence_rule_at(
+    choices: list[ConfidenceChoice], budget: float, tolerance: float = 0.02
+) -> ConfidenceRule | None:
+    """Returns the most accurate rule that spends a budget; None if no rule comes near it.
+
+    Args:
+      choices: from `confidence_choices`.
+      budget: mean share of the dense MACs.
+      tolerance: how far the mean cost may be from the budget, as a share of the budget.
+    """
+    near = [choice for choice in choices if abs(choice.cost - budget) <= tolerance * budget]
+    return max(near, key=lambda choice: choice.accuracy).rule if near else None
+
+
 class Demonstrations(NamedTuple):
     """Decisions to imitate, for behaviour cloning.
 

@@ -10,6 +10,7 @@ def grow_tree(
     spec: CascadeSpec,
     structures: tuple[tuple[Structure, ...], ...],
     begin: tuple[tuple[int, int], ...],
+    skips_looks: bool = True,
 ) -> Cascade:
     """Grows the tree in which an image goes on by every structure that it has not passed in cost.
 
@@ -20,6 +21,7 @@ def grow_tree(
       spec: the looks.
       structures: static structures of each look, from the cheapest to the dearest.
       begin: (look, index of the structure) with which an image may begin.
+      skips_looks: whether any later look may follow a look, or only the next one.
     """
     steps: list[Step] = []
 
@@ -35,7 +37,7 @@ def grow_tree(
         if step.last_group < vit.space.groups - 1:
             for larger in range(index, len(structures[look])):
                 grow(node, look, step.last_group + 1, larger)
-        for later in range(look + 1, len(spec.looks)):
+        for later in range(look + 1, len(spec.looks) if skips_looks else min(look + 2, len(spec.looks))):
             for other in range(len(structures[later])):
                 grow(node, later, 0, other)
 

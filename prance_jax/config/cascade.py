@@ -10,7 +10,8 @@ from prance_jax.models.reduction import METHODS
 from prance_jax.selector.rl.types import PPOConfig
 from prance_jax.spec.cascade import SHARES
 
-_ROW_NAMES = ("best_static_finetuned", "random_routing", "confidence", "oracle")
+# Rows of the table, and "cascade": files of the workdir begin so. A peer must not have such a name or beginning.
+_TAKEN = ("best_static", "random_routing", "confidence", "oracle", "prance", "dense", "cascade", *METHODS)
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,9 @@ class TableSelectorConfig:
 class PeerConfig:
     """Another cascade in the same table: trained for as many steps with the same teacher, routed by confidence.
 
+    Its images go from one look to the next and leave none out. Where all looks have their largest structure alone,
+    stage one trains no other.
+
     Attributes:
       name: of its rows, lower-case letters, digits and underscores.
       looks: its looks.
@@ -107,13 +111,18 @@ class PeerConfig:
     looks: tuple[LookConfig, ...]
 
     def __post_init__(self):
-        is_taken = self.name in _ROW_NAMES or self.name.startswith(("prance", "dense"))
+        is_taken = any(self.name == name or self.name.startswith(f"{name}_") for name in _TAKEN)
         if is_taken or not re.fullmatch("[a-z][a-z0-9_]*", self.name):
             raise UserError(
                 f"cascade.peers: name={self.name!r} must be lower-case letters, digits and underscores, and not that "
-                "of another row of the table"
+                f"of another row of the table, so not {', '.join(_TAKEN)}, nor one of these with an underscore behind it"
             )
         check_looks(f"cascade.peers, {self.name}", self.looks)
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether a look has structures beside its largest one."""
+        return any(look.structures != (1.0,) for look in self.looks)
 
 
 def check_looks(where: str, looks: tuple[LookConfig, ...]) -> None:

@@ -177,7 +177,8 @@ def complete_config(schema: type, stored: Mapping[str, Any]) -> Mapping[str, Any
 
 def _section(section: type[Schema], mapping: Any, path: str, schema: type) -> Schema:
     if dataclasses.is_dataclass(mapping) and isinstance(mapping, section):
-        return mapping
+        # Dataclasses do not check types, and a workdir must be able to read this again.
+        mapping = to_dict(mapping)
     if not isinstance(mapping, Mapping):
         raise config_values.wrong(path, mapping, section)
     hints = get_type_hints(section)

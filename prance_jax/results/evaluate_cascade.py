@@ -13,7 +13,8 @@ import optax
 
 from prance_jax.cascade.executor import serve_cascade
 from prance_jax.cascade.forward import forward_path
-from prance_jax.cascade.policies import SelectorDecisions
+from prance_jax.cascade.policies import SelectorDecisions, confidence_decisions
+from prance_jax.cascade.routing import ConfidenceRule
 from prance_jax.core.timing import throughput
 from prance_jax.evaluation.evaluate import compile_forward
 from prance_jax.experiments.cascade.rows import CascadeRow, cascade_rows, method_entries
@@ -165,7 +166,21 @@ def _speeds(
             programs[row.method] = lambda row=row: serve(
                 row.params, policy_params, jnp.float32(row.cost_weight)
             )
+
+    @functools.cache
+    def threshold_program(cascade, path, exits):
+        """One program for all thresholds on a path."""
+
+        def serve(params, threshold):
+            decide = confidence_decisions(cascade, ConfidenceRule(path, exits, threshold))
+            return serve_cascade(cascade, params, images, decide, settings.chunk).logits.argmax(-1)
+
+        return jax.jit(serve)
+
     for row in cascades:
+        if row.rule is not None:
+            run = threshold_program(row.cascade, row.rule.path, row.rule.exits)
+            programs[row.method] = lambda row=row, run=run: run(row.params, jnp.float32(row.rule.threshold))
         if row.method.startswith("best_static"):
             run = jax.jit(
                 lambda params, row=row: forward_path(row.cascade, params, images, 1).logits.argmax(-1)

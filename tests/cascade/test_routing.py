@@ -9,11 +9,15 @@ import pytest
 from cascade.examples import SHORT, stop_by_hand, two_looks, vit
 
 from prance_jax.cascade.observation import LARGEST_PROBABILITY, NUM_FEATURES
+from prance_jax.cascade.policies import confidence_decisions
 from prance_jax.cascade.routing import (
+    ConfidenceChoice,
+    ConfidenceRule,
     best_confidence_rule,
     confidence_choices,
     confidence_demonstrations,
     confidence_nodes,
+    confidence_rule_at,
     cost_weight_for,
     route,
     selector_actions,
@@ -87,6 +91,23 @@ def test_best_confidence_rule_is_that_of_brute_force(seed, budget):
 def test_without_a_rule_within_the_budget_the_cheapest():
     rule = best_confidence_rule(confidence_choices(TREE, random_table(0)), 0.1)
     assert (rule.path, rule.exits) == ((1,), (1,))
+
+
+def test_a_rule_at_a_budget_is_the_most_accurate_near_it():
+    """By hand: 0.49 and 0.51 are within 2 % of 0.5; 0.48, more accurate, is not."""
+    rules = [ConfidenceRule((1,), (1,), number / 10) for number in range(4)]
+    figures = ((0.9, 0.48), (0.7, 0.491), (0.8, 0.509), (0.6, 0.5))
+    choices = [ConfidenceChoice(rule, *pair) for rule, pair in zip(rules, figures)]
+    assert confidence_rule_at(choices, 0.5) == rules[2]
+    assert confidence_rule_at(choices, 0.45) is None
+
+
+@pytest.mark.parametrize("exits", [(1, 3, 4), (3, 4), (4,)])
+def test_decisions_of_a_rule_stop_where_it_stops(exits):
+    table, rule = random_table(5, images=40), ConfidenceRule((1, 3, 4), exits, 0.6)
+    decide = confidence_decisions(TREE, rule)
+    actions = [decide(jnp.full(40, node), table.features[:, node]) for node in range(TREE.num_nodes)]
+    np.testing.assert_array_equal(stop_nodes(TREE, jnp.stack(actions, axis=1)), confidence_nodes(table, rule))
 
 
 @pytest.mark.parametrize("cost_weight", [0.05, 0.6, 3.0])

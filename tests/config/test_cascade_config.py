@@ -49,6 +49,11 @@ def test_mistakes_in_a_peer():
         ([{"name": "dvt", "looks": looks}] * 2, "must differ"),
         ([{"name": "oracle", "looks": looks}], "not that of another row"),
         ([{"name": "prance_2", "looks": looks}], "not that of another row"),
+        (
+            [{"name": "cascade", "looks": looks}],
+            "not that of another row",
+        ),  # cascade_seed0.json is a file of the run
+        ([{"name": "tome_tuned", "looks": looks}], "not that of another row"),
         ([{"name": "CF-ViT", "looks": looks}], "must be lower-case letters"),
         ([{"name": "dvt", "looks": ({"structures": (1.0,)},)}], "peers, dvt: at least one look"),
     ):

@@ -16,7 +16,9 @@ from prance_jax.cascade.table import node_costs
 from prance_jax.cli import main
 from prance_jax.config import io
 from prance_jax.config.experiment import Config
+from prance_jax.config.peers import dvt
 from prance_jax.core.errors import UserError
+from prance_jax.experiments.cascade.peers import PeerStages
 from prance_jax.experiments.cascade.rows import cascade_rows, method_entries, peer_rows
 from prance_jax.experiments.cascade.stages import CascadeStages
 from prance_jax.models.forward import init_params
@@ -82,12 +84,39 @@ def test_a_peer_is_another_cascade_on_the_same_dense_network(experiment, rows):
     assert [step.look for step in row.cascade.steps] == [0, 1] and row.cost_weight is None
     assert row.cascade.spec.dense_macs == experiment.cascade_spec.dense_macs
     assert set(row.params["look_0"]) == {"pos_embed", "norm", "head"}
+    # It has no selector, so an image that stops early pays for its look alone.
+    first, images = row.cascade.macs[1] / row.cascade.spec.dense_macs, row.routed.node == 1
+    assert images.any() and row.routed.cost[images] == pytest.approx(first)
 
 
-def test_a_peer_has_no_row_at_a_budget_below_its_cheapest_answer(experiment, rows):
+def test_the_teacher_of_stage_one_is_the_last_look_of_the_run(experiment, rows, images):
+    """By default stage one teaches: its network is a cascade, the teacher a plain network. Peers have the same one."""
+    run = copy.copy(experiment)
+    run.config = dataclasses.replace(
+        run.config, finetune=dataclasses.replace(run.config.finetune, teacher="meta")
+    )
+    spec, params = run.cascade_spec, run.meta(0)
+    expected = forward_look(spec, params, images, 1, spec.last.largest).answers[-1]
+    for stages in (run, PeerStages(run, run.settings.peers[0])):
+        logits = ViT(spec.last).apply({"params": stages._teacher(0)}, images, spec.last.largest)
+        np.testing.assert_allclose(logits, expected, atol=1e-6)
+
+
+def test_images_of_dvt_pass_its_looks_in_order(experiment):
+    """No look is left out, so the tree is a chain; all looks are whole, so nothing is searched or trained for it."""
+    peer = PeerStages(experiment, dvt((5, 10)))
+    steps = peer.cascade(0).steps
+    assert [(step.parent, step.look) for step in steps] == [(0, 0), (1, 1), (2, 2)]
+    assert [look.spec.image_size for look in peer.cascade_spec.looks] == [5, 10, 20]
+    assert not peer.is_elastic and not (experiment.workdir.checkpoints / "seed0/peers/dvt").exists()
+
+
+def test_a_peer_has_no_row_at_a_budget_that_no_threshold_meets(experiment, rows):
     run, notes = at_budgets(experiment, 0.1, 0.5)
     assert [row.method for row in peer_rows(run, 0, run.settings.peers[0])] == ["cf_vit_50"]
-    assert len(notes) == 1 and "cf_vit has no row at budget 0.1, its cheapest answer costs 0.2" in notes[0]
+    missing, *others = notes
+    assert "cf_vit has no row at budget 0.1, its nearest threshold spends 0.2" in missing
+    assert all("cf_vit spends" in note for note in others)
 
 
 def test_random_routing_shares_images_out_as_the_selector_does(rows):
@@ -135,6 +164,7 @@ def test_results_are_stored_with_percentiles_and_exits(experiment, rows, monkeyp
         assert sum(item.share * item.top1 for item in numbers.exits) == pytest.approx(numbers.top1)
         assert sum(item.share * item.macs_kept for item in numbers.exits) == pytest.approx(numbers.macs_kept)
     assert 0.665 < stored["tome_tuned_70"].macs_kept < 0.735 and stored["tome_tuned_70"].images_per_s > 0
+    assert stored["cf_vit_50"].images_per_s > 0 and stored["cf_vit_50"].gap_won is None
     assert stored["prance_cascade_50"].images_per_s > 0 and stored["oracle_50"].images_per_s is None
 
 
@@ -193,6 +223,8 @@ def test_a_second_run_trains_nothing(experiment, rows):
         jax.tree.leaves(again.cascade_params(0)), jax.tree.leaves(experiment.cascade_params(0))
     ):
         np.testing.assert_array_equal(left, right)
+    for row in cascade_rows(again, 0):
+        np.testing.assert_array_equal(row.routed.node, rows[row.method].routed.node)
 
 
 def test_serving_is_the_table(experiment, rows, model):

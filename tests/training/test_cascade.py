@@ -82,6 +82,17 @@ def test_first_steps_of_stage_one_train_the_largest_structure_alone(meta):
     assert_all_learn({name: gradient[name] for name in ("look_0", "look_1")})
 
 
+def test_without_smaller_structures_stage_one_draws_none():
+    """Another key changes nothing, since images and labels are given; the maps of recycled tokens learn all the same."""
+    config = MetaConfig(steps=10, batch=BATCH, random_batch=4, optimizer=OPTIMIZER)
+    step = cascade_meta_step(SPEC, config, ((0.3, 0.6),), 0.5, sample, is_elastic=False)
+    gradient, other = (
+        gradients(step(start(config), jnp.int32(7), jax.random.key(seed), TABLES)[0]) for seed in (0, 1)
+    )
+    chex.assert_trees_all_equal(gradient, other)
+    assert_all_learn(gradient)
+
+
 def test_every_weight_learns_in_stage_three():
     """Every image goes on to the end, by a random step at every exit."""
     config = FinetuneConfig(steps=10, batch=BATCH, optimizer=OPTIMIZER)

@@ -34,9 +34,13 @@ class CascadeNetwork(PranceStages):
 
     Attributes:
       folder: folder of its stages inside that of a seed.
+      is_elastic: whether stage one trains structures beside the largest ones.
+      skips_looks: whether an image may leave out a look.
     """
 
     folder = "cascade"
+    is_elastic = True
+    skips_looks = True
 
     @property
     def settings(self) -> CascadeConfig:
@@ -63,7 +67,13 @@ class CascadeNetwork(PranceStages):
         spec, config, name = self.cascade_spec, self.config.meta, f"seed{seed}/{self.folder}/meta"
         keep_choices = (self.config.selector.keep_choices,) * spec.last.rates
         step = cascade_stage.cascade_meta_step(
-            spec, config, keep_choices, self.settings.exit_weight, self.source.sample, self.mesh
+            spec,
+            config,
+            keep_choices,
+            self.settings.exit_weight,
+            self.source.sample,
+            self.mesh,
+            self.is_elastic,
         )
 
         def init():
@@ -78,6 +88,13 @@ class CascadeNetwork(PranceStages):
         return self.train_stage(
             name, config.steps, init, step, config.batch, (self.key(seed, "meta"),), headline
         )["ema"]
+
+    def _teacher(self, seed: int) -> Any:
+        """Parameters of the teacher of stage three, a plain network; of stage one's cascade its last look."""
+        teacher = super()._teacher(seed)
+        if self.config.finetune.teacher != "meta":
+            return teacher
+        return look_params(self.cascade_spec, teacher, len(self.settings.looks) - 1)
 
     def structures(self, seed: int) -> tuple[tuple[Structure, ...], ...]:
         """Returns the structures of each look that the search found, from the cheapest to the dearest."""
@@ -149,7 +166,7 @@ class CascadeNetwork(PranceStages):
         begin = [
             (number, index) for number, look in enumerate(self.settings.looks) for index in range(look.begins)
         ]
-        return grow_tree(self.cascade_spec, self.structures(seed), tuple(begin))
+        return grow_tree(self.cascade_spec, self.structures(seed), tuple(begin), self.skips_looks)
 
 
 def _structure(groups: list) -> Structure:

@@ -6,6 +6,7 @@ import dataclasses
 
 from prance_jax.config.cascade import PeerConfig
 from prance_jax.experiments.cascade.stages import CascadeStages
+from prance_jax.spec.cascade import Cascade
 
 
 class PeerStages(CascadeStages):
@@ -13,6 +14,8 @@ class PeerStages(CascadeStages):
 
     It shares the data, the dense network and the files of the run.
     """
+
+    skips_looks = False
 
     def __init__(self, run: CascadeStages, peer: PeerConfig):
         """Takes everything but the looks from a run.
@@ -23,7 +26,15 @@ class PeerStages(CascadeStages):
         """
         settings = dataclasses.replace(run.settings, looks=peer.looks, rounds=0, peers=())
         self.config = dataclasses.replace(run.config, cascade=settings)
-        self.folder = f"peers/{peer.name}"
+        self.folder, self.is_elastic = f"peers/{peer.name}", peer.is_elastic
         self.workdir, self.progress, self.train = run.workdir, run.progress, run.train
         self.source, self.mesh, self.metrics = run.source, run.mesh, run.metrics
-        self._finished = run._finished
+        self._finished, self._teacher = run._finished, run._teacher
+
+    def decision_cost(self, cascade: Cascade) -> int:
+        """Returns 0: comparing a probability with a threshold needs no MACs.
+
+        Args:
+          cascade: not used.
+        """
+        return 0

@@ -20,10 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from prance_jax.cascade.routing import (
+    ConfidenceRule,
     Routed,
     best_confidence_rule,
     confidence_choices,
     confidence_nodes,
+    confidence_rule_at,
     cost_weight_for,
     route,
     selector_actions,
@@ -47,6 +49,7 @@ class CascadeRow(NamedTuple):
       params: parameters of the cascade.
       cost_weight: at which the selector meets the budget; None for other methods.
       table: test images of the cascade.
+      rule: by which images of a peer stop; None for other methods.
     """
 
     method: str
@@ -55,6 +58,7 @@ class CascadeRow(NamedTuple):
     params: Any
     cost_weight: float | None
     table: CascadeTable
+    rule: ConfidenceRule | None = None
 
 
 def cascade_rows(experiment: CascadeStages, seed: int) -> list[CascadeRow]:
@@ -89,12 +93,7 @@ def _compute_rows(experiment: CascadeStages, seed: int) -> list[CascadeRow]:
         chosen = lambda weight, part=held_out: selector_actions(cascade, ppo, policy_params, part, weight)
         cost_weight = cost_weight_for(cascade, chosen, held_out, budget, settings.selector.cost_weights)
         node = np.asarray(stop_nodes(cascade, chosen(cost_weight, table)))
-        spent = float(np.asarray(table.cost)[node].mean())
-        if abs(spent - budget) > 0.02 * budget:
-            experiment.progress.note(
-                f"seed{seed}: at budget {budget:g} the selector spends {spent:.3f} of the dense MACs, so its row is not "
-                "at equal MACs"
-            )
+        _note_spent(experiment, seed, "the selector", budget, route(table, node))
         add(f"random_routing{suffix}", np.random.default_rng(seed).permutation(node))
         add(f"confidence{suffix}", confidence_nodes(table, best_confidence_rule(choices, budget)))
         add(f"prance_cascade{suffix}", node, cost_weight)
@@ -107,7 +106,7 @@ def _compute_rows(experiment: CascadeStages, seed: int) -> list[CascadeRow]:
 
 
 def peer_rows(experiment: CascadeStages, seed: int, peer: PeerConfig) -> list[CascadeRow]:
-    """Returns the rows of another cascade, at every budget that its cheapest answer does not exceed.
+    """Returns the rows of another cascade, at every budget that a threshold meets within 2 % on validation images.
 
     Args:
       experiment: the run.
@@ -116,18 +115,29 @@ def peer_rows(experiment: CascadeStages, seed: int, peer: PeerConfig) -> list[Ca
     """
     stages, test, rows = PeerStages(experiment, peer), experiment.source.split("test"), []
     cascade, params = stages.cascade(seed), stages.cascade_params(seed)
-    choices = confidence_choices(cascade, stages.held_out_table(cascade, params))
-    table, cheapest = stages.table(cascade, params, test.images, test.labels), min(c.cost for c in choices)
+    choices = confidence_choices(cascade, stages.held_out_table(cascade, params), num_thresholds=1000)
+    table = stages.table(cascade, params, test.images, test.labels)
     for budget in experiment.settings.budgets:
-        if cheapest > budget:
+        rule = confidence_rule_at(choices, budget)
+        if rule is None:
+            nearest = min((choice.cost for choice in choices), key=lambda cost: abs(cost - budget))
             experiment.progress.note(
-                f"seed{seed}: {peer.name} has no row at budget {budget:g}, its cheapest answer costs {cheapest:.3f}"
+                f"seed{seed}: {peer.name} has no row at budget {budget:g}, its nearest threshold spends {nearest:.3f}"
             )
             continue
-        node = confidence_nodes(table, best_confidence_rule(choices, budget))
-        method = f"{peer.name}{budget_suffix(budget)}"
-        rows.append(CascadeRow(method, route(table, node), cascade, params, None, table))
+        routed, method = route(table, confidence_nodes(table, rule)), f"{peer.name}{budget_suffix(budget)}"
+        _note_spent(experiment, seed, peer.name, budget, routed)
+        rows.append(CascadeRow(method, routed, cascade, params, None, table, rule))
     return rows
+
+
+def _note_spent(experiment: CascadeStages, seed: int, name: str, budget: float, routed: Routed) -> None:
+    """Notes that a row spends another share than its budget on the test images."""
+    spent = float(routed.cost.mean())
+    if abs(spent - budget) > 0.02 * budget:
+        experiment.progress.note(
+            f"seed{seed}: at budget {budget:g} {name} spends {spent:.3f} of the dense MACs, so its row is not at equal MACs"
+        )
 
 
 def method_entries(experiment: CascadeStages, seed: int) -> list[TableEntry]:

@@ -46,6 +46,7 @@ def cascade_meta_step(
     exit_weight: float,
     sample: Sample,
     mesh: Mesh | None = None,
+    is_elastic: bool = True,
 ) -> Callable:
     """Compiles the training step of stage one of a cascade.
 
@@ -56,6 +57,7 @@ def cascade_meta_step(
       exit_weight: weight of the mean loss of the exits of a look beside that of its head.
       sample: (tables, key, batch) -> (images, labels), of the data source.
       mesh: devices; None for one device.
+      is_elastic: whether smaller structures are trained; if not, the looks hand on tokens at their largest structures.
 
     Returns:
       Compiled (state, step, key, tables) -> (state, metrics). The state is donated.
@@ -76,6 +78,8 @@ def cascade_meta_step(
         return student_loss(answers[-1], teacher, labels) + exit_loss(answers, teacher, labels)
 
     def random_structure(key, vit: ModelSpec, ramp) -> Structure:
+        if not is_elastic:
+            return vit.largest
         sampled = vit.space.sample(key, num_random, keep_choices)
         soften = lambda rates: tuple(1 - ramp * (1 - rate) for rate in rates)
         return Structure(tuple(group._replace(keep=soften(group.keep)) for group in sampled.groups))
@@ -100,8 +104,10 @@ def cascade_meta_step(
                 metrics[f"accuracy_look_{look}"] = losses.accuracy(answers[-1], labels)
 
             def smaller_structures():
-                small = forward_look(spec, params, images[few_last], last, smallest).answers
-                value, before = look_loss(small, teacher[few_last], labels[few_last]), None
+                value, before = 0.0, None
+                if is_elastic:
+                    small = forward_look(spec, params, images[few_last], last, smallest).answers
+                    value += look_loss(small, teacher[few_last], labels[few_last])
                 for look in range(last + 1):
                     random = forward_look(spec, params, images[few], look, structures[look], before)
                     value += look_loss(random.answers, teacher[few], labels[few])
