@@ -1,5 +1,6 @@
 """A tiny cascade from its config to its table, and served: in Python, explained, sharded and exported."""
 
+import dataclasses
 from pathlib import Path
 
 import chex
@@ -71,6 +72,13 @@ def test_rows_of_every_budget(rows):
     ]
 
 
+def test_the_second_look_splits_half_of_its_cells(experiment):
+    """Of 4 x 4 patches, in 2 x 2 cells; the dense network has every patch as a token."""
+    first, second = (look.spec for look in experiment.cascade(0).spec.looks)
+    assert (first.refined_cells, second.refined_cells, second.tokens) == (None, 2, 1 + 2 * 4 + 2)
+    assert experiment.cascade_spec.dense == dataclasses.replace(experiment.spec("prune"), exits=(0,))
+
+
 def test_random_routing_shares_images_out_as_the_selector_does(rows):
     ours, random = rows["prance_cascade_50"].routed, rows["random_routing_50"].routed
     np.testing.assert_array_equal(np.sort(ours.node), np.sort(random.node))
@@ -108,7 +116,7 @@ def test_stage_one_starts_from_the_dense_network_or_from_a_file(tmp_path):
     steps = ("--config.dense.steps=0", "--config.meta.steps=0")
     run = open_stages(tmp_path / "dense", *steps, "--config.meta.init_from=dense")
     spec, images = run.cascade_spec, run.source.split("test").images[:4]
-    largest = forward_look(spec, run.meta(0), images, 1, spec.last.largest).answers[-1]
+    largest = forward_look(spec.unrefined, run.meta(0), images, 1, spec.last.largest).answers[-1]
     plain = run.spec(run.config.token_modes[0])
     expected = ViT(plain).apply({"params": run.dense(0)}, images)
     np.testing.assert_allclose(largest, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
@@ -139,7 +147,7 @@ def test_a_plain_network_gets_a_look_and_an_exit(tmp_path):
     save_weights(file, flatten_params(run.dense(0)), {})
     config = io.to_dict(io.load_config(CONFIG, Config, (*plain, f"--config.meta.init_from={file}")))
     first, second = config["cascade"]["looks"]
-    config["cascade"]["looks"] = [{**first, "shares": "all"}, second]
+    config["cascade"]["looks"] = [{**first, "shares": "all"}, {**second, "refined": None}]
     workdir = Workdir(tmp_path / "plain")
     workdir.claim(config, "test")
     stages = CascadeStages(io.from_dict(Config, config), workdir, Progress(quiet=True))
