@@ -1,4 +1,4 @@
-"""The smallest experiment with a cascade: two looks, an exit, one round; see `tiny_config`."""
+"""The smallest experiment with a cascade: two looks, the second of refined cells, an exit, one round; see `tiny_config`."""
 
 from pathlib import Path
 from runpy import run_path
@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
         {
             "looks": (
                 {"image_size": 10, "structures": (1.0,), "begins": 1},
-                {"structures": (1.0,), "exits": (0,)},
+                {"structures": (1.0,), "exits": (0,), "refined": 0.5},
             ),
             "budgets": (0.5,),
             "methods": ("tome",),

@@ -117,7 +117,7 @@ def _per_image(state: GroupState) -> GroupState:
         name: None if isinstance(size, int) else size
         for name, size in (("width", state.width), ("mlp_dim", state.mlp_dim))
     }
-    return state._replace(signals=None, early_logits=None, **sizes)
+    return state._replace(signals=None, early_logits=None, patch_attention=None, **sizes)
 
 
 def _branches(buckets: Buckets, model: ViT, params: Tree, group: int) -> list[list[Callable]]:

@@ -23,7 +23,7 @@ from prance_jax.spec.macs import macs
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.token_counts import with_last_layer
 from prance_jax.tokens.similarity import cosine_similarity
-from prance_jax.tokens.token_set import TokenSet, descending_rank, initial_tokens
+from prance_jax.tokens.token_set import TokenSet, descending_rank
 
 
 class SoftCounts(NamedTuple):
@@ -127,7 +127,7 @@ class LearnedCounts:
             return tokens, signals, is_kept
 
         def classify(model: ViT) -> jax.Array:
-            tokens = initial_tokens(model.embed(images, sizes[0].width_in))
+            tokens = model.initial_tokens(images, sizes[0].width_in)
             is_kept = jnp.ones(tokens.features.shape[:2])
             tokens = tokens._replace(size=is_kept)
             tokens, _, _ = forward_layers(

@@ -168,7 +168,7 @@ class PredictorViT(nn.Module):
         """
         spec, sizes, layers = self.spec, self._sizes, range(self.spec.space.depth)
         width = sizes[-1].width
-        x = self.vit.embed(images, sizes[0].width_in)
+        x = self.vit.initial_tokens(images, sizes[0].width_in).features
         x = jnp.pad(x, ((0, 0), (0, 1), (0, 0)))  # the slot of the package
         masks = _Masks(jnp.ones((len(x), spec.patches)), jnp.zeros(len(x)), ())
         steps = dict.fromkeys(layers, self._masked_step(key))

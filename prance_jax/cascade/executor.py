@@ -203,7 +203,15 @@ def _strip(cascade: Cascade, node: int, output: NodeOutput) -> NodeOutput:
     if not cascade.children[node]:
         return output._replace(state=None)
     unread = {"width": None, "mlp_dim": None, "signals": None, "early_logits": None}
+    if not any(_begins_refined(cascade, child) for child in cascade.children[node]):
+        unread["patch_attention"] = None
     return output._replace(state=output.state._replace(**unread))
+
+
+def _begins_refined(cascade: Cascade, node: int) -> bool:
+    """Whether the step to a node begins a look whose cells are chosen by the attention before it."""
+    step = cascade.steps[node - 1]
+    return step.group == 0 and cascade.spec.looks[step.look].spec.refined_cells is not None
 
 
 def _restore(cascade: Cascade, node: int, output: NodeOutput | None) -> NodeOutput | None:

@@ -9,13 +9,14 @@ execution), for training and evaluation. Both give the same answers.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prance_jax.cascade.looks import look_params, recycle_tokens, resize_images
+from prance_jax.cascade.looks import HandedOn, hand_on, look_params, resize_images
 from prance_jax.cascade.observation import NUM_FEATURES, exit_features
 from prance_jax.models.forward import forward_exit, forward_first_group, forward_group
 from prance_jax.models.outputs import GroupState
@@ -60,8 +61,13 @@ def forward_step(
     model, state = ViT(spec), None
     for group, choice in enumerate(step.choices, start=step.group):
         if group == 0:
-            added = _recycled(cascade, params, step.parent, step.look, before, choice.widths[0])
-            state = forward_first_group(model, weights, resize_images(images, spec.image_size), choice, added)
+            handed_on = HandedOn()
+            if before is not None:
+                from_look = cascade.steps[step.parent - 1].look
+                width = choice.widths[0]
+                handed_on = hand_on(cascade.spec, params, from_look, before.state, step.look, width)
+            small = resize_images(images, spec.image_size)
+            state = forward_first_group(model, weights, small, choice, *handed_on)
         else:
             state = forward_group(model, weights, before.state if state is None else state, choice, group)
     logits = forward_exit(model, weights, state, step.last_group)
@@ -150,7 +156,7 @@ def forward_cascade(
     """
     batch, next_nodes = images.shape[0], jnp.asarray(cascade.next_nodes)
     node, logits = jnp.full(batch, START, jnp.int32), jnp.zeros((batch, cascade.spec.last.num_classes))
-    features, added, answers = jnp.zeros((batch, NUM_FEATURES)), {}, []
+    features, handed_on, answers = jnp.zeros((batch, NUM_FEATURES)), {}, []
 
     target = next_nodes[node, decide(node, features)]
     for look, group, ends in _positions(cascade):
@@ -158,7 +164,7 @@ def forward_cascade(
         model, choice = ViT(spec), _choice_of(cascade, look, group, target)
         if group == 0:
             small = resize_images(images, spec.image_size)
-            state = forward_first_group(model, weights, small, choice, added.get(look))
+            state = forward_first_group(model, weights, small, choice, *handed_on.get(look, HandedOn()))
         else:
             state = forward_group(model, weights, state, choice, group)
         if not ends:
@@ -174,24 +180,12 @@ def forward_cascade(
         node, features = jnp.where(reached, target, node), _where(reached, new_features, features)
         target = jnp.where(reached, next_nodes[node, decide(node, features)], target)
         for later in _looks_after(cascade, ends):
-            later_spec = cascade.spec.looks[later].spec
             width = _choice_of(cascade, later, 0, target).widths[0]
-            handed = recycle_tokens(params[f"recycle_{later}"], spec, later_spec, state, width)
+            new = hand_on(cascade.spec, params, look, state, later, width)
+            old = handed_on.get(later, jax.tree.map(jnp.zeros_like, new))
             begins = reached & jnp.isin(target, jnp.asarray(_first_nodes(cascade, later)))
-            added[later] = _where(begins, handed, added.get(later, jnp.zeros_like(handed)))
+            handed_on[later] = jax.tree.map(functools.partial(_where, begins), new, old)
     return CascadeOutput(logits, node, tuple(answers))
-
-
-def _recycled(
-    cascade: Cascade, params: Params, parent: int, look: int, before: NodeOutput | None, width: int
-) -> jax.Array | None:
-    """What the state at the parent adds to the embedding of a look; None for the first look of an image."""
-    if before is None:
-        return None
-    from_spec = cascade.spec.looks[cascade.steps[parent - 1].look].spec
-    return recycle_tokens(
-        params[f"recycle_{look}"], from_spec, cascade.spec.looks[look].spec, before.state, width
-    )
 
 
 def _positions(cascade: Cascade) -> list[tuple[int, int, list[int]]]:

@@ -1,4 +1,4 @@
-"""Parameters of the looks of a cascade, and the tokens that one look hands to the next.
+"""Parameters of the looks of a cascade, and what one look hands to the next: its tokens, and scores of cells.
 
 Parameters are a dict with an entry `look_K` for every look, and `recycle_K` for every look but the first. The last look
 has all its parameters; a look that shares weights with it has only its unshared.
@@ -6,7 +6,7 @@ has all its parameters; a look that shares weights with it has only its unshared
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -104,12 +104,12 @@ def resize_positions(positions: jax.Array, spec: ModelSpec, target: ModelSpec) -
     """Resizes learned positions to another grid; class tokens keep theirs.
 
     Args:
-      positions: [spec.tokens, C].
+      positions: [spec.positions, C].
       spec: network that the positions are of.
       target: network that they are for; has as many class tokens.
 
     Returns:
-      [target.tokens, C].
+      [target.positions, C].
     """
     return jnp.concatenate(
         [
@@ -119,13 +119,67 @@ def resize_positions(positions: jax.Array, spec: ModelSpec, target: ModelSpec) -
     )
 
 
+class HandedOn(NamedTuple):
+    """What a look gets from the look before it.
+
+    Attributes:
+      added: [B, spec.positions, width], added to the embedding; None for the first look of an image.
+      scores: float32 [B, spec.cells], which choose the cells that are split; None without `spec.refined_cells`.
+    """
+
+    added: jax.Array | None = None
+    scores: jax.Array | None = None
+
+
+def hand_on(
+    spec: CascadeSpec, params: Params, from_look: int, state: GroupState, look: int, width: Size
+) -> HandedOn:
+    """Returns what a look gets from an earlier one.
+
+    Args:
+      spec: the looks.
+      params: parameters of the cascade.
+      from_look: index of the look that was left.
+      state: state of inference where it was left.
+      look: index of the look that begins.
+      width: channels of its embedding.
+    """
+    before, target = spec.looks[from_look].spec, spec.looks[look].spec
+    added = recycle_tokens(params[f"recycle_{look}"], before, target, state, width)
+    if target.refined_cells is None:
+        return HandedOn(added)
+    return HandedOn(added, cell_scores(state.patch_attention, target.cells))
+
+
+def cell_scores(patch_attention: jax.Array, cells: int) -> jax.Array:
+    """Brings the attention to patches to a grid of cells, float32 [B, cells].
+
+    A cell gets the mean of the patches that it contains, or the value of the patch that contains it. CF-ViT keeps a running
+    average over layers; this is the attention of the last layer that ran.
+
+    Args:
+      patch_attention: float32 [B, P], see `GroupState`.
+      cells: number of cells. On a side it divides the number of patches, or is divided by it.
+
+    Reference: CF-ViT, arXiv 2203.03821.
+    """
+    side, new_side = round(patch_attention.shape[1] ** 0.5), round(cells**0.5)
+    grid = patch_attention.reshape(-1, side, side)
+    if side >= new_side:
+        step = side // new_side
+        return grid.reshape(-1, new_side, step, new_side, step).mean(axis=(2, 4)).reshape(-1, cells)
+    step = new_side // side
+    return grid.repeat(step, axis=1).repeat(step, axis=2).reshape(-1, cells)
+
+
 def recycle_tokens(
     weights: Params, spec: ModelSpec, target: ModelSpec, state: GroupState, width: Size
 ) -> jax.Array:
     """Maps the tokens of a look to an addend of the next look's embedding.
 
     Norm, a linear map for class tokens and one for the others, which start at zero; then every token is put back on its
-    patches (pruned patches get zero), and the grid is resized to that of the next look.
+    patches (pruned patches get zero), and the grid is resized to that of the next look. There a cell that is not split
+    gets the mean of its patches, see `CellSplit.arrange`; CF-ViT gives it nothing.
 
     Args:
       weights: parameters `recycle_K` of the next look.
@@ -135,7 +189,7 @@ def recycle_tokens(
       width: channels of the next look's embedding.
 
     Returns:
-      [B, target.tokens, width].
+      [B, target.positions, width].
 
     Reference: CF-ViT, arXiv 2203.03821, section 3.3; ThinkingViT, arXiv 2507.10800, section 3.
     """

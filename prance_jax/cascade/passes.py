@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from prance_jax.cascade.looks import look_params, recycle_tokens, resize_images
+from prance_jax.cascade.looks import HandedOn, hand_on, look_params, resize_images
 from prance_jax.models.forward import forward_exit, forward_first_group, forward_group
 from prance_jax.models.outputs import GroupState
 from prance_jax.models.vit import ViT
@@ -44,15 +44,16 @@ def forward_look(
       images: float [B, S, S, channels], at full size.
       look: index of the look.
       structure: its structure, static or per image.
-      before: index and last state of the look whose tokens are recycled; None for a first look.
+      before: index and last state of the look whose tokens are recycled; None for a first look, whose
+        `refined_cells` must be None, see `CascadeSpec.unrefined`.
     """
     vit, weights = spec.looks[look].spec, look_params(spec, params, look)
-    model, added, answers = ViT(vit), None, []
+    model, handed_on, answers = ViT(vit), HandedOn(), []
     first_choice = structure.groups[0]
     if before is not None:
-        from_spec = spec.looks[before[0]].spec
-        added = recycle_tokens(params[f"recycle_{look}"], from_spec, vit, before[1], first_choice.widths[0])
-    state = forward_first_group(model, weights, resize_images(images, vit.image_size), first_choice, added)
+        handed_on = hand_on(spec, params, *before, look, first_choice.widths[0])
+    small = resize_images(images, vit.image_size)
+    state = forward_first_group(model, weights, small, first_choice, *handed_on)
     for group, choice in enumerate(structure.groups):
         state = forward_group(model, weights, state, choice, group) if group else state
         if group in vit.exits or group == vit.space.groups - 1:

@@ -24,9 +24,14 @@ class LookConfig:
         'all_but_norms' (without norms and biases either) or 'none'. The last look is the network itself.
       exits: groups, from 0 and without the last one, at whose end the network can answer.
       structures: shares of the dense MACs, ascending. For each one the search finds the best static
-        structure that costs at most so much; 1.0 is the largest structure.
+        structure that costs at most so much; 1.0 is the largest structure. Structures are searched and
+        counted without `refined`, which makes them cheaper.
       begins: number of its structures, from the cheapest on, at which an image may begin; 0 for a look that
         only follows another one.
+      refined: share of the cells of 2 x 2 patches that enter as four tokens, those with the most attention in
+        the look before; every other cell enters as one token. Needs begins=0. None: every patch is a token.
+
+    Reference: `refined`, CF-ViT, arXiv 2203.03821.
     """
 
     image_size: int | None = None
@@ -34,6 +39,7 @@ class LookConfig:
     exits: tuple[int, ...] = ()
     structures: tuple[float, ...] = (0.2, 0.5, 1.0)
     begins: int = 0
+    refined: float | None = None
 
     def __post_init__(self):
         if self.shares not in SHARES:
@@ -45,6 +51,11 @@ class LookConfig:
         if not 0 <= self.begins <= len(self.structures):
             raise UserError(
                 f"begins={self.begins} must be 0 to {len(self.structures)}, the number of structures"
+            )
+        if self.refined is not None and (not 0 < self.refined <= 1 or self.begins):
+            raise UserError(
+                f"refined={self.refined} must be a share of the cells, above 0 and up to 1, and needs begins=0, since an "
+                f"earlier look chooses the cells; begins is {self.begins}"
             )
 
 
@@ -126,17 +137,19 @@ class PeerConfig:
 
 
 def check_looks(where: str, looks: tuple[LookConfig, ...]) -> None:
-    """Checks that an image can begin.
+    """Checks that an image can begin, and that the first look needs no other.
 
     Args:
       where: what the looks are of, for the message.
       looks: the looks of a cascade.
 
     Raises:
-      UserError: no look can be the first.
+      UserError: no look can be the first, or the first one has `refined`.
     """
     if not any(look.begins for look in looks):
         raise UserError(f"{where}: at least one look must have begins=1 or more")
+    if looks[0].refined is not None:
+        raise UserError(f"{where}: the first look follows no other, so its `refined` must be None")
 
 
 @dataclass(frozen=True)

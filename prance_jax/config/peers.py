@@ -38,12 +38,13 @@ def dvt(image_sizes: tuple[int, ...]) -> PeerConfig:
 
 
 def cf_vit(image_size: int) -> PeerConfig:
-    """Returns CF-ViT: one network on a coarse grid, then on the fine one.
+    """Returns CF-ViT: one network on a coarse grid, then on a finer one where the first look attended most.
 
-    From the paper: both looks have the same weights, but positions of their own.
-    Different here: each look has a classifier of its own. The second look has all patches of the fine grid; CF-ViT
-    refines the most attended half of the cells, so its second look is cheaper. Tokens are brought to the fine grid
-    by bilinear interpolation and a linear map, the class token too; there by an MLP, without the class token.
+    From the paper: both looks have the same weights, but positions of their own. The second look splits the most
+    attended half of the cells into four tokens; every other cell is one token.
+    Different here: each look has a classifier of its own. Attention is that of the last layer, there a running average.
+    Tokens are brought to the fine grid by bilinear interpolation and a linear map, the class token too; there by an
+    MLP, without the class token. Stage one also trains the whole fine grid.
 
     Args:
       image_size: side of the image for the first look, pixels.
@@ -51,7 +52,7 @@ def cf_vit(image_size: int) -> PeerConfig:
     Reference: arXiv 2203.03821, section 3.
     """
     first = LookConfig(image_size, shares="all", structures=_LARGEST, begins=1)
-    return PeerConfig("cf_vit", (first, LookConfig(structures=_LARGEST)))
+    return PeerConfig("cf_vit", (first, LookConfig(structures=_LARGEST, refined=0.5)))
 
 
 def thinkingvit(share: float) -> PeerConfig:

@@ -49,6 +49,7 @@ def forward_first_group(
     images: jax.Array,
     first_choice: GroupChoice,
     added: jax.Array | None = None,
+    scores: jax.Array | None = None,
 ) -> GroupState:
     """Embeds images and runs group 0; see `ViT.forward_first_group`.
 
@@ -57,9 +58,10 @@ def forward_first_group(
       params: its parameters.
       images: float [B, S, S, channels].
       first_choice: structure of group 0.
-      added: [B, spec.tokens, width], added to the embedding; None adds nothing.
+      added: [B, spec.positions, width], added to the embedding of class tokens and patches; None adds nothing.
+      scores: float32 [B, spec.cells], which choose the cells that are split; None without `spec.refined_cells`.
     """
-    return model.apply({"params": params}, images, first_choice, added, method="forward_first_group")
+    return model.apply({"params": params}, images, first_choice, added, scores, method="forward_first_group")
 
 
 def forward_group(
@@ -163,7 +165,7 @@ def init_params(model: ViT, key: jax.Array) -> Params:
       model: the network.
       key: of the random numbers.
     """
-    spec = model.spec
+    spec = model.spec.unrefined
     image = jax.ShapeDtypeStruct((1, spec.image_size, spec.image_size, spec.channels), "float32")
 
     def run_all(model: ViT, images: jax.Array) -> None:
@@ -176,6 +178,6 @@ def init_params(model: ViT, key: jax.Array) -> Params:
         model.forward_head(state)
 
     def build(key):
-        return model.init(key, jax.numpy.zeros(image.shape, image.dtype), method=run_all)["params"]
+        return ViT(spec).init(key, jax.numpy.zeros(image.shape, image.dtype), method=run_all)["params"]
 
     return jax.jit(build)(key)

@@ -35,6 +35,8 @@ class GroupState(NamedTuple):
       width: width of the MLP that still has to run.
       mlp_dim: hidden units of that MLP.
       early_logits: float32 [B, num_classes], the head's answer for the tokens as they are now.
+      patch_attention: float32 [B, P], attention from CLS to the token that contained each patch in that attention, mean
+        over heads; 0 for patches that were pruned before it.
     """
 
     tokens: TokenSet
@@ -42,3 +44,4 @@ class GroupState(NamedTuple):
     width: Size
     mlp_dim: Size
     early_logits: jax.Array
+    patch_attention: jax.Array | None = None

@@ -22,12 +22,10 @@ from typing import Mapping
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from prance_jax.core.sizes import Size
 from prance_jax.models import heads
 from prance_jax.models.block import AffineWeights, Block, NormWeights, apply_norm, sincos_init
-from prance_jax.models.elastic import dense, mask_channels
 from prance_jax.models.outputs import GroupState, ViTOutput
 from prance_jax.models.token_steps import (
     LayerReduction,
@@ -41,8 +39,8 @@ from prance_jax.models.token_steps import (
 )
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.structure import GroupChoice, Structure
-from prance_jax.tokens.token_set import TokenSet, initial_tokens, leading_tokens
-from prance_jax.tokens.unmerge import unmerge
+from prance_jax.tokens.token_set import TokenSet, leading_tokens
+from prance_jax.tokens.unmerge import unmerge, values_of_patches
 
 
 class ViT(nn.Module):
@@ -59,7 +57,7 @@ class ViT(nn.Module):
         width = space.super_width
         self.patch_embed = AffineWeights(spec.patch_values, width, nn.initializers.lecun_normal())
         self.cls_token = self.param("cls_token", nn.initializers.truncated_normal(0.02), (width,))
-        self.pos_embed = self.param("pos_embed", sincos_init, (spec.tokens, width))
+        self.pos_embed = self.param("pos_embed", sincos_init, (spec.positions, width))
         self.blocks = [
             Block(
                 spec,
@@ -135,19 +133,21 @@ class ViT(nn.Module):
         return ViTOutput(self.head_logits(last, width), last if self.spec.pixels else tokens, class_token)
 
     def forward_first_group(
-        self, images: jax.Array, choice: GroupChoice, added: jax.Array | None = None
+        self,
+        images: jax.Array,
+        choice: GroupChoice,
+        added: jax.Array | None = None,
+        scores: jax.Array | None = None,
     ) -> GroupState:
         """Embeds images and runs group 0.
 
         Args:
           images: float [B, S, S, channels].
           choice: structure of group 0; it has no keep rates.
-          added: [B, spec.tokens, width], added to the embedding; None adds nothing.
+          added: see `initial_tokens`.
+          scores: see `initial_tokens`.
         """
-        tokens = self.initial_tokens(images, choice.widths[0])
-        if added is not None:
-            tokens = tokens._replace(features=tokens.features + added)
-        return self._forward_group(tokens, choice, 0)
+        return self._forward_group(self.initial_tokens(images, choice.widths[0], added, scores), choice, 0)
 
     def forward_group(self, state: GroupState, choice: GroupChoice, group: int) -> GroupState:
         """Runs a group under the decision that was taken before it.
@@ -178,10 +178,14 @@ class ViT(nn.Module):
         }
         if group and self.spec.enter_at_widest:
             sizes[first] = sizes[first]._replace(width_in=self.spec.space.max_width)
+        arriving = tokens
         tokens, signals, _ = forward_layers(self.blocks, tokens, layers, sizes, steps, mlp_before=mlp_before)
         width = choice.widths[-1]
-        # The compiler leaves the early logits out where nothing reads them.
-        return GroupState(tokens, signals, width, choice.mlp_dims[-1], self.early_logits(tokens, width))
+        # A group of one layer reduces its tokens after the attention that the signals are of.
+        patch_attention = values_of_patches(arriving if len(layers) == 1 else tokens, signals.cls_attention)
+        # The compiler leaves out what nothing reads.
+        early_logits = self.early_logits(tokens, width)
+        return GroupState(tokens, signals, width, choice.mlp_dims[-1], early_logits, patch_attention)
 
     def forward_head(self, state: GroupState) -> jax.Array:
         """Finishes the network: logits float32 [B, num_classes]; for pixels [B, S, S, num_classes]."""
@@ -189,35 +193,25 @@ class ViT(nn.Module):
         tokens = self.apply_last_mlp(state.tokens, size, only_read=self.spec.reads_class_tokens_only)
         return self.head_logits(tokens, state.width)
 
-    def initial_tokens(self, images: jax.Array, width: Size) -> TokenSet:
-        """Embeds images [B, S, S, channels] as a token set of `width` channels.
+    def initial_tokens(
+        self,
+        images: jax.Array,
+        width: Size,
+        added: jax.Array | None = None,
+        scores: jax.Array | None = None,
+    ) -> TokenSet:
+        """Embeds images as a token set of `width` channels.
 
         Args:
           images: float [B, S, S, channels].
           width: channels of the embedding.
+          added: [B, spec.positions, width], added to class tokens and patches; None adds nothing.
+          scores: float32 [B, spec.cells], the highest ones choose the cells that are split; None without
+            `spec.refined_cells`.
         """
-        return initial_tokens(self.embed(images, width), self.spec.class_tokens)
-
-    def embed(self, images: jax.Array, width: Size) -> jax.Array:
-        """Embeds patches, adds class tokens and positions.
-
-        Args:
-          images: float [B, S, S, channels].
-          width: channels of the embedding.
-
-        Returns:
-          [B, spec.tokens, width], class tokens first.
-        """
-        spec, batch = self.spec, images.shape[0]
-        patches = heads.pixels_to_patches(spec, images.astype(spec.dtype))
-        x = dense(patches, *self.patch_embed(), spec.patch_values, width, spec.space.max_width)
-        channels = x.shape[-1]
-        weights = [self.cls_token, self.dist_token] if spec.distilled else [self.cls_token]
-        class_tokens = [
-            jnp.broadcast_to(token[:channels].astype(x.dtype), (batch, 1, channels)) for token in weights
-        ]
-        x = jnp.concatenate([*class_tokens, x], axis=1) + self.pos_embed[:, :channels].astype(x.dtype)
-        return mask_channels(x, width)
+        weights = [self.cls_token, self.dist_token] if self.spec.distilled else [self.cls_token]
+        embedding = heads.EmbeddingWeights(self.patch_embed(), weights, self.pos_embed)
+        return heads.embed(self.spec, embedding, images, width, added, scores)
 
     def classify(self, features: jax.Array, width: Size, head: AffineWeights | None = None) -> jax.Array:
         """Applies the final norm and a head to any tokens.

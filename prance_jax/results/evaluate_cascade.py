@@ -72,7 +72,7 @@ def evaluate_cascade(
 
 def _dense_losses(experiment: CascadeStages, params) -> tuple[np.ndarray, np.ndarray]:
     """Whether the dense network is right on each test image, and its cross-entropy there."""
-    spec, split = experiment.cascade_spec.last, experiment.source.split("test")
+    spec, split = experiment.cascade_spec.dense, experiment.source.split("test")
     batch, run = experiment.config.evaluation.batch, _compiled_losses(spec)
     parts = [
         jax.device_get(run(params, split.images[start : start + batch], split.labels[start : start + batch]))
@@ -147,7 +147,7 @@ def _speeds(
     experiment: CascadeStages, dense, cascades: list[CascadeRow], entries: list[TableEntry], seed: int
 ) -> dict[str, float]:
     """Images per second of the dense network, of every static structure and schedule, and of the executor."""
-    settings, spec = experiment.config.evaluation, experiment.cascade_spec.last
+    settings, spec = experiment.config.evaluation, experiment.cascade_spec.dense
     images = jnp.asarray(experiment.source.split("test").some(settings.batch).images)
     run_dense = jax.jit(lambda params: ViT(spec).apply({"params": params}, images, spec.largest).argmax(-1))
     programs: dict[str, Callable[[], object]] = {"dense": lambda: run_dense(dense)}

@@ -102,8 +102,8 @@ class CascadeModel:
 
     @property
     def spec(self) -> ModelSpec:
-        """`ModelSpec` of the last look, the network itself."""
-        return self.cascade.spec.last
+        """`ModelSpec` of the dense network, see `CascadeSpec.dense`."""
+        return self.cascade.spec.dense
 
     @property
     def decision_cost(self) -> int:

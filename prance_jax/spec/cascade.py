@@ -10,15 +10,15 @@ Reference: cascades of ViTs with early exits: DVT, arXiv 2105.15075; CF-ViT, arX
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from prance_jax.core.errors import UserError
-from prance_jax.spec.macs import exit_macs, prefix_macs
+from prance_jax.spec.macs import exit_macs, prefix_macs, single_look_macs
 from prance_jax.spec.model_spec import ModelSpec
-from prance_jax.spec.structure import GroupChoice, Structure
+from prance_jax.spec.structure import GroupChoice
 
 SHARES = ("all", "all_but_norms", "none")
 _BLOCK_FIELDS = ("space", "patch_size", "residual_maps", "channels_left")
@@ -49,12 +49,12 @@ class CascadeSpec:
     """The looks of a cascade, in the order in which an image may pass them.
 
     Attributes:
-      looks: the looks; the last one is the network itself, whose largest structure is the dense network.
+      looks: the looks; the last one is the network itself, see `dense`.
 
     Raises:
       UserError: there is no look, the last one shares weights with itself, another one differs from it in
-        what all must have in common, the last layer of another one computes class tokens alone, or the
-        networks classify pixels.
+        what all must have in common, the last layer of another one computes class tokens alone, the
+        networks classify pixels, or cells and patches of an earlier look do not nest.
     """
 
     looks: tuple[Look, ...]
@@ -85,6 +85,12 @@ class CascadeSpec:
                     f"look {number} has shares={look.shares!r}, so it must have the last look's "
                     f"{', '.join(_BLOCK_FIELDS)}; or set shares='none'"
                 )
+            for later, refined in enumerate(self.looks[number + 1 :], start=number + 1):
+                side, cells = (round(count**0.5) for count in (spec.patches, refined.spec.cells))
+                if refined.spec.refined_cells is not None and side % cells and cells % side:
+                    raise UserError(
+                        f"look {later} has {cells} cells on a side, look {number} {side} patches; one must divide the other"
+                    )
 
     @property
     def last(self) -> ModelSpec:
@@ -92,9 +98,19 @@ class CascadeSpec:
         return self.looks[-1].spec
 
     @property
+    def unrefined(self) -> CascadeSpec:
+        """The looks with every patch as a token: no look needs another; weights are the same."""
+        return CascadeSpec(tuple(replace(look, spec=look.spec.unrefined) for look in self.looks))
+
+    @property
+    def dense(self) -> ModelSpec:
+        """The dense network: the last look with every patch as a token."""
+        return self.last.unrefined
+
+    @property
     def dense_macs(self) -> int:
-        """MACs of the dense network: the largest structure of the last look alone."""
-        return single_look_macs(self.last, self.last.largest)
+        """MACs of the largest structure of the dense network."""
+        return single_look_macs(self.dense, self.dense.largest)
 
 
 class Step(NamedTuple):
@@ -165,6 +181,8 @@ class Cascade:
 
     def _check_parent(self, step: Step, where: str) -> None:
         parent = self.steps[step.parent - 1] if step.parent else None
+        if parent is None and self.spec.looks[step.look].spec.refined_cells is not None:
+            raise UserError(f"{where}: has refined_cells, so it must begin after an earlier look")
         if step.group:
             if parent is None or (parent.look, parent.last_group + 1) != (step.look, step.group):
                 raise UserError(
@@ -248,9 +266,11 @@ class Cascade:
 
     def _recycle_macs(self, node: int, width: int) -> int:
         """MACs of the map from the tokens at a node to the embedding of the next look."""
-        step, count = self.steps[node - 1], self.spec.looks[self.steps[node - 1].look].spec.tokens
+        step = self.steps[node - 1]
+        spec = self.spec.looks[step.look].spec
+        count = spec.tokens
         for group in self.groups(node)[1:]:
-            count = self.spec.looks[step.look].spec.tokens_after(count, group.keep)[-1]
+            count = spec.tokens_after(count, group.keep)[-1]
         return count * step.choices[-1].widths[-1] * width
 
 
@@ -262,13 +282,3 @@ def have_same_blocks(spec: ModelSpec, other: ModelSpec) -> bool:
       other: another network.
     """
     return all(getattr(spec, field) == getattr(other, field) for field in _BLOCK_FIELDS)
-
-
-def single_look_macs(spec: ModelSpec, structure: Structure) -> int:
-    """Counts the MACs of one look that runs to its end under a static structure.
-
-    Args:
-      spec: network of the look.
-      structure: static structure.
-    """
-    return prefix_macs(spec, structure.groups) + exit_macs(spec, structure.groups)

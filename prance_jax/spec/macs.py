@@ -100,7 +100,7 @@ def macs(spec: ModelSpec, structure: Structure, selector: int = 0, counts: Token
         if _has_residual_map(spec, layer):
             residual_maps += after[layer] * widths[layer] * width_out
     return Macs(
-        patch_embedding=spec.patches * spec.patch_values * widths[0],
+        patch_embedding=(spec.tokens - spec.class_tokens) * spec.patch_values * widths[0],
         attention=attention,
         mlp=mlp,
         residual_maps=residual_maps,
@@ -140,6 +140,16 @@ def exit_macs(spec: ModelSpec, groups: tuple[GroupChoice, ...]) -> Amount:
     return (
         _last_mlp_macs(spec, groups, count) + (spec.read_tokens if reads_head else 1) * width * spec.outputs
     )
+
+
+def single_look_macs(spec: ModelSpec, structure: Structure) -> int:
+    """Counts the MACs of one look that runs to its end under a static structure.
+
+    Args:
+      spec: network of the look.
+      structure: static structure.
+    """
+    return prefix_macs(spec, structure.groups) + exit_macs(spec, structure.groups)
 
 
 def _last_mlp_macs(spec: ModelSpec, groups: tuple[GroupChoice, ...], count: Size) -> Amount:
@@ -197,7 +207,7 @@ def count_parameters(spec: ModelSpec, structure: Structure) -> Amount:
     """
     space = spec.space
     widths, mlp_dims = _numbers(structure, structure.widths), _numbers(structure, structure.mlp_dims)
-    total = widths[0] * (spec.patch_values + 1) + widths[0] * (spec.class_tokens + spec.tokens)
+    total = widths[0] * (spec.patch_values + 1) + widths[0] * (spec.class_tokens + spec.positions)
     for layer, (width_in, width_out) in enumerate(_widths_in_out(spec, widths)):
         width = widths[layer]
         qk, vo = (space.heads * channels for channels in spec.head_dims(layer))

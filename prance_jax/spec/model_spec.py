@@ -67,9 +67,13 @@ class ModelSpec:
         and one patch token.
       full_last_layer: the last layer computes all tokens, as in timm and in the released code. False:
         only those that the head reads, see `num_queries`; logits are the same.
+      refined_cells: number of cells, each of 2 x 2 patches, that enter as four tokens; every other cell
+        enters as one. Scores choose the cells of each image, see `tokens.unmerge.CellSplit`. None:
+        every patch is a token.
 
     Raises:
-      UserError: a field is out of its range, or `pixels` and `distilled` are both set.
+      UserError: a field is out of its range, `pixels` and `distilled` are both set, or `refined_cells`
+        does not fit the grid, the token method or `pixels`.
     """
 
     space: SearchSpace
@@ -91,6 +95,7 @@ class ModelSpec:
     scale_norm: bool = False
     token_floor: int = 2
     full_last_layer: bool = False
+    refined_cells: int | None = None
 
     def __post_init__(self):
         get_method(self.token_optimization)
@@ -112,6 +117,21 @@ class ModelSpec:
             )
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"dtype {self.dtype!r} is not supported; set 'float32' or 'bfloat16'")
+        if self.refined_cells is not None:
+            self._check_cells()
+
+    def _check_cells(self) -> None:
+        side = self.image_size // self.patch_size
+        if side % 2 or not 0 <= self.refined_cells <= self.cells:
+            raise UserError(
+                f"refined_cells={self.refined_cells} needs an even number of patches on a side and must be 0 to the "
+                f"number of cells; there are {side} patches on a side and {self.cells} cells"
+            )
+        if self.pixels or self.method.needs_grid:
+            raise UserError(
+                f"refined_cells={self.refined_cells} gives no grid of tokens, which pixels=True and "
+                f"token_optimization='cait' need; there are pixels={self.pixels} and {self.token_optimization!r}"
+            )
 
     def official(self) -> ModelSpec:
         """Returns this network with the semantics of PRANCE's released inference code."""
@@ -157,9 +177,26 @@ class ModelSpec:
         return 1 + self.distilled
 
     @property
-    def tokens(self) -> int:
-        """Tokens before any reduction: class tokens and patches."""
+    def cells(self) -> int:
+        """Cells of 2 x 2 patches."""
+        return self.patches // 4
+
+    @property
+    def positions(self) -> int:
+        """Learned positions: of class tokens and of all patches."""
         return self.class_tokens + self.patches
+
+    @property
+    def tokens(self) -> int:
+        """Tokens before any reduction: class tokens, and patches or cells."""
+        if self.refined_cells is None:
+            return self.positions
+        return self.class_tokens + self.cells + 3 * self.refined_cells
+
+    @property
+    def unrefined(self) -> ModelSpec:
+        """This network with every patch as a token; it has the same weights."""
+        return self if self.refined_cells is None else dataclasses.replace(self, refined_cells=None)
 
     @property
     def fewest_tokens(self) -> int:

@@ -56,6 +56,7 @@ class TokenMethod:
       needs_received: whether it reads `AttentionSignals.received`.
       takes_weighted: whether `reduce` has the keyword argument `weighted`; see
         `prance_jax.tokens.methods.prance.merge`.
+      needs_grid: whether the tokens that arrive must form a grid of patches.
       schedules: (depth, tokens) -> the method's usual schedules, from the least reduction to the most;
         see `prance_jax.tokens.schedules`. Comparisons choose among them for given MACs.
       group_ahead: (TokenSet, AttentionSignals, *num_keep) -> Grouping, for methods that run before
@@ -71,6 +72,7 @@ class TokenMethod:
     tracks_sizes: bool = True
     needs_received: bool = False
     takes_weighted: bool = False
+    needs_grid: bool = False
     schedules: Callable[[int, int], list[Schedule]] = constant_schedules
     group_ahead: Callable[..., Grouping] | None = None
 

@@ -11,8 +11,8 @@ from small import PAIR, make_spec
 
 from prance_jax.benchmarks import cascade as benchmark
 from prance_jax.core.errors import UserError
-from prance_jax.spec.cascade import START, single_look_macs
-from prance_jax.spec.macs import exit_macs, prefix_macs
+from prance_jax.spec.cascade import START
+from prance_jax.spec.macs import exit_macs, prefix_macs, single_look_macs
 
 SPEC = make_spec(space=PAIR)
 

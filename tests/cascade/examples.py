@@ -27,7 +27,7 @@ def vit(method="prune", **changes) -> ModelSpec:
 def two_looks(method="prune", shares="none", first=None, **changes) -> CascadeSpec:
     """A look at half the size, then one at the full size; `first` changes the first look."""
     last = vit(method, **changes)
-    small = dataclasses.replace(last, image_size=8, full_last_layer=True)
+    small = dataclasses.replace(last, image_size=8, full_last_layer=True, refined_cells=None)
     return CascadeSpec((Look(dataclasses.replace(small, **(first or {})), shares), Look(last)))
 
 
@@ -47,6 +47,7 @@ def random_cascade(spec: CascadeSpec, seed: int, num_steps: int = 5) -> Cascade:
         parent = len(steps) if rng.random() < 0.6 else int(rng.integers(len(steps) + 1))
         before = steps[parent - 1] if parent else None
         begins = [(look, 0) for look in range(len(spec.looks)) if before is None or look > before.look]
+        begins = [item for item in begins if before or spec.looks[item[0]].spec.refined_cells is None]
         if before is not None and before.last_group + 1 < spec.looks[before.look].spec.space.groups:
             begins.append((before.look, before.last_group + 1))
         if not begins:

@@ -33,11 +33,20 @@ THREE = CascadeSpec(
         *two_looks("tome", "all_but_norms", space=SHORT).looks,
     )
 )
+# From the first look to either of the others; from the second one cells get the mean of the attention to their patches.
+REFINED = CascadeSpec(
+    (
+        Look(vit("prune_merge", space=SHORT, image_size=8), "all"),
+        Look(vit("prune_merge", space=SHORT, refined_cells=2), "all_but_norms"),
+        Look(vit("prune_merge", space=SHORT, refined_cells=3)),
+    )
+)
 CASES = {
     "prune": random_cascade(two_looks("prune", first={"space": NARROW}), 1),
     "merge": random_cascade(two_looks("merge", "all", distilled=True, weighted_merge=True, space=SHORT), 1),
     "prune_merge": random_cascade(two_looks("prune_merge", "all_but_norms", space=SHORT), 2),
     "tome": random_cascade(THREE, 337, 6),
+    "refined": random_cascade(REFINED, 95, 6),
 }
 
 
@@ -81,7 +90,7 @@ def served(cascade, chunk):
     )
 
 
-CHUNKS = {"prune": 3, "merge": 1, "prune_merge": BATCH, "tome": 4}
+CHUNKS = {"prune": 3, "merge": 1, "prune_merge": BATCH, "tome": 4, "refined": 2}
 
 
 @functools.lru_cache(maxsize=None)
@@ -135,10 +144,10 @@ def test_served_is_compact(name, chunk):
 
 def test_batch_mates_do_not_matter():
     """An image gives the same with other images beside it, and alone."""
-    cascade, params, images, (logits, _) = tabulated("prune")
+    cascade, params, images, (logits, _) = tabulated("refined")
     actions, others = random_actions(cascade, 2), drawn_images(cascade.spec, seed=7)
     order = np.roll(np.arange(BATCH), 2)
-    for run in (served(cascade, 3), lambda *args: masked(cascade)(*args, jax.random.key(3))[0]):
+    for run in (served(cascade, 2), lambda *args: masked(cascade)(*args, jax.random.key(3))[0]):
         mixed = np.concatenate([images[:3], others[3:]])[order]
         mixed_actions = np.concatenate([actions[:3], random_actions(cascade, 5)[3:]])[order]
         expected, output = run(params, images, actions), run(params, mixed, mixed_actions)
@@ -146,7 +155,7 @@ def test_batch_mates_do_not_matter():
         np.testing.assert_array_equal(output.node[jnp.asarray(places)], expected.node[:3])
         close(output.logits[jnp.asarray(places)], expected.logits[:3])
     row = int(np.argmax([len(cascade.path(node)) for node in stop_by_hand(cascade, actions)]))
-    output = served(cascade, 3)(params, images[row : row + 1], actions[row : row + 1])
+    output = served(cascade, 2)(params, images[row : row + 1], actions[row : row + 1])
     close(output.logits[0], logits[row, output.node[0]])
     assert output.slots == len(cascade.path(int(output.node[0])))
 

@@ -13,8 +13,8 @@ from prance_jax.cascade.forward import forward_path
 from prance_jax.cascade.looks import init_params, resize_images
 from prance_jax.cascade.tree import grow_tree
 from prance_jax.core.errors import UserError
-from prance_jax.spec.cascade import START, Cascade, CascadeSpec, Look, Step, single_look_macs
-from prance_jax.spec.macs import macs
+from prance_jax.spec.cascade import START, Cascade, CascadeSpec, Look, Step
+from prance_jax.spec.macs import macs, single_look_macs
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.search_space import SearchSpace
 from prance_jax.spec.structure import GroupChoice, Structure
@@ -97,6 +97,7 @@ def test_single_look_macs_are_those_of_the_network():
         ("merge", "all", {"distilled": True}),
         ("prune_merge", "all_but_norms", {"residual_maps": False}),
         ("prune", "none", {"enter_at_widest": True, "scale_norm": True}),
+        ("prune", "all", {"refined_cells": 1}),
     ],
 )
 def test_every_product_of_a_random_tree_is_counted(method, shares, changes):
@@ -172,6 +173,24 @@ def test_a_grown_tree_does_not_depend_on_the_order_of_its_beginnings():
     assert trees[0] == trees[1] and len(trees[0].children[1]) == 3
 
 
+def test_refined_macs_by_hand():
+    """Four patches of one cell and three whole cells: 7 tokens and CLS; the dense network has 16 patches."""
+    space = SearchSpace("two layers", 8, 2, 1, (8,), (2,), layers=(1, 1), head_dim=4)
+    last = ModelSpec(space, image_size=8, patch_size=2, num_classes=3, channels=1, refined_cells=1)
+    first = dataclasses.replace(last, image_size=4, refined_cells=None, full_last_layer=True)
+    groups = space.uniform(8, 2).groups
+    cascade = Cascade(CascadeSpec((Look(first), Look(last))), (Step(0, 0, 0, groups), Step(1, 1, 0, groups)))
+
+    def look(tokens):
+        attention = tokens * 8 * 12 + 2 * tokens * tokens * 4 + tokens * 4 * 8
+        mlp, residual_map, classifier = 2 * 8 * 16, 8 * 8, 8 * 3
+        return (tokens - 1) * 4 * 8 + 2 * attention + tokens * (mlp + residual_map) + mlp + classifier
+
+    recycled = 5 * 8 * 8
+    assert cascade.macs.tolist() == [0, look(5), look(5) + recycled + look(8)]
+    assert cascade.spec.dense_macs == look(17) and cascade.spec.dense == last.unrefined
+
+
 def spec_of(shares="none", last=None, **first):
     looks = two_looks(shares=shares, space=SHORT).looks
     return CascadeSpec(
@@ -206,6 +225,10 @@ def spec_of(shares="none", last=None, **first):
             "patch_size, residual_maps, channels_left; or set shares='none'",
         ),
         (lambda: spec_of("all_but_norms", residual_maps=False), "look 0 has shares='all_but_norms'"),
+        (
+            lambda: spec_of(image_size=12, last={"refined_cells": 1}),
+            "look 1 has 2 cells on a side, look 0 3 patches; one must divide the other",
+        ),
     ],
 )
 def test_looks_that_are_refused(make, message):
@@ -248,6 +271,16 @@ BEGIN = Step(0, 0, 0, GROUPS[:1])
 def test_steps_that_are_refused(steps, message):
     with pytest.raises(UserError, match=message):
         Cascade(SPEC, steps)
+
+
+def test_a_look_of_refined_cells_needs_an_earlier_look():
+    spec = two_looks(space=SHORT, refined_cells=2)
+    with pytest.raises(
+        UserError, match="step 1 .* has refined_cells, so it must begin after an earlier look"
+    ):
+        Cascade(spec, (Step(0, 1, 0, GROUPS),))
+    Cascade(spec, (Step(0, 0, 0, GROUPS), Step(1, 1, 0, GROUPS)))
+    Cascade(spec.unrefined, (Step(0, 1, 0, GROUPS),))
 
 
 def test_a_jump_over_a_look_of_another_width_is_refused():

@@ -32,10 +32,19 @@ def test_mistakes_in_a_look():
         ("shares", "some", "choose from all, all_but_norms, none"),
         ("structures", [1.0, 0.5], "must be ascending"),
         ("begins", 3, "must be 0 to 1"),
+        ("refined", 1.5, "refined=1.5 must be a share of the cells"),
+        ("refined", 0.5, "needs begins=0, since an earlier look chooses the cells; begins is 1"),
     ):
         looks = [{**look, key: value}, config["cascade"]["looks"][1]]
         with pytest.raises(UserError, match=message):
             from_dict(Config, {**config, "cascade": {**config["cascade"], "looks": looks}})
+
+
+def test_the_first_look_is_not_refined():
+    config = to_dict(load_config(CONFIG, Config, []))
+    looks = [{"refined": 0.5}, {"begins": 1}]
+    with pytest.raises(UserError, match="the first look follows no other, so its `refined` must be None"):
+        from_dict(Config, {**config, "cascade": {**config["cascade"], "looks": looks}})
 
 
 def test_a_config_without_a_cascade_has_none():

@@ -28,6 +28,7 @@ def test_the_page_has_a_config_with_all_peers(tmp_path, monkeypatch):
     peers = {peer.name: peer.looks for peer in config.cascade.peers}
     sides = {name: [look.image_size for look in looks] for name, looks in peers.items()}
     assert sides == {"dvt": [16, 24, None], "cf_vit": [16, None], "thinkingvit": [None, None]}
+    assert [look.refined for look in peers["cf_vit"]] == [None, 0.5]
     assert [look.shares for look in peers["dvt"][:-1]] == ["none", "none"]
     assert peers["cf_vit"][0].shares == peers["thinkingvit"][0].shares == "all"
     assert all([look.begins for look in looks] == [1] + [0] * (len(looks) - 1) for looks in peers.values())

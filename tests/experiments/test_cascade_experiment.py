@@ -96,9 +96,9 @@ def test_the_teacher_of_stage_one_is_the_last_look_of_the_run(experiment, rows, 
         run.config, finetune=dataclasses.replace(run.config.finetune, teacher="meta")
     )
     spec, params = run.cascade_spec, run.meta(0)
-    expected = forward_look(spec, params, images, 1, spec.last.largest).answers[-1]
+    expected = forward_look(spec.unrefined, params, images, 1, spec.dense.largest).answers[-1]
     for stages in (run, PeerStages(run, run.settings.peers[0])):
-        logits = ViT(spec.last).apply({"params": stages._teacher(0)}, images, spec.last.largest)
+        logits = ViT(spec.dense).apply({"params": stages._teacher(0)}, images, spec.dense.largest)
         np.testing.assert_allclose(logits, expected, atol=1e-6)
 
 
@@ -117,6 +117,13 @@ def test_a_peer_has_no_row_at_a_budget_that_no_threshold_meets(experiment, rows)
     missing, *others = notes
     assert "cf_vit has no row at budget 0.1, its nearest threshold spends 0.2" in missing
     assert all("cf_vit spends" in note for note in others)
+
+
+def test_the_second_look_splits_half_of_its_cells(experiment):
+    """Of 4 x 4 patches, in 2 x 2 cells; the dense network has every patch as a token."""
+    first, second = (look.spec for look in experiment.cascade(0).spec.looks)
+    assert (first.refined_cells, second.refined_cells, second.tokens) == (None, 2, 1 + 2 * 4 + 2)
+    assert experiment.cascade_spec.dense == dataclasses.replace(experiment.spec("prune"), exits=(0,))
 
 
 def test_random_routing_shares_images_out_as_the_selector_does(rows):
@@ -173,7 +180,7 @@ def test_stage_one_starts_from_the_dense_network_or_from_a_file(tmp_path):
     steps = ("--config.dense.steps=0", "--config.meta.steps=0")
     run = open_stages(tmp_path / "dense", *steps, "--config.meta.init_from=dense")
     spec, images = run.cascade_spec, run.source.split("test").images[:4]
-    largest = forward_look(spec, run.meta(0), images, 1, spec.last.largest).answers[-1]
+    largest = forward_look(spec.unrefined, run.meta(0), images, 1, spec.last.largest).answers[-1]
     plain = run.spec(run.config.token_modes[0])
     expected = ViT(plain).apply({"params": run.dense(0)}, images)
     np.testing.assert_allclose(largest, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
@@ -204,7 +211,7 @@ def test_a_plain_network_gets_a_look_and_an_exit(tmp_path):
     save_weights(file, flatten_params(run.dense(0)), {})
     config = io.to_dict(io.load_config(CONFIG, Config, (*plain, f"--config.meta.init_from={file}")))
     first, second = config["cascade"]["looks"]
-    config["cascade"]["looks"] = [{**first, "shares": "all"}, second]
+    config["cascade"]["looks"] = [{**first, "shares": "all"}, {**second, "refined": None}]
     workdir = Workdir(tmp_path / "plain")
     workdir.claim(config, "test")
     stages = CascadeStages(io.from_dict(Config, config), workdir, Progress(quiet=True))

@@ -14,7 +14,7 @@ from prance_jax.spec.cascade import Cascade, Step
 from prance_jax.training.optimizer import init_state, make_optimizer
 from prance_jax.training.stages.cascade import cascade_finetune_step, cascade_meta_step
 
-SPEC = two_looks(shares="all", space=SHORT)
+SPEC = two_looks(shares="all", space=SHORT, refined_cells=2)
 GROUPS = SHORT.uniform(16, 2, (0.6,)).groups
 # All exits of both looks, and tokens that are handed on from the exit and from the end of the first one.
 CASCADE = Cascade(

@@ -57,13 +57,13 @@ def test_the_released_layout_is_read_back(params):
 def test_patches_are_what_a_strided_convolution_sees(params, images):
     spec = make_spec("prune", official=True)
     kernel, size = as_released(params, spec)["patch_embed_super.proj.weight"], spec.patch_size
-    embedded = ViT(spec).apply({"params": params}, images[:1], SPACE.max_width, method="embed")
+    embedded = ViT(spec).apply({"params": params}, images[:1], SPACE.max_width, method="initial_tokens")
     row, column = 2, 1
     window = np.asarray(images)[0, row * size : (row + 1) * size, column * size : (column + 1) * size]
     expected = np.einsum("ocij,ijc->o", kernel, window) + params["patch_embed"]["bias"]
     token = 1 + row * (spec.image_size // size) + column
     expected = (expected + params["pos_embed"][token])[: SPACE.max_width]
-    np.testing.assert_allclose(embedded[0, token], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(embedded.features[0, token], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_files_in_half_precision_become_float32(params):

@@ -22,7 +22,8 @@ from prance_jax.experiments.prance_stages import PranceStages
 from prance_jax.experiments.stage_runner import budget_suffix
 from prance_jax.models import forward
 from prance_jax.models.vit import ViT
-from prance_jax.spec.cascade import Cascade, CascadeSpec, Look, single_look_macs
+from prance_jax.spec.cascade import Cascade, CascadeSpec, Look
+from prance_jax.spec.macs import single_look_macs
 from prance_jax.spec.structure import GroupChoice, Structure
 from prance_jax.training import optimizer
 from prance_jax.training.checkpoint import Checkpoints
@@ -59,6 +60,8 @@ class CascadeNetwork(PranceStages):
                 exits=look.exits,
                 full_last_layer=number < last,
             )
+            if look.refined is not None:
+                spec = dataclasses.replace(spec, refined_cells=max(1, round(look.refined * spec.cells)))
             looks.append(Look(spec, look.shares if number < last else "none"))
         return CascadeSpec(tuple(looks))
 
@@ -104,7 +107,7 @@ class CascadeNetwork(PranceStages):
             return tuple(tuple(_structure(item) for item in look) for look in record["structures"])
         looks = []
         for number, look in enumerate(self.settings.looks):
-            spec = self.cascade_spec.looks[number].spec
+            spec = self.cascade_spec.unrefined.looks[number].spec
             candidates = self.search(seed, number, tuple(share for share in look.structures if share < 1))
             structures = [structure for structure, _ in candidates]
             structures += [spec.largest] if look.structures[-1] == 1 else []
@@ -116,6 +119,8 @@ class CascadeNetwork(PranceStages):
     def search(self, seed: int, look: int, shares: tuple[float, ...]) -> list[tuple[Structure, float]]:
         """Returns the best static structure of a look at each share of the dense MACs, and its validation loss.
 
+        A look of refined cells is searched with every patch as a token.
+
         Args:
           seed: of the run.
           look: index of the look.
@@ -123,7 +128,7 @@ class CascadeNetwork(PranceStages):
         """
         if not shares:
             return []
-        baselines, spec = self.config.baselines, self.cascade_spec
+        baselines, spec = self.config.baselines, self.cascade_spec.unrefined
         split = self.source.split("validation").some(baselines.images)
         small = split._replace(
             images=resize_images(jnp.asarray(split.images), spec.looks[look].spec.image_size)
@@ -152,7 +157,7 @@ class CascadeNetwork(PranceStages):
             record = json.loads(file.read_text())
             return record["look"], _structure(record["structure"])
         candidates, full = [], self.cascade_spec.dense_macs
-        for look, spec in enumerate(look.spec for look in self.cascade_spec.looks):
+        for look, spec in enumerate(look.spec for look in self.cascade_spec.unrefined.looks):
             largest = single_look_macs(spec, spec.largest) / full
             ((structure, loss),) = self.search(seed, look, (min(budget, largest),))
             over_budget = max(0.0, single_look_macs(spec, structure) / full - budget)

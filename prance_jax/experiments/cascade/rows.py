@@ -147,7 +147,7 @@ def method_entries(experiment: CascadeStages, seed: int) -> list[TableEntry]:
       experiment: the run.
       seed: of the run.
     """
-    spec, entries = experiment.cascade_spec.last, []
+    spec, entries = experiment.cascade_spec.dense, []
     plain = dataclasses.replace(spec, exits=())
     for budget in experiment.settings.budgets:
         for name in experiment.settings.methods:

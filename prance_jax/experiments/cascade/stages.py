@@ -199,7 +199,7 @@ class CascadeStages(CascadeNetwork):
         return self._tuned(seed, f"finetune_{number}", cascade, config, policy, policy_params, number - 1)
 
     def static_cascade(self, seed: int, look: int, structure: Structure, name: str) -> tuple[Cascade, Any]:
-        """Returns one look at one static structure, fine-tuned as long as the cascade.
+        """Returns one look at one static structure with every patch as a token, fine-tuned as long as the cascade.
 
         Args:
           seed: of the run.
@@ -207,7 +207,7 @@ class CascadeStages(CascadeNetwork):
           structure: its structure.
           name: of the stage.
         """
-        cascade = Cascade(self.cascade_spec, (Step(0, look, 0, structure.groups),))
+        cascade = Cascade(self.cascade_spec.unrefined, (Step(0, look, 0, structure.groups),))
         return cascade, self._tuned(seed, name, cascade, self.config.finetune, TrainingPolicy(cascade), (), 0)
 
     def _tuned(self, seed, name, cascade, config, policy, policy_params, start_round) -> Any:

@@ -2,11 +2,14 @@
 
 Stage one trains the looks side by side. Every step runs
 
-- the largest structure of the last look, on the labels; its prediction teaches all other answers (in-place
+- the largest structure of the dense network, on the labels; its prediction teaches all other answers (in-place
   distillation);
 - every earlier look at its largest structure, and at random structures per image, each handing its tokens to the next
   look, again at random structures;
 - the smallest structure of the last look.
+
+A look of refined cells needs an earlier one. So where it runs alone, every patch is a token; where it gets tokens, also
+its cells are chosen.
 
 Stage three trains the paths that decisions take. An image that would stop goes on by a random step, so every exit sees
 all images: an exit that few images reach must not get worse.
@@ -63,6 +66,7 @@ def cascade_meta_step(
       Compiled (state, step, key, tables) -> (state, metrics). The state is donated.
     """
     transform, last = optimizer.make_optimizer(config.optimizer, config.steps), len(spec.looks) - 1
+    alone = spec.unrefined
     smallest = spec.last.space.smallest((config.smallest_keep,) * spec.last.rates)
     num_random = config.random_batch
 
@@ -93,20 +97,20 @@ def cascade_meta_step(
         few, few_last = slice(num_random), slice(-num_random, None)
 
         def loss(params):
-            largest = forward_look(spec, params, images, last, spec.last.largest).answers
+            largest = forward_look(alone, params, images, last, spec.last.largest).answers
             teacher = largest[-1]
             value = losses.cross_entropy(teacher, labels, config.label_smoothing)
             value += exit_loss(largest, teacher, labels)
             metrics = {"accuracy": losses.accuracy(teacher, labels)}
             for look in range(last):
-                answers = forward_look(spec, params, images, look, spec.looks[look].spec.largest).answers
+                answers = forward_look(alone, params, images, look, spec.looks[look].spec.largest).answers
                 value += look_loss(answers, teacher, labels)
                 metrics[f"accuracy_look_{look}"] = losses.accuracy(answers[-1], labels)
 
             def smaller_structures():
                 value, before = 0.0, None
                 if is_elastic:
-                    small = forward_look(spec, params, images[few_last], last, smallest).answers
+                    small = forward_look(alone, params, images[few_last], last, smallest).answers
                     value += look_loss(small, teacher[few_last], labels[few_last])
                 for look in range(last + 1):
                     random = forward_look(spec, params, images[few], look, structures[look], before)
@@ -145,7 +149,7 @@ def cascade_finetune_step(
       parameters of the dense network. The state is donated.
     """
     transform = optimizer.make_optimizer(config.optimizer, config.steps)
-    teacher_spec = cascade.spec.last
+    teacher_spec = cascade.spec.dense
     num_children = jnp.asarray([len(children) for children in cascade.children], jnp.int32)
 
     def step(state, index, key, tables, policy_params, teacher):

@@ -21,12 +21,12 @@ def positions_for(embedding: np.ndarray, spec: ModelSpec, interpolation: str = "
       interpolation: see `resize_positions`.
 
     Returns:
-      float [spec.tokens, C]; unchanged if it cannot fit, so that strict loading reports its shape.
+      float [spec.positions, C]; unchanged if it cannot fit, so that strict loading reports its shape.
     """
     side = math.isqrt(len(embedding))
     if side**2 == len(embedding):
         embedding = np.pad(embedding, ((spec.class_tokens, 0), (0, 0)))
-    return resize_positions(embedding, spec.tokens, spec.class_tokens, interpolation)
+    return resize_positions(embedding, spec.positions, spec.class_tokens, interpolation)
 
 
 def resize_positions(
