@@ -42,6 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.overrides = overrides
     options.line = "python -m prance_jax " + shlex.join(arguments)
     try:
+        if overrides and getattr(options, "config", None) is None:
+            raise UserError(
+                f"{overrides[0]} changes a --config, which is not given; a workdir keeps the configuration that "
+                "it was made with"
+            )
         return options.run(options)
     except UserError as error:
         print(f"prance_jax: {error}", file=sys.stderr)
