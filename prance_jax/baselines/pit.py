@@ -24,6 +24,7 @@ from prance_jax.baselines.token_predictor import (
     pack_dropped,
     sample_decisions,
 )
+from prance_jax.core.checks import check_images
 from prance_jax.models.block import Block, NormWeights, apply_norm
 from prance_jax.tokens.methods.registry import METHODS
 from prance_jax.tokens.token_set import TokenSet, initial_tokens
@@ -143,6 +144,8 @@ class PiT(nn.Module):
 
     def _embed(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """CLS [B, 1, C], which has no position, and the grid [B, G, G, C] with positions."""
+        spec = self.spec
+        check_images(images, (spec.image_size, spec.image_size, spec.channels))
         grid = self.patch_embed(images) + self.pos_embed
         return jnp.broadcast_to(self.cls_token, (images.shape[0], 1, grid.shape[-1])), grid
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from prance_jax.cascade.forward import DecideAtExit, NodeOutput, forward_step
 from prance_jax.cascade.observation import NUM_FEATURES
+from prance_jax.core.checks import check_images
 from prance_jax.spec.cascade import START, Cascade
 
 Params = Any
@@ -54,6 +55,7 @@ def serve_cascade(
       decide: takes the decisions.
       chunk: images of a chunk, at most.
     """
+    check_images(images, cascade.spec.last.image_shape)
     batch = images.shape[0]
     # An exported program has a symbolic batch size; its chunks are filled up.
     chunk = min(chunk, batch) if isinstance(batch, int) else chunk

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prance_jax.cascade.looks import HandedOn, hand_on, look_params, resize_images
+from prance_jax.cascade.looks import HandedOn, hand_on, images_of_look, look_params
 from prance_jax.cascade.observation import NUM_FEATURES, exit_features
 from prance_jax.models.forward import forward_exit, forward_first_group, forward_group
 from prance_jax.models.outputs import GroupState
@@ -66,7 +66,7 @@ def forward_step(
                 from_look = cascade.steps[step.parent - 1].look
                 width = choice.widths[0]
                 handed_on = hand_on(cascade.spec, params, from_look, before.state, step.look, width)
-            small = resize_images(images, spec.image_size)
+            small = images_of_look(cascade.spec, images, step.look)
             state = forward_first_group(model, weights, small, choice, *handed_on)
         else:
             state = forward_group(model, weights, before.state if state is None else state, choice, group)
@@ -163,7 +163,7 @@ def forward_cascade(
         spec, weights = cascade.spec.looks[look].spec, look_params(cascade.spec, params, look)
         model, choice = ViT(spec), _choice_of(cascade, look, group, target)
         if group == 0:
-            small = resize_images(images, spec.image_size)
+            small = images_of_look(cascade.spec, images, look)
             state = forward_first_group(model, weights, small, choice, *handed_on.get(look, HandedOn()))
         else:
             state = forward_group(model, weights, state, choice, group)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from prance_jax.core.checks import check_images
 from prance_jax.core.sizes import Size
 from prance_jax.models import forward
 from prance_jax.models.elastic import dense, layer_norm
@@ -80,6 +81,21 @@ def look_params(spec: CascadeSpec, params: Params, look: int) -> Params:
     if look == len(spec.looks) - 1 or spec.looks[look].shares == "none":
         return unshared
     return _overlay(params[f"look_{len(spec.looks) - 1}"], unshared)
+
+
+def images_of_look(spec: CascadeSpec, images: jax.Array, look: int) -> jax.Array:
+    """Resizes images of the full size to that of a look.
+
+    Args:
+      spec: the looks.
+      images: float [B, S, S, channels].
+      look: index of the look.
+
+    Raises:
+      UserError: images have the wrong shape, or are not floating point.
+    """
+    check_images(images, spec.last.image_shape)
+    return resize_images(images, spec.looks[look].spec.image_size)
 
 
 def resize_images(images: jax.Array, size: int) -> jax.Array:

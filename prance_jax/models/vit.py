@@ -23,6 +23,7 @@ from typing import Mapping
 import flax.linen as nn
 import jax
 
+from prance_jax.core.checks import check_images
 from prance_jax.core.sizes import Size
 from prance_jax.models import heads
 from prance_jax.models.block import AffineWeights, Block, NormWeights, apply_norm, sincos_init
@@ -209,6 +210,7 @@ class ViT(nn.Module):
           scores: float32 [B, spec.cells], the highest ones choose the cells that are split; None without
             `spec.refined_cells`.
         """
+        check_images(images, self.spec.image_shape)
         weights = [self.cls_token, self.dist_token] if self.spec.distilled else [self.cls_token]
         embedding = heads.EmbeddingWeights(self.patch_embed(), weights, self.pos_embed)
         return heads.embed(self.spec, embedding, images, width, added, scores)

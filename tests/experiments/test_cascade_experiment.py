@@ -264,8 +264,13 @@ def test_an_exported_cascade_is_the_model(model, images, tmp_path):
     card = export(model, tmp_path / "cascade.prance")
     program = load_exported(tmp_path / "cascade.prance")
     assert card["budget_range"] == pytest.approx(list(model.budget_table.range))
-    for count in (1, 5):
-        np.testing.assert_allclose(program(images[:count]), model(images[:count]), atol=1e-5)
+    np.testing.assert_allclose(program(images[:1]), model(images[:1]), atol=1e-5)
+    budgets = np.linspace(*model.budget_table.range, 5)
+    expected = model(images[:5], budget=list(budgets))
+    np.testing.assert_allclose(program(images[:5], budget=budgets), expected, atol=1e-5)
+    for index in (0, 4):
+        alone = model(images[index : index + 1], budget=budgets[index])
+        np.testing.assert_allclose(expected[index : index + 1], alone, atol=1e-5)
 
 
 def test_weights_of_a_cascade_are_no_file(experiment, rows, tmp_path, capsys):
@@ -293,3 +298,5 @@ def test_wrong_inputs(model, images):
         model(images[:, :10])
     with pytest.raises(UserError, match="outside the calibrated range"):
         model(images, budget=7.0)
+    with pytest.raises(UserError, match="one for each of the"):
+        model(images, budget=[model.default_budget] * (len(images) + 1))
