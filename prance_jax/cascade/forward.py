@@ -155,8 +155,11 @@ def forward_cascade(
       decide: takes the decisions; called for all images at every exit, also where the action is not used.
     """
     batch, next_nodes = images.shape[0], jnp.asarray(cascade.next_nodes)
-    node, logits = jnp.full(batch, START, jnp.int32), jnp.zeros((batch, cascade.spec.last.num_classes))
-    features, handed_on, answers = jnp.zeros((batch, NUM_FEATURES)), {}, []
+    node, logits = (
+        jnp.full(batch, START, jnp.int32),
+        jnp.zeros((batch, cascade.spec.last.num_classes), jnp.float32),
+    )
+    features, handed_on, answers = jnp.zeros((batch, NUM_FEATURES), jnp.float32), {}, []
 
     target = next_nodes[node, decide(node, features)]
     for look, group, ends in _positions(cascade):
@@ -170,7 +173,7 @@ def forward_cascade(
         if not ends:
             continue
         answer = forward_exit(model, weights, state, group)
-        reached = jnp.isin(target, jnp.asarray(ends))
+        reached = jnp.isin(target, jnp.asarray(ends, jnp.int32))
         # An image may pass an exit without an answer, or begin at a later look.
         new_features = _where(
             node == START, exit_features(answer, None, state), exit_features(answer, logits, state)
@@ -183,7 +186,7 @@ def forward_cascade(
             width = _choice_of(cascade, later, 0, target).widths[0]
             new = hand_on(cascade.spec, params, look, state, later, width)
             old = handed_on.get(later, jax.tree.map(jnp.zeros_like, new))
-            begins = reached & jnp.isin(target, jnp.asarray(_first_nodes(cascade, later)))
+            begins = reached & jnp.isin(target, jnp.asarray(_first_nodes(cascade, later), jnp.int32))
             handed_on[later] = jax.tree.map(functools.partial(_where, begins), new, old)
     return CascadeOutput(logits, node, tuple(answers))
 

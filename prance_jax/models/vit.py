@@ -57,7 +57,8 @@ class ViT(nn.Module):
         spec, space = self.spec, self.spec.space
         width = space.super_width
         self.patch_embed = AffineWeights(spec.patch_values, width, nn.initializers.lecun_normal())
-        self.cls_token = self.param("cls_token", nn.initializers.truncated_normal(0.02), (width,))
+        token_init = nn.initializers.truncated_normal(0.02, "float32")
+        self.cls_token = self.param("cls_token", token_init, (width,))
         self.pos_embed = self.param("pos_embed", sincos_init, (spec.positions, width))
         self.blocks = [
             Block(
@@ -72,7 +73,7 @@ class ViT(nn.Module):
         self.head = AffineWeights(width, spec.outputs)
         self.exits = [heads.Exit(spec, name=f"exit_{group}") for group in spec.exits]
         if spec.distilled:
-            self.dist_token = self.param("dist_token", nn.initializers.truncated_normal(0.02), (width,))
+            self.dist_token = self.param("dist_token", token_init, (width,))
             self.head_dist = AffineWeights(width, spec.num_classes)
 
     def __call__(self, images: jax.Array, structure: Structure | None = None) -> jax.Array:
