@@ -30,7 +30,7 @@ def visible_bias(bias: jax.Array | None, policy: jax.Array | None) -> jax.Array 
     """
     if policy is None:
         return bias
-    return jnp.where(policy > 0, 0.0 if bias is None else bias, -jnp.inf)
+    return jnp.where(policy > 0, jnp.float32(0) if bias is None else bias, -jnp.inf)
 
 
 def dot_product_attention(

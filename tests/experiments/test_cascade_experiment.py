@@ -2,6 +2,11 @@
 
 import copy
 import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import chex
@@ -291,6 +296,30 @@ def test_compare_points_to_the_table_of_the_cascade(experiment, rows, capsys):
 def test_one_device_of_a_mesh(model, images):
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
     np.testing.assert_allclose(model.shard(mesh)(images), model(images), atol=1e-5)
+
+
+def test_nothing_changes_under_jax_enable_x64(experiment, model, images, tmp_path):
+    """Stage one, a selector and the answers of this cascade and of a stored plain run, whose training had no flag."""
+    run, plain = tmp_path / "run", tmp_path / "plain"
+    shutil.copytree(experiment.workdir.path, run)
+    for stage in ("meta", "selector_1"):
+        shutil.rmtree(run / "checkpoints/seed0/cascade" / stage)
+    with zipfile.ZipFile(CONFIG.parent / "stored/tiny.zip") as archive:
+        archive.extractall(plain)
+    np.savez(tmp_path / "in.npz", images=images)
+    program = Path(__file__).with_name("answers_in_x64.py")
+    words = [sys.executable, program, run, plain, tmp_path / "in.npz", tmp_path / "out.npz"]
+    environment = {**os.environ, "JAX_ENABLE_X64": "1", "PYTHONPATH": str(CONFIG.parents[1])}
+    done = subprocess.run(list(map(str, words)), env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    trained = {"meta": experiment.meta(0), "selector": experiment.table_policy(0, 1)}
+    with np.load(tmp_path / "out.npz") as answers:
+        for path, leaf in jax.tree_util.tree_leaves_with_path(trained):
+            wide = answers[jax.tree_util.keystr(path)]
+            np.testing.assert_array_equal(wide, leaf, strict=True, err_msg=jax.tree_util.keystr(path))
+        for name, expected in (("cascade", model(images)), ("plain", load(plain)(images))):
+            assert answers[name].dtype == np.float32
+            np.testing.assert_allclose(answers[name], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_wrong_inputs(model, images):
