@@ -73,7 +73,9 @@ class BudgetTable:
         shares = jnp.asarray(self.macs_kept, jnp.float32)
         return cost_weight_from_asinh(
             jnp.interp(
-                jnp.asarray(budget, jnp.float32), shares, cost_weight_to_asinh(jnp.asarray(self.cost_weights))
+                jnp.asarray(budget, jnp.float32),
+                shares,
+                cost_weight_to_asinh(jnp.asarray(self.cost_weights, jnp.float32)),
             )
         )
 

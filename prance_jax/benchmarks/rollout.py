@@ -138,9 +138,9 @@ def random_table(cascade: Cascade, images: int, key: jax.Array) -> CascadeTable:
       key: random key.
     """
     keys, shape = jax.random.split(key, 3), (images, cascade.num_nodes)
-    labels = jax.random.randint(keys[0], (images,), 0, cascade.spec.last.num_classes)
-    predicted = jax.random.randint(keys[1], shape, 0, cascade.spec.last.num_classes)
-    features = jax.random.uniform(keys[2], (*shape, NUM_FEATURES))
+    labels = jax.random.randint(keys[0], (images,), 0, cascade.spec.last.num_classes, dtype=jnp.int32)
+    predicted = jax.random.randint(keys[1], shape, 0, cascade.spec.last.num_classes, dtype=jnp.int32)
+    features = jax.random.uniform(keys[2], (*shape, NUM_FEATURES), dtype=jnp.float32)
     quality = (predicted == labels[:, None]).astype(jnp.float32)
     return CascadeTable(features, predicted, quality, labels, jnp.asarray(node_costs(cascade), jnp.float32))
 

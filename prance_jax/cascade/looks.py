@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from prance_jax.core.checks import check_images
 from prance_jax.core.sizes import Size
 from prance_jax.models import forward
 from prance_jax.models.elastic import dense, layer_norm
@@ -82,6 +83,21 @@ def look_params(spec: CascadeSpec, params: Params, look: int) -> Params:
     return _overlay(params[f"look_{len(spec.looks) - 1}"], unshared)
 
 
+def images_of_look(spec: CascadeSpec, images: jax.Array, look: int) -> jax.Array:
+    """Resizes images of the full size to that of a look.
+
+    Args:
+      spec: the looks.
+      images: float [B, S, S, channels].
+      look: index of the look.
+
+    Raises:
+      UserError: images have the wrong shape, or are not floating point.
+    """
+    check_images(images, spec.last.image_shape)
+    return resize_images(jnp.asarray(images, jnp.float32), spec.looks[look].spec.image_size)
+
+
 def resize_images(images: jax.Array, size: int) -> jax.Array:
     """Resizes images [B, S, S, C] to [B, size, size, C]: means of square pieces if `size` divides S, else bilinear.
 
@@ -97,7 +113,13 @@ def resize_images(images: jax.Array, size: int) -> jax.Array:
     if side % size == 0:
         pieces = images.reshape(-1, size, side // size, size, side // size, images.shape[-1])
         return pieces.mean(axis=(2, 4))
-    return jax.image.resize(images, (images.shape[0], size, size, images.shape[-1]), "linear")
+    return _resize_linear(images, size)
+
+
+def _resize_linear(x: jax.Array, size: int) -> jax.Array:
+    """Resizes [B, S, S, C]; under `jax_enable_x64` JAX would compute the weights in 64 bits."""
+    with jax.enable_x64(False):
+        return jax.image.resize(x, (x.shape[0], size, size, x.shape[-1]), "linear")
 
 
 def resize_positions(positions: jax.Array, spec: ModelSpec, target: ModelSpec) -> jax.Array:
@@ -210,16 +232,17 @@ def _resize_grid(grid: jax.Array, patches: int) -> jax.Array:
     if count == patches:
         return grid
     side, new_side = round(count**0.5), round(patches**0.5)
-    shape = (batch, new_side, new_side, channels)
-    return jax.image.resize(grid.reshape(batch, side, side, channels), shape, "linear").reshape(
-        batch, patches, channels
-    )
+    resized = _resize_linear(grid.reshape(batch, side, side, channels), new_side)
+    return resized.reshape(batch, patches, channels)
 
 
 def _init_recycling(width_in: int, width: int) -> Params:
     """Weights of a map that starts at zero."""
-    zero_map = lambda: {"kernel": jnp.zeros((width_in, width)), "bias": jnp.zeros(width)}
-    norm = {"scale": jnp.ones(width_in), "bias": jnp.zeros(width_in)}
+    zero_map = lambda: {
+        "kernel": jnp.zeros((width_in, width), jnp.float32),
+        "bias": jnp.zeros(width, jnp.float32),
+    }
+    norm = {"scale": jnp.ones(width_in, jnp.float32), "bias": jnp.zeros(width_in, jnp.float32)}
     return {"norm": norm, "class_tokens": zero_map(), "patches": zero_map()}
 
 

@@ -181,7 +181,9 @@ def _rollout_speed(options: argparse.Namespace, config, source, spec, params) ->
 
     selector = Selector(spec, config.selector, spec.space.first_group(config.model.first_group))
     images, labels = source.sample_plain(source.tables, jax.random.key(0), config.selector.batch)
-    env_params = EnvParams(params, images, labels, jnp.zeros((len(labels), spec.num_classes)), jnp.float32(0))
+    env_params = EnvParams(
+        params, images, labels, jnp.zeros((len(labels), spec.num_classes), jnp.float32), jnp.float32(0)
+    )
     figures = measure_rollout(selector, env_params, jax.random.key(2), options.repeats)
     return _print(options, {**figures, "hardware": hardware(), "weights": "random"})
 

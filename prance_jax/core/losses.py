@@ -21,7 +21,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
     """
     are_indices = labels.ndim < logits.ndim
     targets = optax.smooth_labels(
-        jax.nn.one_hot(labels, logits.shape[-1]) if are_indices else labels, smoothing
+        jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32) if are_indices else labels, smoothing
     )
     return optax.softmax_cross_entropy(logits, targets).mean()
 
@@ -80,4 +80,4 @@ def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
       labels: as for `cross_entropy`; of class probabilities the highest counts as the label.
     """
     labels = labels if labels.ndim < logits.ndim else jnp.argmax(labels, -1)
-    return (jnp.argmax(logits, -1) == labels).mean()
+    return (jnp.argmax(logits, -1) == labels).mean(dtype=jnp.float32)

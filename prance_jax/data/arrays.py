@@ -174,7 +174,9 @@ class Arrays(NormalisedSource):
 
     def _sample(self, tables: ArrayTables, key: jax.Array, batch: int, config: AugmentConfig):
         index_key, key = jax.random.split(key)
-        index = jax.random.randint(index_key, (-(-batch // config.repeats),), 0, tables.labels.shape[0])
+        index = jax.random.randint(
+            index_key, (-(-batch // config.repeats),), 0, tables.labels.shape[0], dtype=jnp.int32
+        )
         index = jnp.repeat(index, config.repeats)[:batch]
         images = self.normalisation.to_float(tables.images[index])
         labels = tables.labels[index]

@@ -131,7 +131,7 @@ def padded_crop(image: jax.Array, key: jax.Array, pad: int) -> jax.Array:
       float32 [S, S, C].
     """
     padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
-    top, left = jax.random.randint(key, (2,), 0, 2 * pad + 1)
+    top, left = jax.random.randint(key, (2,), 0, 2 * pad + 1, dtype=jnp.int32)
     return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
 
 
@@ -147,7 +147,7 @@ def resized_crop(image: jax.Array, key: jax.Array, min_area: float) -> jax.Array
       float32 [S, S, C].
     """
     height, width, _ = image.shape
-    uniform = jax.random.uniform(key, (crops.TRIES, 4))
+    uniform = jax.random.uniform(key, (crops.TRIES, 4), dtype=jnp.float32)
     box = crops.random_resized(uniform, height, width, min_area)
     scale = jnp.stack([height / box.height, width / box.width]).astype(jnp.float32)
     shift = -jnp.stack([box.top, box.left]).astype(jnp.float32) * scale
@@ -165,7 +165,7 @@ def jitter(image: jax.Array, key: jax.Array, strength: float) -> jax.Array:
     Returns:
       float32 [S, S, 3] in [0, 1].
     """
-    factors = jax.random.uniform(key, (3,), minval=1 - strength, maxval=1 + strength)
+    factors = jax.random.uniform(key, (3,), minval=1 - strength, maxval=1 + strength, dtype=jnp.float32)
     for change, factor in zip((brightness, contrast, color), factors):
         image = change(image, factor)
     return image
@@ -189,17 +189,19 @@ def erase(image: jax.Array, key: jax.Array, probability: float) -> jax.Array:
     """
     height, width, _ = image.shape
     apply_key, box_key, noise_key = jax.random.split(key, 3)
-    uniform = jax.random.uniform(box_key, (crops.TRIES, 4))
+    uniform = jax.random.uniform(box_key, (crops.TRIES, 4), dtype=jnp.float32)
     area = height * width * (0.02 + (0.33 - 0.02) * uniform[:, 0])
-    shape = jnp.exp(jnp.log(0.3) * (1 - 2 * uniform[:, 1]))
+    shape = jnp.exp(jnp.log(jnp.float32(0.3)) * (1 - 2 * uniform[:, 1]))
     heights, widths = jnp.round(jnp.sqrt(area * shape)), jnp.round(jnp.sqrt(area / shape))
     fits = (heights < height) & (widths < width)
     top = jnp.floor(uniform[:, 2] * (height - heights + 1))
     left = jnp.floor(uniform[:, 3] * (width - widths + 1))
     first = jnp.argmax(fits)
     in_box = _box_mask(height, width, top[first], left[first], heights[first], widths[first])
-    is_erased = jnp.any(fits) & jax.random.bernoulli(apply_key, probability)
-    return jnp.where((in_box & is_erased)[..., None], jax.random.normal(noise_key, image.shape), image)
+    is_erased = jnp.any(fits) & jax.random.bernoulli(apply_key, jnp.float32(probability))
+    return jnp.where(
+        (in_box & is_erased)[..., None], jax.random.normal(noise_key, image.shape, dtype=jnp.float32), image
+    )
 
 
 def mix(
@@ -227,10 +229,10 @@ def mix(
     method_key, share_key, box_key = jax.random.split(key, 3)
     use_cutmix = jax.random.bernoulli(method_key) if mixup and cutmix else jnp.asarray(cutmix > 0)
     alpha = jnp.where(use_cutmix, cutmix or 1.0, mixup or 1.0)
-    share = jax.random.beta(share_key, alpha, alpha)
+    share = jax.random.beta(share_key, alpha, alpha, dtype=jnp.float32)
     _, height, width, _ = images.shape
     half = jnp.sqrt(1 - share) / 2
-    centre = jax.random.uniform(box_key, (2,))
+    centre = jax.random.uniform(box_key, (2,), dtype=jnp.float32)
     edges = lambda middle, side: (
         jnp.clip(jnp.round((middle - half) * side), 0, side),
         jnp.clip(jnp.round((middle + half) * side), 0, side),
@@ -241,11 +243,11 @@ def mix(
     other = images[::-1]
     mixed = jnp.where(use_cutmix, jnp.where(in_box, other, images), share * images + (1 - share) * other)
     share = jnp.where(use_cutmix, share_outside_box, share)
-    one_hot = jax.nn.one_hot(labels, num_classes)
+    one_hot = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
     return mixed, share * one_hot + (1 - share) * one_hot[::-1]
 
 
 def _box_mask(height: int, width: int, top, left, box_height, box_width) -> jax.Array:
     """Returns bool [height, width]: whether a pixel is in the box."""
-    rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
+    rows, columns = jnp.arange(height, dtype=jnp.int32)[:, None], jnp.arange(width, dtype=jnp.int32)[None, :]
     return (rows >= top) & (rows < top + box_height) & (columns >= left) & (columns < left + box_width)

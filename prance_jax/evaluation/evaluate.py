@@ -96,7 +96,7 @@ def compile_forward(
         # A static structure costs the same for every image; its exact integers may exceed int32.
         per_image = {
             name: jnp.broadcast_to(
-                jnp.asarray(float(value) if isinstance(value, int) else value), images.shape[:1]
+                jnp.asarray(float(value) if isinstance(value, int) else value, jnp.float32), images.shape[:1]
             )
             for name, value in values.items()
         }

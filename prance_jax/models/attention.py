@@ -30,7 +30,7 @@ def visible_bias(bias: jax.Array | None, policy: jax.Array | None) -> jax.Array 
     """
     if policy is None:
         return bias
-    return jnp.where(policy > 0, 0.0 if bias is None else bias, -jnp.inf)
+    return jnp.where(policy > 0, jnp.float32(0) if bias is None else bias, -jnp.inf)
 
 
 def dot_product_attention(
@@ -58,7 +58,7 @@ def dot_product_attention(
         weights = jax.nn.softmax(logits, axis=-1)
     else:
         visible = policy[:, None, None, :].astype(jnp.float32)
-        visible = visible + (1 - visible) * jnp.eye(*logits.shape[-2:])
+        visible = visible + (1 - visible) * jnp.eye(*logits.shape[-2:], dtype=jnp.float32)
         # Relative to the largest visible logit, so the sum is at least 1. A hidden key counts as that one at most;
         # otherwise its gradient, an exponential of the difference, would swamp all others.
         top = jnp.max(jnp.where(visible > 0, logits, -jnp.inf), axis=-1, keepdims=True)

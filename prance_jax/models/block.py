@@ -68,8 +68,8 @@ class AffineWeights(nn.Module):
 
     @nn.compact
     def __call__(self) -> tuple[jax.Array, jax.Array]:
-        kernel = self.param("kernel", self.kernel_init, (self.inputs, self.outputs))
-        return kernel, self.param("bias", nn.initializers.zeros, (self.outputs,))
+        kernel = self.param("kernel", self.kernel_init, (self.inputs, self.outputs), jnp.float32)
+        return kernel, self.param("bias", nn.initializers.zeros, (self.outputs,), jnp.float32)
 
 
 class NormWeights(nn.Module):
@@ -83,8 +83,8 @@ class NormWeights(nn.Module):
 
     @nn.compact
     def __call__(self) -> tuple[jax.Array, jax.Array]:
-        scale = self.param("scale", nn.initializers.ones, (self.channels,))
-        return scale, self.param("bias", nn.initializers.zeros, (self.channels,))
+        scale = self.param("scale", nn.initializers.ones, (self.channels,), jnp.float32)
+        return scale, self.param("bias", nn.initializers.zeros, (self.channels,), jnp.float32)
 
 
 def apply_norm(spec: ModelSpec, weights: NormWeights, x: jax.Array, width_in: Size, width: Size) -> jax.Array:

@@ -37,7 +37,9 @@ def mask_channels(x: jax.Array, width: Size) -> jax.Array:
     x = x[..., : array_size(width, x.shape[-1])]
     if isinstance(width, int):
         return x
-    return jnp.where(jnp.arange(x.shape[-1]) < broadcast_width(width, x.ndim), x, jnp.zeros((), x.dtype))
+    return jnp.where(
+        jnp.arange(x.shape[-1], dtype=jnp.int32) < broadcast_width(width, x.ndim), x, jnp.zeros((), x.dtype)
+    )
 
 
 def fit_channels(x: jax.Array, width: Size, target: Size, full: int) -> jax.Array:

@@ -23,6 +23,7 @@ from typing import Mapping
 import flax.linen as nn
 import jax
 
+from prance_jax.core.checks import check_images
 from prance_jax.core.sizes import Size
 from prance_jax.models import heads
 from prance_jax.models.block import AffineWeights, Block, NormWeights, apply_norm, sincos_init
@@ -56,7 +57,8 @@ class ViT(nn.Module):
         spec, space = self.spec, self.spec.space
         width = space.super_width
         self.patch_embed = AffineWeights(spec.patch_values, width, nn.initializers.lecun_normal())
-        self.cls_token = self.param("cls_token", nn.initializers.truncated_normal(0.02), (width,))
+        token_init = nn.initializers.truncated_normal(0.02, "float32")
+        self.cls_token = self.param("cls_token", token_init, (width,))
         self.pos_embed = self.param("pos_embed", sincos_init, (spec.positions, width))
         self.blocks = [
             Block(
@@ -71,7 +73,7 @@ class ViT(nn.Module):
         self.head = AffineWeights(width, spec.outputs)
         self.exits = [heads.Exit(spec, name=f"exit_{group}") for group in spec.exits]
         if spec.distilled:
-            self.dist_token = self.param("dist_token", nn.initializers.truncated_normal(0.02), (width,))
+            self.dist_token = self.param("dist_token", token_init, (width,))
             self.head_dist = AffineWeights(width, spec.num_classes)
 
     def __call__(self, images: jax.Array, structure: Structure | None = None) -> jax.Array:
@@ -209,6 +211,7 @@ class ViT(nn.Module):
           scores: float32 [B, spec.cells], the highest ones choose the cells that are split; None without
             `spec.refined_cells`.
         """
+        check_images(images, self.spec.image_shape)
         weights = [self.cls_token, self.dist_token] if self.spec.distilled else [self.cls_token]
         embedding = heads.EmbeddingWeights(self.patch_embed(), weights, self.pos_embed)
         return heads.embed(self.spec, embedding, images, width, added, scores)

@@ -122,7 +122,7 @@ class PranceEnv:
         Returns:
           The first observation, float32 [B, D], and the state.
         """
-        indices = jax.random.randint(key, (self.batch,), 0, env_params.labels.shape[0])
+        indices = jax.random.randint(key, (self.batch,), 0, env_params.labels.shape[0], dtype=jnp.int32)
         images = constrain_batch(self.mesh, env_params.images[indices])
         group_state = forward_first_group(self.model, env_params.params, images, self.first_choice)
         env_state = EnvState(
@@ -130,7 +130,7 @@ class PranceEnv:
             choices=(self.first_choice,),
             labels=env_params.labels[indices],
             full_logits=env_params.full_logits[indices],
-            utility=jnp.zeros(self.batch),
+            utility=jnp.zeros(self.batch, jnp.float32),
             cost_weight=self._cost_weights(jax.random.fold_in(key, 1), env_params),
         )
         return self.encoder(group_state, 1, env_state.cost_weight), env_state
@@ -175,14 +175,14 @@ class PranceEnv:
         observation = (
             self.encoder(group_state, group + 1, env_state.cost_weight)
             if group < self.horizon
-            else jnp.zeros((self.batch, self.encoder.size))
+            else jnp.zeros((self.batch, self.encoder.size), jnp.float32)
         )
         utility_t = utility(quality, cost, env_state.cost_weight)
         reward = compute_reward(self.config, utility_t, env_state.utility, choice.keep)
         if self.encoder.sees_cost_weight:
             reward = reward * reward_scale(env_state.cost_weight)
         env_state = env_state._replace(group_state=group_state, choices=choices, utility=utility_t)
-        return observation, env_state, reward, jnp.full(self.batch, group == self.horizon), info
+        return observation, env_state, reward, jnp.full(self.batch, group == self.horizon, bool), info
 
     def _cost_weights(self, key: jax.Array, env_params: EnvParams) -> jax.Array:
         """float32 [B]: the one cost weight, or one sampled per episode."""

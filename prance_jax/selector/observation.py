@@ -94,7 +94,9 @@ class ObservationEncoder:
         count = jnp.broadcast_to(jnp.asarray(state.tokens.count, jnp.float32), (batch,))
         sharpness = jnp.sum(attention**2, axis=1) / count
         width = jnp.broadcast_to(broadcast_width(state.width, 1) / space.max_width, (batch,))
-        decision = jnp.broadcast_to(jax.nn.one_hot(group - 1, space.groups - 1), (batch, space.groups - 1))
+        decision = jnp.broadcast_to(
+            jax.nn.one_hot(group - 1, space.groups - 1, dtype=jnp.float32), (batch, space.groups - 1)
+        )
         shares = jnp.stack([count / self.spec.tokens, sharpness, width], axis=1)
         return jnp.concatenate([shares, _confidence(state.early_logits), decision], axis=1)
 
@@ -116,7 +118,7 @@ def _confidence(logits: jax.Array) -> jax.Array:
     log_prob = jax.nn.log_softmax(logits.astype(jnp.float32))
     classes = log_prob.shape[-1]
     top = jax.lax.top_k(jnp.exp(log_prob), min(2, classes))[0]
-    entropy = -jnp.sum(jnp.exp(log_prob) * log_prob, axis=-1) / jnp.log(max(classes, 2))
+    entropy = -jnp.sum(jnp.exp(log_prob) * log_prob, axis=-1) / jnp.log(jnp.float32(max(classes, 2)))
     return jnp.stack([top[:, 0], top[:, 0] - top[:, -1], entropy], axis=1)
 
 

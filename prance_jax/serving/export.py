@@ -1,7 +1,7 @@
 """Export: a model as one file that `prance_jax.load_exported` runs anywhere.
 
 The file is a zip archive of three entries. The program is StableHLO by `jax.export`, with a
-symbolic batch size, for CPU, CUDA and TPU. The weights are separate arrays, so the program stays
+symbolic batch size, for CPU, CUDA and TPU. A model of many budgets takes one budget per image. The weights are separate arrays, so the program stays
 small. A JSON card describes input, output and what was measured.
 """
 
@@ -52,13 +52,13 @@ def export(
         return dataclasses.replace(model, params=params, policy_params=policy_params)(images, *budget)
 
     (batch,) = jax_export.symbolic_shape("batch")
-    shape = (spec.image_size, spec.image_size, spec.channels)
+    shape = spec.image_shape
     arguments = [
         tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves),
         jax.ShapeDtypeStruct((batch, *shape), jnp.float32),
     ]
     if model.budget_table is not None:
-        arguments.append(jax.ShapeDtypeStruct((), jnp.float32))
+        arguments.append(jax.ShapeDtypeStruct((batch,), jnp.float32))
     program = jax_export.export(jax.jit(run), platforms=PLATFORMS)(*arguments)
     card = {
         "format": FORMAT,

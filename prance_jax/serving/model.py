@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from prance_jax.adaptive.buckets import Buckets
 from prance_jax.adaptive.budget import BudgetTable
 from prance_jax.adaptive.executor import AdaptiveOutput, serve_adaptive
-from prance_jax.core.checks import check_images
+from prance_jax.core.checks import check_budget, check_finite, check_images
 from prance_jax.core.errors import UserError
 from prance_jax.core.old_names import renamed
 from prance_jax.selector.policies import DecisionPolicy, PolicyWithCost
@@ -211,13 +211,15 @@ class AdaptiveModel:
 
     def _check(self, images: jax.Array, budget: jax.Array | float | None) -> jax.Array | None:
         """Checks the arguments of a call and returns the cost weight of the budget."""
-        spec = self.spec
-        check_images(images, (spec.image_size, spec.image_size, spec.channels))
+        check_images(images, self.spec.image_shape)
+        check_finite(images)
         if self.budget_table is None:
             if budget is not None:
                 raise UserError(_ONE_BUDGET)
             return None
-        return self.budget_table.cost_weight(self.budget_table.range[1] if budget is None else budget)
+        budget = self.budget_table.range[1] if budget is None else budget
+        check_budget(budget, *self.budget_table.range, images.shape[0])
+        return self.budget_table.cost_weight(budget)
 
 
 _ONE_BUDGET = (

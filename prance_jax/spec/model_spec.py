@@ -170,6 +170,11 @@ class ModelSpec:
         return self.method.tokens_after(count, rates, self.fewest_tokens, self.patches, self.class_tokens - 1)
 
     @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        return self.image_size, self.image_size, self.channels
+
+    @property
     def patches(self) -> int:
         """Patches of an image."""
         return (self.image_size // self.patch_size) ** 2

@@ -54,7 +54,7 @@ class TokenSet(NamedTuple):
 
         Counted from `token_of_patch`, so it also holds where a method does not update sizes.
         """
-        slots = jnp.arange(self.features.shape[1])
+        slots = jnp.arange(self.features.shape[1], dtype=jnp.int32)
         patches = jnp.sum(self.token_of_patch[:, :, None] == slots, axis=1, dtype=jnp.float32)
         # A class token counts as one.
         return jnp.maximum(patches.at[:, 0].add(1.0), 1.0)
@@ -178,8 +178,8 @@ def _importance(tokens: TokenSet, importance: jax.Array) -> jax.Array:
 def _sorting(values: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The order that makes values [B, N] fall, and the rank of each value in it."""
     # Not `top_k` and a scatter: on several devices the compiler would gather the batch for those.
-    order = jnp.argsort(-values, axis=1, stable=True)
-    return order, jnp.argsort(order, axis=1)
+    order = jnp.argsort(-values, axis=1, stable=True).astype(jnp.int32)
+    return order, jnp.argsort(order, axis=1).astype(jnp.int32)
 
 
 def leading_tokens(tokens: TokenSet, count: int) -> TokenSet:
@@ -223,7 +223,7 @@ def prefix_mask(slots: int, num_keep: Size) -> jax.Array:
       slots: length of the token axis; the result is shorter if `num_keep` has a lower bound.
       num_keep: int32 [B], may be bounded.
     """
-    return jnp.arange(array_size(num_keep, slots)) < size_value(num_keep)[:, None]
+    return jnp.arange(array_size(num_keep, slots), dtype=jnp.int32) < size_value(num_keep)[:, None]
 
 
 def compose_index(token_of_patch: jax.Array, mapping: jax.Array) -> jax.Array:
@@ -237,4 +237,4 @@ def compose_index(token_of_patch: jax.Array, mapping: jax.Array) -> jax.Array:
       `token_of_patch` after the reduction.
     """
     moved = jnp.take_along_axis(mapping, jnp.maximum(token_of_patch, 0), axis=1)
-    return jnp.where(token_of_patch < 0, -1, moved)
+    return jnp.where(token_of_patch < 0, -1, moved).astype(jnp.int32)

@@ -131,7 +131,10 @@ class CellSplit(NamedTuple):
         """
         rank = self.rank[:, :, None]
         is_split = rank < self.num_split
-        token = jnp.where(is_split, 4 * rank + jnp.arange(4), 3 * self.num_split + rank) + class_tokens
+        token = (
+            jnp.where(is_split, 4 * rank + jnp.arange(4, dtype=jnp.int32), 3 * self.num_split + rank)
+            + class_tokens
+        )
         side = round(self.rank.shape[1] ** 0.5)
         token = token.reshape(-1, side, side, 2, 2).transpose(0, 1, 3, 2, 4)
         return token.reshape(-1, 4 * side * side).astype(jnp.int32)

@@ -66,7 +66,7 @@ def measure_blocks(
     """
     counts, depth = tuple(counts) or token_grid(spec), spec.space.depth
     model, layers, reduced_layers = ViT(spec), range(depth), range(min(depth, _MAX_REDUCTIONS))
-    images = jnp.ones((batch, spec.image_size, spec.image_size, spec.channels))
+    images = jnp.ones((batch, spec.image_size, spec.image_size, spec.channels), jnp.float32)
     programs: dict[Any, _Program] = {
         "dense": _Program(lambda p, x: model.apply({"params": p}, x, spec.largest), params, images),
         "call": _Program(lambda p, x: x.features.sum(axis=1), None, _state(spec, batch, 1)),
@@ -197,7 +197,7 @@ def _predictors(
 ) -> _Program:
     """Token predictors of different weights on the same tokens, each with its removal."""
     predictor, tokens = TokenPredictor(spec.space.max_width, config.heads), _state(spec, batch, arriving)
-    is_kept = jnp.ones((batch, arriving - 1))
+    is_kept = jnp.ones((batch, arriving - 1), jnp.float32)
     weights = jax.jit(jax.vmap(lambda key: predictor.init(key, tokens.features[:, 1:], is_kept)))(
         jax.random.split(jax.random.key(0), number)
     )

@@ -119,7 +119,7 @@ class Digits:
 
     def _draw_split(self, name: str, size: int) -> Split:
         key = jax.random.fold_in(jax.random.key(self.config.seed), SPLITS[name])
-        digit = jnp.arange(size) % len(self.glyphs[name].labels)
+        digit = jnp.arange(size, dtype=jnp.int32) % len(self.glyphs[name].labels)
         drawing = jax.jit(lambda glyphs: draw_digits(self.config, glyphs, key, size, digit))(
             self.glyphs[name]
         )

@@ -204,23 +204,27 @@ def sample_placement(config: DigitsConfig, key: jax.Array, batch: int) -> tuple[
     """
     pieces = 1 + config.max_clutter
     keys = jax.random.split(key, 7)
-    scale = jax.random.uniform(keys[0], (batch, pieces, 1), minval=config.min_scale, maxval=config.max_scale)
-    size = scale * jax.random.uniform(
-        keys[1], (batch, pieces, 2), minval=1 - config.stretch, maxval=1 + config.stretch
+    scale = jax.random.uniform(
+        keys[0], (batch, pieces, 1), minval=config.min_scale, maxval=config.max_scale, dtype=jnp.float32
     )
-    crop = jax.random.randint(keys[2], (batch, pieces, 2), config.min_crop, config.max_crop + 1)
+    size = scale * jax.random.uniform(
+        keys[1], (batch, pieces, 2), minval=1 - config.stretch, maxval=1 + config.stretch, dtype=jnp.float32
+    )
+    crop = jax.random.randint(
+        keys[2], (batch, pieces, 2), config.min_crop, config.max_crop + 1, dtype=jnp.int32
+    )
     crop = crop.at[:, 0].set(GLYPH).astype(jnp.float32)
-    first = jnp.floor(jax.random.uniform(keys[3], (batch, pieces, 2)) * (GLYPH - crop + 1))
+    first = jnp.floor(jax.random.uniform(keys[3], (batch, pieces, 2), dtype=jnp.float32) * (GLYPH - crop + 1))
     piece_size = crop * size / GLYPH
-    uniform = jax.random.uniform(keys[4], (batch, pieces, 2))
+    uniform = jax.random.uniform(keys[4], (batch, pieces, 2), dtype=jnp.float32)
     corner = uniform * (config.canvas - piece_size)
     if config.grid:
         positions = jnp.floor((config.canvas - piece_size[:, 0]) / config.grid) + 1
         corner = corner.at[:, 0].set(jnp.floor(uniform[:, 0] * positions) * config.grid)
-    ink = jax.random.uniform(keys[5], (batch, pieces), minval=config.min_ink, maxval=1.0)
-    clutter = jax.random.randint(keys[6], (batch,), 0, pieces)
+    ink = jax.random.uniform(keys[5], (batch, pieces), minval=config.min_ink, maxval=1.0, dtype=jnp.float32)
+    clutter = jax.random.randint(keys[6], (batch,), 0, pieces, dtype=jnp.int32)
     ink = ink.at[:, 1:].multiply(config.clutter_ink)
-    ink = jnp.where(jnp.arange(pieces) <= clutter[:, None], ink, 0.0)
+    ink = jnp.where(jnp.arange(pieces, dtype=jnp.int32) <= clutter[:, None], ink, 0.0)
     return Placement(corner - first * size / GLYPH, size, first, first + crop, ink), clutter
 
 
@@ -271,8 +275,8 @@ def _draw(
     digit_key, other_key, placement_key = jax.random.split(key, 3)
     count = glyphs.labels.shape[0]
     if digit is None:
-        digit = jax.random.randint(digit_key, (batch,), 0, count)
-    step = jax.random.randint(other_key, (batch, config.max_clutter), 1, count)
+        digit = jax.random.randint(digit_key, (batch,), 0, count, dtype=jnp.int32)
+    step = jax.random.randint(other_key, (batch, config.max_clutter), 1, count, dtype=jnp.int32)
     others = (digit[:, None] + step) % count
     placement, clutter = sample_placement(config, placement_key, batch)
     pixels = jnp.asarray(glyphs.pixels)[jnp.concatenate([digit[:, None], others], axis=1)]

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from prance_jax.cascade.looks import init_from_network, init_params, look_params, resize_images
+from prance_jax.cascade.looks import images_of_look, init_from_network, init_params, look_params
 from prance_jax.cascade.tree import grow_tree
 from prance_jax.config.cascade import CascadeConfig, cascade_spec
 from prance_jax.core.files import write_atomic
@@ -117,9 +117,7 @@ class CascadeNetwork(PranceStages):
             return []
         baselines, spec = self.config.baselines, self.cascade_spec.unrefined
         split = self.source.split("validation").some(baselines.images)
-        small = split._replace(
-            images=resize_images(jnp.asarray(split.images), spec.looks[look].spec.image_size)
-        )
+        small = split._replace(images=images_of_look(spec, jnp.asarray(split.images), look))
         self.progress.note(f"seed{seed}: searching static structures of look {look} at {shares}")
         return search_static_structures(
             spec.looks[look].spec,

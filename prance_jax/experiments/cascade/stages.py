@@ -227,7 +227,7 @@ class CascadeStages(CascadeNetwork):
         """Behaviour cloning of the best confidence thresholds at several cost weights."""
         config = self.settings.selector
         part = CascadeTable(*(leaf[:2048] for leaf in table[:-1]), table.cost)
-        scaled = jnp.linspace(*map(cost_weight_to_asinh, config.cost_weights), 9)
+        scaled = jnp.linspace(*map(cost_weight_to_asinh, config.cost_weights), 9, dtype=jnp.float32)
         cost_weights = np.asarray(cost_weight_from_asinh(scaled))
         choices = confidence_choices(cascade, part)
         rows = confidence_demonstrations(cascade, part, choices, cost_weights)

@@ -44,7 +44,7 @@ class PPO(ActorCritic):
         """
         keys = jax.random.split(key, env.horizon + 1)
         observation, env_state = env.reset(keys[0], env_params)
-        weight = jnp.ones(observation.shape[0])
+        weight = jnp.ones(observation.shape[0], jnp.float32)
         std, steps, infos = self.std(state.updates), [], []
         for t in range(env.horizon):
             sample_key = keys[t + 1]
@@ -151,7 +151,9 @@ class PPO(ActorCritic):
             return carry, ({"value_loss": loss, **metrics}, rows.weight.sum())
 
         def epoch(carry, key):
-            order = jax.random.permutation(key, total).reshape(config.minibatches, -1)
+            order = jax.random.permutation(key, jnp.arange(total, dtype=jnp.int32)).reshape(
+                config.minibatches, -1
+            )
             return jax.lax.scan(minibatch, carry, order)
 
         carry = state.policy.actor, state.critic, state.actor_optimizer, state.critic_optimizer

@@ -51,7 +51,8 @@ def resize_positions(
         return embedding
     grid = embedding[class_tokens:].reshape(old, old, -1)
     if interpolation == "bicubic":
-        grid = np.asarray(jax.image.resize(grid, (new, new, grid.shape[-1]), "cubic", antialias=True))
+        with jax.enable_x64(False):  # else the weights would be computed in 64 bits where the flag is set
+            grid = np.asarray(jax.image.resize(grid, (new, new, grid.shape[-1]), "cubic", antialias=True))
     else:
         coordinates = np.linspace(0, old - 1, new)
         weights = np.maximum(0, 1 - np.abs(coordinates[:, None] - np.arange(old))).astype(grid.dtype)
