@@ -109,9 +109,11 @@ def benchmark(options: argparse.Namespace) -> int:
     """Runs the measurement that `options.measure` names and prints it."""
     import jax
 
+    from prance_jax.benchmarks.rollout import measure_random_table
     from prance_jax.data.load import load_source, placeholder_source
     from prance_jax.models import forward
     from prance_jax.models.vit import ViT
+    from prance_jax.results.table import hardware
 
     if options.suite is not None:
         return _accelerator_suite(options)
@@ -132,7 +134,8 @@ def benchmark(options: argparse.Namespace) -> int:
     if options.measure == "cascade":
         return cascade_speed(options, spec)
     if options.measure == "rollout" and config.cascade is not None:
-        return _table_speed(options, config.cascade.selector, spec)
+        figures = measure_random_table(spec, config.cascade.selector, options.repeats)
+        return _print(options, {**figures, "hardware": hardware(), "answers": "random"})
     params = forward.init_params(ViT(spec), jax.random.key(1))
     if options.measure == "rollout":
         return _rollout_speed(options, config, source, spec, params)
@@ -186,14 +189,6 @@ def _rollout_speed(options: argparse.Namespace, config, source, spec, params) ->
     )
     figures = measure_rollout(selector, env_params, jax.random.key(2), options.repeats)
     return _print(options, {**figures, "hardware": hardware(), "weights": "random"})
-
-
-def _table_speed(options: argparse.Namespace, settings, spec) -> int:
-    from prance_jax.benchmarks.rollout import measure_random_table
-    from prance_jax.results.table import hardware
-
-    figures = measure_random_table(spec, settings, options.repeats)
-    return _print(options, {**figures, "hardware": hardware(), "answers": "random"})
 
 
 def _guarantee(options: argparse.Namespace) -> int:
