@@ -28,7 +28,7 @@ error names the nearest right one. A workdir belongs to one configuration."""
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
-    A mistake that the user can correct is printed as one line on standard error.
+    A mistake that the user can correct is printed as one line on standard error, as is a lack of memory.
 
     Args:
       arguments: the words after `python -m prance_jax`; those of the process by default.
@@ -42,9 +42,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.overrides = overrides
     options.line = "python -m prance_jax " + shlex.join(arguments)
     try:
+        if overrides and getattr(options, "config", None) is None:
+            raise UserError(
+                f"{overrides[0]} changes a --config, which is not given; a workdir keeps the configuration that "
+                "it was made with"
+            )
         return options.run(options)
     except UserError as error:
         print(f"prance_jax: {error}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        # JAX reports this as a RuntimeError.
+        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = str(error).splitlines()[0] if str(error) else "out of memory"
+        print(
+            f"prance_jax: not enough memory ({reason}); set smaller batches, images, pools or networks",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("prance_jax: stopped; the same command continues from the last checkpoint", file=sys.stderr)

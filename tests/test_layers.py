@@ -34,6 +34,7 @@ ORDER = (
     "results",
     "benchmarks",
     "benchmarks/profiles",
+    "benchmarks/accelerator",
     "visualize",
     "visualize/cascade",
     "commands",

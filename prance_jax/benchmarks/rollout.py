@@ -9,12 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from prance_jax.benchmarks.cascade import two_look_cascade
 from prance_jax.cascade.observation import NUM_FEATURES
 from prance_jax.cascade.table import CascadeTable, TableEnv, TableParams, node_costs
+from prance_jax.config.cascade import TableSelectorConfig
 from prance_jax.models.forward import forward_first_group, forward_group, forward_rest
 from prance_jax.selector.environment import EnvParams
+from prance_jax.selector.rl.distributions import MultiCategorical
 from prance_jax.selector.rl.ppo import PPO
 from prance_jax.spec.cascade import Cascade
+from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.training.stages.selector import Selector
 
 
@@ -106,6 +110,23 @@ def measure_table(
         "batch": env.batch,
         "spread": {name: [min(values), max(values)] for name, values in rates.items()},
     }
+
+
+def measure_random_table(spec: ModelSpec, settings: TableSelectorConfig, repeats: int = 5) -> dict[str, Any]:
+    """Measures PPO on a table of random answers of `two_look_cascade`, see `measure_table`.
+
+    Args:
+      spec: the network.
+      settings: sizes of the table and of PPO.
+      repeats: interleaved repeats, of which medians are taken.
+    """
+    cascade, key = two_look_cascade(spec), jax.random.key(0)
+    env = TableEnv(cascade, settings.batch)
+    actions = MultiCategorical((cascade.num_actions,))
+    ppo = PPO(settings.ppo, actions, env.observation_size, settings.hidden, settings.updates)
+    table = random_table(cascade, settings.pool, key)
+    env_params = TableParams(table, tuple(map(jnp.float32, settings.cost_weights)))
+    return measure_table(ppo, env, env_params, key, repeats)
 
 
 def random_table(cascade: Cascade, images: int, key: jax.Array) -> CascadeTable:

@@ -187,7 +187,7 @@ def measure_serving(
                     speedup=dense_median / median,
                     realised_share=dense_median / median * share,
                     spread=tuple(float(1e3 * q) for q in np.quantile(times, (0.25, 0.75))),
-                    peak_mb=_peak(programs[name]),
+                    peak_mb=peak_memory(programs[name]),
                 )
             )
     return rows
@@ -275,8 +275,12 @@ def save_speeds(rows: list[Speed], header: dict[str, Any], folder: str | Path, b
     write_atomic(folder / "benchmark.csv", text.getvalue())
 
 
-def _peak(program: jax.stages.Compiled) -> float | None:
-    """Memory of a program by the compiler's own analysis, MiB."""
+def peak_memory(program: jax.stages.Compiled) -> float | None:
+    """Returns the memory of a program by the compiler's own analysis, MiB; None where there is none.
+
+    Args:
+      program: the compiled program.
+    """
     try:
         memory = program.memory_analysis()
         return (

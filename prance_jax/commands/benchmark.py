@@ -32,7 +32,12 @@ reading images from disk against the decoding library alone. These need --config
 guarantee: how often the certified budget of a workdir exceeds its error limit, in 200 draws of 1,000
 calibration images; the selector must serve all budgets. meta: top-1 of stage one's largest structure,
 its smallest one and random ones (--config.meta.smallest_keep of the tokens are kept at every decision of
-the smallest). These need --workdir."""
+the smallest). These need --workdir.
+
+--suite accelerator measures everything that a GPU or TPU is good for, in order of worth, within --minutes: a self-check,
+the dense network, cascades, adaptive execution, the selector, and with --config a training cut to the time that is
+left. Every figure is written to --out at once; a second call measures what is missing. --rehearse runs the same code
+with a tiny network, on any machine."""
 
 
 def add_commands(add_command: AddCommand) -> None:
@@ -53,6 +58,13 @@ def add_commands(add_command: AddCommand) -> None:
         metavar="NAME",
         help="serving, cascade, dense, rollout, guarantee, input or meta; serving by default",
     )
+    command.add_argument(
+        "--suite",
+        choices=("accelerator",),
+        help="measure a list of things in place of --measure: accelerator",
+    )
+    command.add_argument("--minutes", type=float, default=9.0, help="time limit of the suite; 9 by default")
+    command.add_argument("--rehearse", action="store_true", help="run the suite with a tiny network")
     command.add_argument("--workdir", help="a trained workdir, for serving, guarantee and meta")
     command.add_argument(
         "--batches",
@@ -101,6 +113,8 @@ def benchmark(options: argparse.Namespace) -> int:
     from prance_jax.models import forward
     from prance_jax.models.vit import ViT
 
+    if options.suite is not None:
+        return _accelerator_suite(options)
     if options.measure == "guarantee":
         return _guarantee(options)
     if options.measure == "meta":
@@ -123,6 +137,24 @@ def benchmark(options: argparse.Namespace) -> int:
     if options.measure == "rollout":
         return _rollout_speed(options, config, source, spec, params)
     return random_weights_speed(options, config, spec, params)
+
+
+def _accelerator_suite(options: argparse.Namespace) -> int:
+    """Runs all parts; status 1 if the self-check failed."""
+    from pathlib import Path
+
+    from prance_jax.benchmarks.accelerator.parts import full_suite, rehearsal, suite_parts
+    from prance_jax.benchmarks.accelerator.suite import run_suite
+    from prance_jax.results.table import hardware
+
+    if not options.minutes > 0:
+        raise UserError(f"--minutes {options.minutes:g} must be above 0")
+    config = None if options.config is None else open_config(options)
+    sizes = (rehearsal if options.rehearse else full_suite)(Path(options.out), config)
+    header = {"hardware": hardware(), "command": options.line, "weights": "random"}
+    records = run_suite(suite_parts(sizes), 60 * options.minutes, options.out, header)
+    print(f"{header['hardware']}\nresults: {options.out}/summary.md and summary.json, a file for each part")
+    return int(not all(figures.get("passed", False) for figures in records["check"].values()))
 
 
 def _input_speed(options: argparse.Namespace, config) -> int:
@@ -157,23 +189,10 @@ def _rollout_speed(options: argparse.Namespace, config, source, spec, params) ->
 
 
 def _table_speed(options: argparse.Namespace, settings, spec) -> int:
-    import jax
-    import jax.numpy as jnp
-
-    from prance_jax.benchmarks.cascade import two_look_cascade
-    from prance_jax.benchmarks.rollout import measure_table, random_table
-    from prance_jax.cascade.table import TableEnv, TableParams
+    from prance_jax.benchmarks.rollout import measure_random_table
     from prance_jax.results.table import hardware
-    from prance_jax.selector.rl.distributions import MultiCategorical
-    from prance_jax.selector.rl.ppo import PPO
 
-    cascade, key = two_look_cascade(spec), jax.random.key(0)
-    env = TableEnv(cascade, settings.batch)
-    actions = MultiCategorical((cascade.num_actions,))
-    ppo = PPO(settings.ppo, actions, env.observation_size, settings.hidden, settings.updates)
-    table = random_table(cascade, settings.pool, key)
-    env_params = TableParams(table, tuple(map(jnp.float32, settings.cost_weights)))
-    figures = measure_table(ppo, env, env_params, key, options.repeats)
+    figures = measure_random_table(spec, settings, options.repeats)
     return _print(options, {**figures, "hardware": hardware(), "answers": "random"})
 
 

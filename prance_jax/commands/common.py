@@ -76,8 +76,7 @@ def open_workdir(options: argparse.Namespace, *, train: bool = False) -> tuple[C
       The config and the workdir.
 
     Raises:
-      UserError: --workdir is not given, is not a workdir, or belongs to another configuration; overrides
-        are given without --config.
+      UserError: --workdir is not given, is not a workdir, or belongs to another configuration.
     """
     import functools
 
@@ -89,11 +88,6 @@ def open_workdir(options: argparse.Namespace, *, train: bool = False) -> tuple[C
         raise UserError(f"{options.command} needs a --workdir here, the folder of a trained run")
     workdir = Workdir(options.workdir)
     if options.config is None:
-        if options.overrides:
-            raise UserError(
-                f"{options.overrides[0]} changes a --config, which is not given; a workdir keeps the "
-                "configuration that it was made with"
-            )
         return workdir.config(), workdir
     config = open_config(options)
     if train:

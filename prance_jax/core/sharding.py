@@ -20,6 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from prance_jax.core.errors import UserError
+from prance_jax.core.fields import NumChannels, check_fields
 
 Tree = Any
 
@@ -39,12 +40,11 @@ class MeshConfig:
       fsdp: devices over which parameters and optimizer state are sharded as well.
     """
 
-    data: int | None = None
-    fsdp: int = 1
+    data: NumChannels | None = None
+    fsdp: NumChannels = 1
 
     def __post_init__(self):
-        if self.fsdp < 1 or (self.data is not None and self.data < 1):
-            raise UserError(f"mesh: data and fsdp must be 1 or more, not {self.data} and {self.fsdp}")
+        check_fields(self, "mesh")
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh | None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 
 from prance_jax.core.errors import UserError
+from prance_jax.core.fields import Batch, Decay, Fraction, Index, Range, Share, Weight, check_fields
 from prance_jax.data import crops
 from prance_jax.data.rand_augment import brightness, color, contrast, rand_augment
 
@@ -42,32 +43,19 @@ class AugmentConfig:
     """
 
     crop: Literal["none", "pad", "resized"] = "none"
-    pad: int = 4
-    min_area: float = 0.08
+    pad: Annotated[int, Range(0, 2**13)] = 4
+    min_area: Share = 0.08
     flip: bool = False
-    rand_augment: int = 0
-    magnitude: float = 9.0
-    jitter: float = 0.0
-    erase: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    repeats: int = 1
+    rand_augment: Index = 0
+    magnitude: Annotated[float, Range(0, 10)] = 9.0
+    jitter: Decay = 0.0
+    erase: Fraction = 0.0
+    mixup: Weight = 0.0
+    cutmix: Weight = 0.0
+    repeats: Batch = 1
 
     def __post_init__(self):
-        if not (
-            0 < self.min_area <= 1
-            and 0 <= self.erase <= 1
-            and 0 <= self.jitter < 1
-            and 0 <= self.magnitude <= 10
-        ):
-            raise UserError(
-                "augment: expected min_area in (0, 1], erase in [0, 1], jitter in [0, 1) and magnitude in "
-                f"[0, 10], not {self.min_area}, {self.erase}, {self.jitter}, {self.magnitude}"
-            )
-        if min(self.pad, self.rand_augment, self.mixup, self.cutmix) < 0 or self.repeats < 1:
-            raise UserError(
-                "augment: pad, rand_augment, mixup and cutmix must be 0 or more, repeats 1 or more"
-            )
+        check_fields(self, "augment")
         if self.rand_augment and self.jitter:
             raise UserError("augment: rand_augment changes colours already; leave out jitter")
 

@@ -17,11 +17,12 @@ A selector of all budgets has another cost weight in each episode; `environment`
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from prance_jax.core.errors import UserError
+from prance_jax.core.fields import CostWeight, Positive, Share, Weight, check_fields
 from prance_jax.selector.cost_weight import ASINH_SCALE
 
 
@@ -60,27 +61,18 @@ class RewardConfig:
       cost_weight_rate: step size of the dual ascent.
     """
 
-    quality: str = "correct"
-    cost: str = "macs"
-    agreement_floor: float = 4.0
+    quality: Literal["correct", "probability", "agreement"] = "correct"
+    cost: Literal["macs", "latency"] = "macs"
+    agreement_floor: Positive = 4.0
     reward_mending: bool = False
-    cost_weight: float = 0.4
-    keep_weight: float = 0.1
+    cost_weight: CostWeight = 0.4
+    keep_weight: Weight = 0.1
     marginal: bool = False
-    target_macs: float | None = None
-    cost_weight_rate: float = 0.5
+    target_macs: Share | None = None
+    cost_weight_rate: Weight = 0.5
 
     def __post_init__(self):
-        if self.quality not in ("correct", "probability", "agreement"):
-            raise UserError(
-                f"reward quality {self.quality!r} is not known; choose correct, probability or agreement"
-            )
-        if self.cost not in ("macs", "latency"):
-            raise UserError(f"reward cost {self.cost!r} is not known; choose 'macs' or 'latency'")
-        if self.target_macs is not None and not 0 < self.target_macs <= 1:
-            raise UserError(
-                f"target_macs={self.target_macs} is not a share of dense MACs; it must be in (0, 1]"
-            )
+        check_fields(self, "reward")
 
 
 def prediction_quality(

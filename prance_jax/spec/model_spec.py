@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Literal
 
 from prance_jax.core.errors import UserError
+from prance_jax.core.fields import NumChannels, NumImages, Repeats, Share, Side, check_fields
 from prance_jax.core.sizes import Rate, Size
 from prance_jax.spec.search_space import SearchSpace
 from prance_jax.tokens.method import TokenMethod
@@ -77,14 +79,14 @@ class ModelSpec:
     """
 
     space: SearchSpace
-    image_size: int
-    patch_size: int
-    num_classes: int
-    channels: int = 3
+    image_size: Side
+    patch_size: Side
+    num_classes: NumImages
+    channels: NumChannels = 3
     token_optimization: str = "prune"
     weighted_merge: bool = False
-    norm_epsilon: float = 1e-6
-    dtype: str = "float32"
+    norm_epsilon: Share = 1e-6
+    dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
     channels_left: ChannelCounts | None = None
     distilled: bool = False
@@ -93,18 +95,21 @@ class ModelSpec:
     exits: tuple[int, ...] = ()
     enter_at_widest: bool = False
     scale_norm: bool = False
-    token_floor: int = 2
+    token_floor: Repeats = 2
     full_last_layer: bool = False
     refined_cells: int | None = None
 
     def __post_init__(self):
+        for name in ("image_size", "patch_size"):
+            if isinstance(getattr(self, name), (tuple, list)):
+                raise UserError(
+                    f"{name}={getattr(self, name)} is a rectangle, which is not supported yet; give the side of a "
+                    "square, in pixels"
+                )
+        check_fields(self, "network")
         get_method(self.token_optimization)
-        if self.image_size <= 0 or self.patch_size <= 0 or self.image_size % self.patch_size:
-            raise UserError(
-                f"image size {self.image_size} is not a positive multiple of patch size {self.patch_size}"
-            )
-        if self.num_classes < 1 or self.channels < 1:
-            raise UserError(f"num_classes={self.num_classes} and channels={self.channels} must be positive")
+        if self.image_size % self.patch_size:
+            raise UserError(f"image size {self.image_size} is not a multiple of patch size {self.patch_size}")
         if self.pixels and self.distilled:
             raise UserError(
                 "pixels=True classifies patches, distilled=True classifies class tokens only; set one of them"
@@ -115,8 +120,6 @@ class ModelSpec:
                 f"exits={self.exits} must be groups from 0 to {last - 1}, ascending and without repeats; the "
                 "last group ends in the head"
             )
-        if self.dtype not in ("float32", "bfloat16"):
-            raise UserError(f"dtype {self.dtype!r} is not supported; set 'float32' or 'bfloat16'")
         if self.refined_cells is not None:
             self._check_cells()
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from prance_jax.core.errors import UserError
+from prance_jax.core.fields import check_type
 from prance_jax.models.vit import ViT
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.search_space import SPACES, SearchSpace
@@ -60,9 +62,11 @@ def create_model(name: str, *, weights: str | Path | None = None, **changes: Any
       The Flax module; with `weights`, the module and its parameters.
 
     Raises:
-      UserError: the name or a field is unknown (the nearest are listed), or the weights belong to
-        another model.
+      UserError: the name or a field is unknown (the nearest are listed), an argument has a wrong type
+        or is out of its range, or the weights belong to another model.
     """
+    check_type(name, "create_model: name", str)
+    check_type(weights, "create_model: weights", str, os.PathLike, type(None))
     if name not in _MODELS:
         near = difflib.get_close_matches(name, _MODELS, n=3, cutoff=0.4) or list_models()
         raise UserError(f"model {name!r} is not known; nearest: {', '.join(near)}")

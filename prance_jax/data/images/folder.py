@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
 from prance_jax.core.errors import UserError
+from prance_jax.core.fields import NumImages, Range, check_fields
 from prance_jax.data.arrays import Arrays
 from prance_jax.data.augment import AugmentConfig
 from prance_jax.data.images.image_source import image_source
@@ -38,8 +40,8 @@ class FolderConfig:
     train: str = "train"
     validation: str | None = None
     test: str = "test"
-    validation_share: float = 0.1
-    limit: int | None = None
+    validation_share: Annotated[float, Range(0, 1, above=True, below=True)] = 0.1
+    limit: NumImages | None = None
 
     def __post_init__(self):
         if "://" in self.path:
@@ -47,8 +49,7 @@ class FolderConfig:
                 f"data.folder.path is {self.path!r}; images are read from local files: mount the bucket "
                 "(gcsfuse, s3fs) or copy it, and give that folder"
             )
-        if not 0 < self.validation_share < 1:
-            raise UserError(f"data.folder.validation_share is {self.validation_share}; it must be in (0, 1)")
+        check_fields(self, "folder")
 
 
 @dataclass(frozen=True)

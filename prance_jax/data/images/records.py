@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from prance_jax.core.errors import UserError
+from prance_jax.core.fields import Fraction, Positive, Repeats, Share, Side, check_fields
 from prance_jax.data.arrays import Normalisation
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -32,24 +32,18 @@ class ImagesConfig:
       threads: threads that decode; None is one per core, more are slower.
     """
 
-    size: int = 224
-    crop: float = 0.875
-    channels: int = 3
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
+    size: Side = 224
+    crop: Share = 0.875
+    channels: Literal[1, 3] = 3
+    mean: tuple[Fraction, ...] = IMAGENET_MEAN
+    std: tuple[Positive, ...] = IMAGENET_STD
     exif_orientation: bool = False
     in_memory: bool = True
     on_bad_image: Literal["error", "skip"] = "error"
-    threads: int | None = None
+    threads: Repeats | None = None
 
     def __post_init__(self):
-        if not 0 < self.crop <= 1 or self.size < 1 or (self.threads is not None and self.threads < 1):
-            raise UserError(
-                "data.images: expected crop in (0, 1], size and threads of 1 or more, not "
-                f"{self.crop}, {self.size} and {self.threads}"
-            )
-        if self.channels not in (1, 3):
-            raise UserError(f"data.images.channels is {self.channels}; it must be 3 (RGB) or 1 (grey)")
+        check_fields(self, "images")
         self.normalisation  # checks mean and std
 
     @property

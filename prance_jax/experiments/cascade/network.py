@@ -5,7 +5,6 @@ The structures are kept in `cascade_seedN.json`.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -15,14 +14,14 @@ import jax.numpy as jnp
 
 from prance_jax.cascade.looks import images_of_look, init_from_network, init_params, look_params
 from prance_jax.cascade.tree import grow_tree
-from prance_jax.config.cascade import CascadeConfig
+from prance_jax.config.cascade import CascadeConfig, cascade_spec
 from prance_jax.core.files import write_atomic
 from prance_jax.evaluation.static_search import search_static_structures
 from prance_jax.experiments.prance_stages import PranceStages
 from prance_jax.experiments.stage_runner import budget_suffix
 from prance_jax.models import forward
 from prance_jax.models.vit import ViT
-from prance_jax.spec.cascade import Cascade, CascadeSpec, Look
+from prance_jax.spec.cascade import Cascade, CascadeSpec
 from prance_jax.spec.macs import single_look_macs
 from prance_jax.spec.structure import GroupChoice, Structure
 from prance_jax.training import optimizer
@@ -51,19 +50,7 @@ class CascadeNetwork(PranceStages):
     @functools.cached_property
     def cascade_spec(self) -> CascadeSpec:
         """The looks."""
-        plain = self.spec(self.config.token_modes[0])
-        looks, last = [], len(self.settings.looks) - 1
-        for number, look in enumerate(self.settings.looks):
-            spec = dataclasses.replace(
-                plain,
-                image_size=look.image_size or plain.image_size,
-                exits=look.exits,
-                full_last_layer=number < last,
-            )
-            if look.refined is not None:
-                spec = dataclasses.replace(spec, refined_cells=max(1, round(look.refined * spec.cells)))
-            looks.append(Look(spec, look.shares if number < last else "none"))
-        return CascadeSpec(tuple(looks))
+        return cascade_spec(self.settings.looks, self.spec(self.config.token_modes[0]))
 
     def meta(self, seed: int) -> Any:
         """Returns the parameters of all looks after stage one."""

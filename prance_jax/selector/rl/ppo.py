@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from prance_jax.core.errors import UserError
 from prance_jax.selector.rl.actor_critic import ActorCritic
 from prance_jax.selector.rl.advantage import gae
 from prance_jax.selector.rl.losses import policy_loss, value_loss
@@ -120,10 +119,7 @@ class PPO(ActorCritic):
         config, std, normaliser = self.config, self.std(state.updates), state.policy.normaliser
         actor_optimizer, critic_optimizer = self._optimizers()
         total = advantages.shape[0]
-        if total % config.minibatches:
-            raise UserError(
-                f"ppo: {total} decisions an update do not divide into {config.minibatches} equal minibatches"
-            )
+        config.check_minibatches(total)
 
         def minibatch(carry, index):
             actor, critic, actor_state, critic_state = carry
