@@ -15,7 +15,7 @@ from prance_jax.commands.common import AddCommand, open_config, open_experiment,
 from prance_jax.core.errors import UserError
 
 _DESCRIPTION = """\
-Measures one of the following, which --measure names.
+Measures one of the following, by --measure.
 
 serving (the default): images per second of the dense network, of masked and adaptive execution, and of
 ToMe and EViT, in one run. With --config it uses random weights and evenly spread buckets. With --workdir
@@ -25,7 +25,7 @@ achieved share is the measured speed-up over the one that the MACs promise.
 cascade: a cascade of two looks against the dense network, with random weights. The images stop at its
 three answers in the --shares. It writes benchmark.json. It needs --config.
 
-dense: the dense network against timm in PyTorch; both must be installed. rollout: the selector's rollout
+dense: the dense network against timm in PyTorch, both installed. rollout: the selector's rollout
 against a plain loop; for a cascade decisions per second on a table, alone and with learning. input:
 reading images from disk against the decoding library alone. These need --config.
 
@@ -184,9 +184,8 @@ def _rollout_speed(options: argparse.Namespace, config, source, spec, params) ->
 
     selector = Selector(spec, config.selector, spec.space.first_group(config.model.first_group))
     images, labels = source.sample_plain(source.tables, jax.random.key(0), config.selector.batch)
-    env_params = EnvParams(
-        params, images, labels, jnp.zeros((len(labels), spec.num_classes), jnp.float32), jnp.float32(0)
-    )
+    logits = jnp.zeros((len(labels), spec.num_classes), "float32")
+    env_params = EnvParams(params, images, labels, logits, jnp.float32(0))
     figures = measure_rollout(selector, env_params, jax.random.key(2), options.repeats)
     return _print(options, {**figures, "hardware": hardware(), "weights": "random"})
 

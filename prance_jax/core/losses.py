@@ -1,4 +1,4 @@
-"""Losses and accuracy on logits; those not named otherwise return the mean over the batch, float32.
+"""Losses and accuracy on logits, and optimizers in 32 bits. Losses not named otherwise return the mean over the batch, float32.
 
 Logits are [B, K] for images, with labels int32 [B]; or [B, S, S, K] for pixels, with labels int32
 [B, S, S]. For pixels the mean is over all pixels of the batch.
@@ -81,3 +81,23 @@ def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """
     labels = labels if labels.ndim < logits.ndim else jnp.argmax(labels, -1)
     return (jnp.argmax(logits, -1) == labels).mean(dtype=jnp.float32)
+
+
+def in_32_bits(transform: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Returns the same optimizer; under `jax_enable_x64` optax would compute schedules and moments in 64 bits.
+
+    The state has the same types and the updates the same values with and without the flag.
+
+    Args:
+      transform: an optimizer; parameters and gradients are float32.
+    """
+
+    def init(params):
+        with jax.enable_x64(False):
+            return transform.init(params)
+
+    def update(updates, state, params=None):
+        with jax.enable_x64(False):
+            return transform.update(updates, state, params)
+
+    return optax.GradientTransformation(init, update)

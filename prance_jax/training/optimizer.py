@@ -10,7 +10,7 @@ import optax
 import optax.contrib
 
 from prance_jax.config.stages import OptimizerConfig
-from prance_jax.core.optimizers import in_32_bits
+from prance_jax.core.losses import in_32_bits
 
 Tree = Any
 

@@ -1,4 +1,4 @@
-"""Run with JAX_ENABLE_X64=1: trains the missing stages of a cascade, serves it and a plain run, writes the answers.
+"""Run with JAX_ENABLE_X64=1: trains stage one of a cascade, serves it and a plain run, writes the answers.
 
 Arguments: workdir of the cascade, workdir of the plain run, .npz file with `images`, .npz file to write.
 """
@@ -17,8 +17,8 @@ if __name__ == "__main__":
     assert jax.config.jax_enable_x64
     cascade, plain, images, answers = sys.argv[1:]
     stages = CascadeStages(Workdir(cascade).config(), Workdir(cascade), Progress(quiet=True))
-    trained = {"meta": stages.meta(0), "selector": stages.table_policy(0, 1)}
-    leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(trained)}
+    trained = jax.tree_util.tree_leaves_with_path(stages.meta(0))
+    leaves = {jax.tree_util.keystr(path): leaf for path, leaf in trained}
     images = np.load(images)["images"].astype(np.float64)  # as a program in 64 bits has them
     with open(answers, "wb") as file:
         cascade_logits, plain_logits = (prance_jax.load(run)(images) for run in (cascade, plain))

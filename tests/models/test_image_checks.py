@@ -76,20 +76,20 @@ WRONG = {
 
 
 @functools.lru_cache(maxsize=None)
-def param_shapes(owner):
-    if owner is CASCADE:
+def param_shapes(network):
+    if network is CASCADE:
         return jax.eval_shape(lambda: looks.init_params(CASCADE.spec, KEY))
-    if isinstance(owner, ViT):
-        return jax.eval_shape(lambda: forward.init_params(owner, KEY))
-    return jax.eval_shape(owner.init, KEY, GOOD)["params"]
+    if isinstance(network, ViT):
+        return jax.eval_shape(lambda: forward.init_params(network, KEY))
+    return jax.eval_shape(network.init, KEY, GOOD)["params"]
 
 
 @pytest.mark.parametrize("name", WAYS)
 def test_wrong_images_are_refused(name):
-    owner, run = WAYS[name]
+    network, run = WAYS[name]
     for shape, dtype in WRONG.items():
         with pytest.raises(UserError) as refused:
-            jax.eval_shape(run, param_shapes(owner), jax.ShapeDtypeStruct(shape, dtype))
+            jax.eval_shape(run, param_shapes(network), jax.ShapeDtypeStruct(shape, dtype))
         expected = "images are uint8; convert" if dtype == "uint8" else r"this model takes [batch, 16, 16, 3]"
         assert expected in str(refused.value) and "\n" not in str(refused.value)
 

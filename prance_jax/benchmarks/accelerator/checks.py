@@ -75,9 +75,11 @@ def _compact(spec: ModelSpec, batch: int) -> tuple[np.ndarray, np.ndarray]:
     space = spec.space
     width, ratio = space.widths[len(space.widths) // 2], space.ratios[0]
     structure = space.uniform(width, ratio, (0.6,) * spec.rates)
-    per_image = jax.tree.map(lambda size: jnp.full(batch, size), structure)
+    per_image = jax.tree.map(
+        lambda size: jnp.full(batch, size, "float32" if isinstance(size, float) else "int32"), structure
+    )
     params = init_params(ViT(spec), jax.random.key(0))
-    images = jax.random.normal(jax.random.key(1), (batch, spec.image_size, spec.image_size, spec.channels))
+    images = jax.random.normal(jax.random.key(1), (batch, *spec.image_shape), jnp.float32)
 
     def run(params, images, structure):
         first, decide = structure.groups[0], fixed_decisions(structure)
@@ -91,7 +93,7 @@ def _compact(spec: ModelSpec, batch: int) -> tuple[np.ndarray, np.ndarray]:
 def _cascade(spec: ModelSpec, batch: int) -> tuple[np.ndarray, np.ndarray]:
     cascade = two_look_cascade(spec)
     params = init_cascade(cascade.spec, jax.random.key(0))
-    images = jax.random.normal(jax.random.key(1), (batch, spec.image_size, spec.image_size, spec.channels))
+    images = jax.random.normal(jax.random.key(1), (batch, *spec.image_shape), jnp.float32)
     actions = jnp.asarray(stop_actions(cascade, draw_stops((0.3, 0.4, 0.3), batch)))
     masked = jax.jit(
         lambda params, images, actions: (

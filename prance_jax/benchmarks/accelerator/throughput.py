@@ -49,7 +49,7 @@ def measure_forward(spec: ModelSpec, batch: int, repeats: int, peak_tflops: floa
       Images per second, MFU (two operations per MAC, over the peak), and peak memory in MiB.
     """
     params = init_params(ViT(spec), jax.random.key(0))
-    images = jax.random.normal(jax.random.key(1), (batch, spec.image_size, spec.image_size, spec.channels))
+    images = jax.random.normal(jax.random.key(1), (batch, *spec.image_shape), jnp.float32)
     run = lambda params, images: ViT(spec).apply({"params": params}, images, spec.largest)
     program = jax.jit(run).lower(params, images).compile()
     seconds = time_interleaved({"forward": lambda: program(params, images)}, repeats)["forward"]

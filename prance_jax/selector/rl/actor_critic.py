@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from prance_jax.core.optimizers import in_32_bits
+from prance_jax.core.losses import in_32_bits
 from prance_jax.selector.rl.distributions import Distribution
 from prance_jax.selector.rl.networks import Actor, Critic
 from prance_jax.selector.rl.types import PolicyParams, PPOConfig, PPOState, RunningStatistics, Tree
