@@ -236,6 +236,5 @@ def save_cascade_speeds(rows: list[CascadeSpeed], header: dict[str, Any], folder
       UserError: the disk is full.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     record = {**header, "rows": [dataclasses.asdict(row) for row in rows]}
     write_atomic(folder / "benchmark.json", json.dumps(record, indent=1) + "\n")

@@ -245,7 +245,6 @@ def save_speeds(rows: list[Speed], header: dict[str, Any], folder: str | Path, b
       UserError: the disk is full.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     record = {**header, "rows": [dataclasses.asdict(row) for row in rows]}
     write_atomic(folder / "benchmark.json", json.dumps(record, indent=1) + "\n")
     text = io.StringIO()
