@@ -1,7 +1,18 @@
 """One clear line for every mistake that needs no trained workdir, and a run of single stages."""
 
+import argparse
+import errno
+
+import numpy as np
 import pytest
 from commands.command_line import CONFIG, refused, run
+from PIL import Image
+
+from prance_jax.cli import GROUPS
+from prance_jax.config import io
+from prance_jax.config.experiment import Config
+from prance_jax.results.rows import Results, Row
+from prance_jax.training.workdir import Workdir
 
 BAD_VALUES = [
     ("--config.meta.step=5", "config.meta.step", "steps"),
@@ -27,6 +38,103 @@ def test_a_bad_value_is_one_clear_line(override, what, right, tmp_path, capsys):
         capsys, "train", "--config", CONFIG, "--workdir", str(tmp_path / "w"), "--quiet", override
     )
     assert what in error and right in error
+    assert not (tmp_path / "w").exists()
+
+
+BEFORE_TRAINING = [
+    ("--config.data.name=folder", "data.folder.path"),
+    ("--config.meta.init_from=nowhere.pth", "nowhere.pth does not exist"),
+    ("--config.model.first_group=16x9", "first group"),
+]
+
+
+@pytest.mark.parametrize("override, words", BEFORE_TRAINING, ids=[case[0] for case in BEFORE_TRAINING])
+def test_a_mistake_found_when_things_are_built_leaves_no_workdir(override, words, tmp_path, capsys):
+    arguments = ("train", "--config", CONFIG, "--workdir", str(tmp_path / "runs/w"), "--quiet", override)
+    assert words in refused(capsys, *arguments)
+    assert not list(tmp_path.iterdir())
+
+
+COMMANDS = {
+    "train": ("--config", CONFIG, "--workdir", "w"),
+    "evaluate": ("--workdir", "w"),
+    "show": ("--workdir", "w"),
+    "compare": ("--workdir", "w"),
+    "segment": ("--workdir", "w"),
+    "pit": ("--workdir", "w"),
+    "export": ("--workdir", "w", "--out", "a.prance"),
+    "convert": ("a.pth", "b.safetensors", "--model", "deit_tiny_patch16_224"),
+    "benchmark": ("--config", CONFIG),
+    "profile": ("--config", CONFIG, "--out", "a.json"),
+    "compile": ("--config", CONFIG, "--topology", "v5e:2x4"),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Unable to initialize backend 'tpu': gone\nmore"), AssertionError()]
+)
+def test_no_device_of_the_wanted_platform(command, error, tmp_path, monkeypatch, capsys):
+    def no_devices():
+        raise error
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("jax.devices", no_devices)
+    assert "JAX finds no device of platform" in refused(capsys, command, *COMMANDS[command])
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_command_is_tested_without_a_device():
+    modules = [module for group in GROUPS.values() for module in group]
+    names = []
+    for module in modules:
+        module.add_commands(lambda name, *rest, **options: names.append(name) or argparse.ArgumentParser())
+    assert set(names) == set(COMMANDS)
+
+
+def test_a_folder_with_another_class_is_refused_before_anything_trains(tmp_path, capsys):
+    """The path may differ from that of the stage before, the classes may not."""
+    for split in ("train", "test"):
+        for name in ("frog", "olm", "toad"):
+            (tmp_path / "moved" / split / name).mkdir(parents=True)
+            for number in range(4):
+                pixels = np.random.default_rng(number).integers(0, 255, (20, 20, 3), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "moved" / split / name / f"{number}.png")
+    overrides = ["--config.data.name=folder", "--config.data.images.size=20"]
+    path = "--config.data.folder.path="
+    config = io.load_config(CONFIG, Config, [*overrides, f"{path}{tmp_path}/data"])
+    workdir = Workdir(tmp_path / "w")
+    workdir.claim(io.to_dict(config), "", classes=("frog", "newt", "toad"))
+    (workdir.checkpoints / "seed0/dense/6").mkdir(parents=True)
+    words = ["train", "--config", CONFIG, "--workdir", str(workdir.path), *overrides]
+    assert "new: olm; missing: newt; 3 here" in refused(capsys, *words, f"{path}{tmp_path}/moved")
+    assert "data.images.crop: 0.5 here, 0.875 in the workdir" in refused(
+        capsys, *words, f"{path}{tmp_path}/moved", "--config.data.images.crop=0.5"
+    )
+    assert {path.name for path in workdir.path.iterdir()} == {"config.json", ".lock", "checkpoints"}
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_table_is_printed_where_it_cannot_be_written(command, tmp_path, monkeypatch, capsys):
+    """The folder became read-only after training."""
+    config = io.load_config(CONFIG, Config)
+    workdir = Workdir(tmp_path / "w")
+    workdir.claim(io.to_dict(config), "", classes=tuple(map(str, range(10))))
+    (workdir.checkpoints / "seed0/dense/6").mkdir(parents=True)
+
+    def evaluate_rows(experiment, line, elapsed):
+        yield Results((Row(method="dense", seed=0, top1=0.4321),), 7, "machine", line, elapsed())
+
+    def refuse(*arguments):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("prance_jax.results.evaluate_rows.evaluate_rows", evaluate_rows)
+    monkeypatch.setattr("prance_jax.core.files.os.replace", refuse)
+    words = ("--config", CONFIG, "--workdir", str(workdir.path), "--quiet")
+    status, out, errors = run(capsys, command, *words)
+    assert status == 0 and "43.21" in out and "report:" not in out
+    assert f"could not write {workdir.path}/results.json: Read-only file system" in errors
+    assert {path.name for path in workdir.path.iterdir()} <= {"config.json", ".lock", "checkpoints"}
 
 
 def test_one_stage_at_a_time(tmp_path, capsys):
