@@ -43,12 +43,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args([word for word in arguments if not word.startswith("--config.")])
     options.overrides = overrides
     options.line = "python -m prance_jax " + shlex.join(arguments)
-    from prance_jax.core.sharding import check_devices  # imports JAX, which --help does not need
+    # These import JAX, which --help does not need.
+    from prance_jax.core.files import check_writable
+    from prance_jax.core.sharding import check_devices
 
     try:
         with contextlib.ExitStack() as options.exit_stack, _plain_warnings():
             if getattr(options, "distributed", None) is None:
                 check_devices()  # of several processes: `init_distributed` does
+            for name in ("out", "target"):
+                if hasattr(options, name):
+                    check_writable(getattr(options, name))
             return options.run(options)
     except UserError as error:
         print(f"prance_jax: {error}", file=sys.stderr)

@@ -37,6 +37,24 @@ def local_path(path: str | Path) -> Path:
     return Path(path)
 
 
+def check_writable(path: str | Path) -> None:
+    """Checks that a file can be created beside a path, and leaves nothing; for a start of long work.
+
+    Raises:
+      UserError: `local_path` refuses the path.
+      WriteError: its folder cannot be created or written.
+    """
+    path = local_path(path)
+    partial, created = _partial_of(path), []
+    with disk_errors(path):
+        try:
+            created = make_folder(path.parent)
+            partial.touch()
+            partial.unlink()
+        finally:
+            remove_empty(created)
+
+
 def make_folder(path: Path) -> list[Path]:
     """Creates a folder and its parents; where that fails, none stays.
 
@@ -46,6 +64,8 @@ def make_folder(path: Path) -> list[Path]:
     created = [folder for folder in (path, *path.parents) if not os.path.lexists(folder)]
     try:
         path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
     except OSError:
         remove_empty(created)
         raise
@@ -75,7 +95,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
       WriteError: the file cannot be written.
     """
     path, created = local_path(path), []
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = _partial_of(path)
     try:
         with disk_errors(path):
             created = make_folder(path.parent)
@@ -184,6 +204,10 @@ def disk_errors(target: object) -> Iterator[None]:
                 f"could not write {target}: {os.strerror(code)}; choose another path, or make this one writable"
             ) from error
         raise
+
+
+def _partial_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
 def _code(error: BaseException | None) -> int | None:

@@ -84,6 +84,22 @@ def test_no_device_of_the_wanted_platform(command, error, tmp_path, monkeypatch,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "command", [command for command, words in COMMANDS.items() if "--out" in words] + ["convert"]
+)
+@pytest.mark.parametrize(
+    "out, reason", [("gs://bucket/a.prance", "local path"), ("file/a", "Not a directory")]
+)
+def test_a_place_that_cannot_be_written_is_told_before_any_work(
+    command, out, reason, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    words = [out if word in ("a.prance", "a.json", "b.safetensors") else word for word in COMMANDS[command]]
+    assert reason in refused(capsys, command, *words)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_every_command_is_tested_without_a_device():
     modules = [module for group in GROUPS.values() for module in group]
     names = []
