@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from prance_jax.core.errors import UserError
-from prance_jax.core.timing import time_interleaved
+from prance_jax.evaluation.timing import time_interleaved
 from prance_jax.models import forward
 from prance_jax.models.vit import ViT
 from prance_jax.spec.model_spec import ModelSpec

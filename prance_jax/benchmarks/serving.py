@@ -17,7 +17,7 @@ import numpy as np
 from prance_jax.adaptive.buckets import Buckets
 from prance_jax.adaptive.executor import serve_adaptive
 from prance_jax.core.files import write_atomic
-from prance_jax.core.timing import time_interleaved
+from prance_jax.evaluation.timing import time_interleaved
 from prance_jax.models.forward import forward_adaptive
 from prance_jax.models.reduction import forward_reduced, reduction_at_macs, scheduled_macs
 from prance_jax.models.vit import ViT
@@ -247,7 +247,6 @@ def save_speeds(rows: list[Speed], header: dict[str, Any], folder: str | Path, b
       UserError: the disk is full.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     record = {**header, "rows": [dataclasses.asdict(row) for row in rows]}
     write_atomic(folder / "benchmark.json", json.dumps(record, indent=1) + "\n")
     text = io.StringIO()

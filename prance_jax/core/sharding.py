@@ -235,6 +235,24 @@ def init_distributed(distributed: str | None) -> None:
         raise UserError(
             f"--distributed {distributed}: the processes did not reach each other ({error})"
         ) from error
+    check_devices()
+
+
+def check_devices() -> None:
+    """Checks that JAX finds a device of the platform that it should use.
+
+    Raises:
+      UserError: there is none.
+    """
+    try:
+        jax.devices()
+    except Exception as error:  # its type depends on the platform
+        wanted = jax.config.jax_platforms
+        reason = (str(error) or "none is installed").splitlines()[0]
+        raise UserError(
+            f"JAX finds no device of platform {wanted or 'cpu'} ({reason}); install JAX for it, or set "
+            "JAX_PLATFORMS to another one, such as cpu"
+        ) from error
 
 
 def is_main_process() -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from prance_jax.adaptive.bucket_latency import load_latency_table
@@ -17,6 +18,7 @@ from prance_jax.adaptive.calibrate import calibrate_budget_table, collect_decisi
 from prance_jax.adaptive.choose_buckets import choose_buckets
 from prance_jax.adaptive.rounding import BucketedPolicy
 from prance_jax.baselines.predictor_config import PredictorConfig
+from prance_jax.core.errors import UserError
 from prance_jax.core.sharding import replicate
 from prance_jax.experiments.stage_runner import StageRunner, TableEntry, budget_suffix
 from prance_jax.models.reduction import ScheduledReduction
@@ -25,6 +27,7 @@ from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.structure import GroupChoice
 from prance_jax.training.checkpoint import Checkpoints
 from prance_jax.training.loop import Stage
+from prance_jax.training.optimizer import make_optimizer
 from prance_jax.training.stages import baseline_finetune, finetune, pretrain
 from prance_jax.training.stages import selector as selector_stage
 from prance_jax.training.stages.selector import Selector
@@ -33,6 +36,22 @@ from prance_jax.zoo.from_dense import load_initial_params, meta_from_dense
 
 class PranceStages(StageRunner):
     """What each stage trains, and from what. Methods train what is missing."""
+
+    def check(self) -> None:
+        """Builds networks, selectors and optimizers, to find values of the config that cannot work.
+
+        Raises:
+          UserError: a value cannot work, or a file that the config names does not exist.
+        """
+        super().check()
+        for mode in self.config.token_modes:
+            self.selector(mode)
+        for name in ("dense", "meta", "finetune"):
+            section = getattr(self.config, name)
+            make_optimizer(section.optimizer, section.steps)
+        origin = self.config.meta.init_from
+        if origin not in (None, "dense") and not Path(origin).exists():
+            raise UserError(f"meta.init_from: {origin} does not exist; give a weight file, or 'dense'")
 
     @property
     def meta_spec(self) -> ModelSpec:

@@ -79,11 +79,21 @@ class StageRunner:
         """
         self.config, self.workdir, self.progress, self.train = config, workdir, progress, train
         self.source, self.mesh = load_source(config.data), make_mesh(config.mesh)
+        workdir.check_classes(tuple(map(str, self.source.classes)))
         stages = ("dense", "meta", "selector", "finetune")
         check_batch_sizes(self.mesh, **{f"{name}.batch": getattr(config, name).batch for name in stages})
         check_batch_sizes(self.mesh, **{"evaluation.batch": config.evaluation.batch})
         self.metrics = MetricsWriter(workdir.metrics_file, TensorBoardWriter(workdir.events, progress.note))
         self._finished: dict[str, Any] = {}
+
+    def check(self) -> None:
+        """Builds the network of every token mode, to find values of the config that cannot work.
+
+        Raises:
+          UserError: a value cannot work.
+        """
+        for mode in self.config.token_modes:
+            self.spec(mode)
 
     def spec(self, mode: str) -> ModelSpec:
         """Returns the network of a token mode, for the images of this run."""

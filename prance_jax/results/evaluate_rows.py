@@ -14,8 +14,8 @@ from prance_jax.adaptive.executor import serve_adaptive
 from prance_jax.adaptive.predictor_executor import choose_token_buckets, collect_token_counts, serve_predictor
 from prance_jax.adaptive.rounding import BucketedPolicy
 from prance_jax.baselines.predictor_config import PredictorConfig
-from prance_jax.core.timing import throughput
 from prance_jax.evaluation.evaluate import compile_forward
+from prance_jax.evaluation.timing import throughput
 from prance_jax.experiments.experiment import Experiment
 from prance_jax.experiments.main_table import table_entries
 from prance_jax.experiments.stage_runner import TableEntry

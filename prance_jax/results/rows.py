@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from prance_jax.core.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,17 @@ def load_results(workdir: str | Path) -> Results:
         raise UserError(f"{path} does not exist; run evaluate on this workdir first") from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is not a results file ({error}); run evaluate again") from error
+
+
+def stored_results(workdir: str | Path) -> Results | None:
+    """Returns the results of a workdir; None before its first evaluation, or, with a warning, if damaged."""
+    if not (Path(workdir) / "results.json").exists():
+        return None
+    try:
+        return load_results(workdir)
+    except UserError as error:
+        _log.warning("%s", error)
+        return None
 
 
 def _row(record: dict) -> Row:

@@ -33,10 +33,9 @@ def save_results(results: Results, workdir: str | Path, name: str = "results") -
       name: ``results``, or ``comparison`` for the compare command.
 
     Raises:
-      UserError: the disk is full.
+      WriteError: a file cannot be written.
     """
     folder = Path(workdir)
-    folder.mkdir(parents=True, exist_ok=True)
     record = {
         **dataclasses.asdict(results),
         "rows": [_without_nan(dataclasses.asdict(row)) for row in results.rows],

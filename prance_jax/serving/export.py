@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import os
 import zipfile
 from pathlib import Path
 from typing import Any, Mapping
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
-from prance_jax.core.files import disk_errors
+from prance_jax.core.files import atomic_file
 from prance_jax.serving.cascade_model import CascadeModel
 from prance_jax.serving.exported import CARD, FORMAT, PROGRAM, VERSION, WEIGHTS
 from prance_jax.serving.model import AdaptiveModel
@@ -42,7 +41,7 @@ def export(
       The card.
 
     Raises:
-      UserError: the disk is full; an older file at `path` is then intact.
+      WriteError: the file cannot be written; an older file at `path` is then intact.
     """
     spec = model.spec
     leaves, tree = jax.tree.flatten((model.params, model.policy_params))
@@ -76,16 +75,8 @@ def export(
     }
     weights = io.BytesIO()
     np.savez(weights, **{str(index): np.asarray(leaf) for index, leaf in enumerate(leaves)})
-    path = Path(path)
-    part_path = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with zipfile.ZipFile(part_path, "w") as file:
-                file.writestr(CARD, json.dumps(card, indent=1))
-                file.writestr(PROGRAM, program.serialize())
-                file.writestr(WEIGHTS, weights.getvalue())
-            os.replace(part_path, path)
-    finally:
-        part_path.unlink(missing_ok=True)
+    with atomic_file(path) as partial, zipfile.ZipFile(partial, "w") as file:
+        file.writestr(CARD, json.dumps(card, indent=1))
+        file.writestr(PROGRAM, program.serialize())
+        file.writestr(WEIGHTS, weights.getvalue())
     return card

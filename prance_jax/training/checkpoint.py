@@ -7,6 +7,7 @@ writes into a temporary folder and renames it, so a killed process leaves no hal
 
 import logging
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,7 +101,8 @@ class Checkpoints:
             return []
         if not self.directory.is_dir():
             raise UserError(f"checkpoint folder {self.directory} is a file")
-        steps = sorted(self._manager(create=False).all_steps())
+        with _silent_orbax():
+            steps = sorted(self._manager(create=False).all_steps())
         names = [path.name for path in self.directory.iterdir()]
         known = ("-tmp", ".damaged")
         foreign = [name for name in names if not name.isdigit() and not any(part in name for part in known)]
@@ -241,15 +243,21 @@ class Checkpoints:
 
 @contextmanager
 def _silent_orbax() -> Iterator[None]:
-    """Hides the tracebacks that Orbax's threads log of a failure that is raised anyway."""
-    logger = logging.getLogger("absl")
+    """Hides the tracebacks that Orbax's threads print of a failure that is raised anyway."""
+    logger, hook = logging.getLogger("absl"), sys.excepthook
 
     def drop(record: logging.LogRecord) -> bool:
         return False
 
+    def drop_late_reads(kind: type, error: BaseException, trace: Any) -> None:
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            hook(kind, error, trace)
+
     logger.addFilter(drop)
+    sys.excepthook = drop_late_reads
     try:
         yield
+        sys.excepthook = hook  # after a failure other reads may end at any later time
     finally:
         logger.removeFilter(drop)
 

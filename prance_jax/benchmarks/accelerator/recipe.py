@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from prance_jax.config import io
 from prance_jax.config.experiment import Config
 from prance_jax.core.errors import UserError
-from prance_jax.core.timing import time_interleaved
 from prance_jax.data.load import load_source
 from prance_jax.data.prefetch import prefetch_to_device
+from prance_jax.evaluation.timing import time_interleaved
 from prance_jax.experiments.cascade.stages import CascadeStages
 from prance_jax.experiments.experiment import Experiment
 from prance_jax.results.evaluate_cascade import evaluate_cascade

@@ -10,8 +10,8 @@ import numpy as np
 
 from prance_jax.benchmarks.serving import peak_memory
 from prance_jax.config.stages import DenseConfig
-from prance_jax.core.timing import time_interleaved
 from prance_jax.data.noise import NoiseConfig, load_noise_source
+from prance_jax.evaluation.timing import time_interleaved
 from prance_jax.models.forward import init_params
 from prance_jax.models.vit import ViT
 from prance_jax.spec.macs import macs

@@ -12,7 +12,7 @@ import numpy as np
 from prance_jax.baselines.predictor_config import PredictorConfig
 from prance_jax.baselines.predictor_vit import keep_most_likely
 from prance_jax.baselines.token_predictor import TokenPredictor
-from prance_jax.core.timing import time_interleaved
+from prance_jax.evaluation.timing import time_interleaved
 from prance_jax.models.reduction import METHODS
 from prance_jax.models.token_steps import LayerSizes, attend_and_reduce
 from prance_jax.models.vit import ViT

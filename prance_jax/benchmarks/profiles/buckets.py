@@ -10,7 +10,7 @@ import numpy as np
 
 from prance_jax.adaptive.bucket_latency import LatencyTable
 from prance_jax.adaptive.buckets import Bucket, Buckets
-from prance_jax.core.timing import time_interleaved
+from prance_jax.evaluation.timing import time_interleaved
 from prance_jax.models.forward import forward_first_group, forward_group, forward_head
 from prance_jax.models.outputs import GroupState
 from prance_jax.models.vit import ViT

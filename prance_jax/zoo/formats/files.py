@@ -18,6 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from prance_jax.core.errors import UserError
+from prance_jax.core.files import atomic_file
 from prance_jax.zoo.formats.torch_file import read_torch
 
 
@@ -58,21 +59,16 @@ def save_weights(path: str | Path, tensors: Mapping[str, np.ndarray], card: Mapp
     Raises:
       UserError: the suffix differs, or the file cannot be written.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     path = Path(path)
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: weights are written as .safetensors")
     contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(contiguous, str(partial), {"card": json.dumps(card)})
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror or error})") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    # Not `save_file`: its files can be read by their owner only.
+    content = save(contiguous, {"card": json.dumps(card)})
+    with atomic_file(path) as partial:
+        partial.write_bytes(content)
 
 
 def read_card(path: str | Path) -> dict[str, Any]:
