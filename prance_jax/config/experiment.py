@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from prance_jax.config.cascade import CascadeConfig
 from prance_jax.config.comparison import CompareConfig
 from prance_jax.config.other_tasks import PiTConfig, SegmentConfig
-from prance_jax.config.stages import DenseConfig, FinetuneConfig, MetaConfig, SelectorConfig
+from prance_jax.config.stages import DenseConfig, FinetuneConfig, MetaConfig, SelectorConfig, ValidationConfig
 from prance_jax.core.errors import UserError
 from prance_jax.core.sharding import MeshConfig
 from prance_jax.data.load import DataConfig
@@ -156,6 +156,7 @@ class Config:
       meta: stage one.
       selector: stage two.
       finetune: stage three.
+      validation: validation while networks are trained, best checkpoint and early stopping.
       baselines: baselines in the table.
       evaluation: evaluation and adaptive execution.
       compare: the command `compare`.
@@ -177,6 +178,7 @@ class Config:
     meta: MetaConfig = field(default_factory=MetaConfig)
     selector: SelectorConfig = field(default_factory=SelectorConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     baselines: BaselineConfig = field(default_factory=BaselineConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)

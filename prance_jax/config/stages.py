@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from prance_jax.core.errors import UserError
 from prance_jax.selector.actions import check_keep_choices
@@ -43,6 +44,41 @@ class OptimizerConfig:
             raise UserError(f"optimizer.accumulate is {self.accumulate}; it must be 1 or more")
         if self.name not in ("adamw", "muon"):
             raise UserError(f"optimizer {self.name!r} is not known; choose 'adamw' or 'muon'")
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """Validation while a network is trained, on the moving average of its parameters.
+
+    Stages that are validated: dense, meta (largest and smallest structure; the score is the mean of both),
+    finetune, fine-tuned baselines and the command `pit`. The selector, the looks of a cascade, pruning of
+    channels and the insertion of predictors are not. Metrics are named val_..., for example `val_accuracy`.
+
+    Attributes:
+      every: steps between validations, the last step included; None for none.
+      images: first images of the shuffled validation set that are used; None for all.
+      patience: validations without a better score after which a stage ends early; None for never.
+      use_checkpoint: checkpoint whose parameters a stage hands on: 'last', or 'best' by the score. The
+        best one is kept beside the last in either case.
+    """
+
+    every: int | None = None
+    images: int | None = None
+    patience: int | None = None
+    use_checkpoint: Literal["last", "best"] = "last"
+
+    def __post_init__(self):
+        for name in ("every", "images", "patience"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UserError(f"validation.{name} is {value}; it must be 1 or more, or None")
+        if self.use_checkpoint not in ("last", "best"):
+            raise UserError(
+                f"validation.use_checkpoint {self.use_checkpoint!r} is not known; choose 'last' or 'best'"
+            )
+        if self.every is None and (self.patience is not None or self.use_checkpoint == "best"):
+            raise UserError(
+                "validation.patience and use_checkpoint 'best' need validation.every, steps between validations"
+            )
 
 
 @dataclass(frozen=True)

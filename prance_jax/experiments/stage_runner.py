@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +11,14 @@ import jax
 
 from prance_jax.baselines.predictor_config import PredictorConfig
 from prance_jax.config.experiment import Config
-from prance_jax.core.errors import UserError
 from prance_jax.core.sharding import check_batch_sizes, fetch_local, make_mesh, replicate, shard_state
 from prance_jax.data.load import load_source
 from prance_jax.data.prefetch import prefetch_to_device
+from prance_jax.data.source import Split
 from prance_jax.evaluation.evaluate import Evaluation, evaluate
 from prance_jax.models.reduction import ScheduledReduction
 from prance_jax.selector.policies import DecisionPolicy, StaticPolicy
 from prance_jax.spec.model_spec import ModelSpec
-from prance_jax.training.checkpoint import Checkpoints
 from prance_jax.training.loop import Stage, restore_stage, run_stage
 from prance_jax.training.metrics import MetricsWriter
 from prance_jax.training.progress import Progress
@@ -132,8 +131,9 @@ class StageRunner:
         batch: int,
         arguments: tuple,
         headline: tuple[str, ...],
+        validate: Callable[[Any], dict[str, float]] | None = None,
     ) -> Any:
-        """Trains a stage on batches of the source, or restores it, and returns its final state.
+        """Trains a stage on batches of the source, or restores it, and returns the state that it hands on.
 
         Args:
           name: name of the stage: its folder of checkpoints, and its name in the metrics.
@@ -144,6 +144,7 @@ class StageRunner:
           batch: images per step.
           arguments: (key, *rest) of `step`, copied to every device before the first step.
           headline: metrics in the progress line.
+          validate: see `Stage`; from `validator`, for example.
         """
         loaded: list = []
 
@@ -154,10 +155,44 @@ class StageRunner:
             key, *rest = loaded[0]
             return step(state, index, key, next(loaded[1]), *rest)
 
-        return self.run_or_restore(Stage(name, steps, init, run_step, headline))
+        return self.run_or_restore(Stage(name, steps, init, run_step, headline, validate))
+
+    def validator(
+        self,
+        spec: ModelSpec,
+        policies: Mapping[str, DecisionPolicy | ScheduledReduction | PredictorConfig],
+        policy_params: Any = (),
+    ) -> Callable[[Any], dict[str, float]]:
+        """Returns the validation of a stage: (state) -> accuracy of its moving average under each policy.
+
+        Args:
+          spec: the network.
+          policies: what the network runs under, by name of the metric.
+          policy_params: parameters of the policies.
+        """
+
+        def validate(state):
+            params, split, batch = (
+                fetch_local(state["ema"]),
+                self.validation_split,
+                self.config.evaluation.batch,
+            )
+            return {
+                name: evaluate(spec, policy, params, policy_params, split, batch=batch, mesh=self.mesh).top1
+                for name, policy in policies.items()
+            }
+
+        return validate
+
+    @property
+    def validation_split(self) -> Split:
+        """The images of a validation while training: as many as there are labels, the first ones."""
+        split = self.source.split("validation")
+        # A slice of a stream's images would be decoded whole.
+        return split._replace(labels=split.labels[: self.config.validation.images], extra={})
 
     def run_or_restore(self, stage: Stage) -> Any:
-        """Runs a stage from its newest checkpoint to its end and returns the final state.
+        """Runs a stage from its newest checkpoint to its end and returns the state that it hands on.
 
         Raises:
           UserError: the stage is not finished and this run may not train.
@@ -170,17 +205,11 @@ class StageRunner:
                     self.workdir.checkpoints,
                     self.metrics,
                     checkpoint_seconds=self.config.checkpoint_seconds,
+                    validation=self.config.validation,
                     progress=self.progress,
                 )
             else:
-                folder = self.workdir.checkpoints / stage.name
-                latest = Checkpoints(folder, read_only=True).latest()
-                if latest != stage.steps:
-                    raise UserError(
-                        f"{self.workdir.path}: stage {stage.name} is at step {latest or 0} of {stage.steps}; "
-                        "run the train command on this workdir first"
-                    )
-                state = restore_stage(sharded, self.workdir.checkpoints)
+                state = restore_stage(sharded, self.workdir.checkpoints, self.config.validation)
             self._finished[stage.name] = fetch_local(state)
         return self._finished[stage.name]
 
