@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+
+from prance_jax.core.errors import UserError
 
 Tables = Any
 """A pytree of arrays: everything that `Source.sample` reads."""
@@ -41,6 +45,68 @@ class Split(NamedTuple):
 def shuffled(count: int) -> np.ndarray:
     """Returns the numbers 0 .. count - 1 in a random order, the same at every call."""
     return np.random.default_rng(0).permutation(count)
+
+
+@dataclass(frozen=True)
+class ClassBalance:
+    """Draws from a training set that is sorted by class, with replacement, rare classes more often.
+
+    A class is drawn with a probability proportional to its number of images to the power of the
+    exponent, then one of its images. Exponent 1 draws all images equally often, 0 all classes, 0.5 is
+    square-root sampling.
+
+    Attributes:
+      counts: images of each class.
+      exponent: from 0 to 1.
+
+    Reference: Decoupling Representation and Classifier for Long-Tailed Recognition (Kang et al. 2020),
+      arXiv 1910.09217, eq. 1.
+    """
+
+    counts: tuple[int, ...]
+    exponent: float
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """Probability of each class; 0 for a class without images."""
+        counts = np.array(self.counts, np.float64)
+        weights = np.where(counts > 0, np.maximum(counts, 1) ** self.exponent, 0)
+        return weights / weights.sum()
+
+    @property
+    def first(self) -> np.ndarray:
+        """Position of the first image of each class."""
+        return np.cumsum(self.counts) - self.counts
+
+    def sample(self, key: jax.Array, count: int) -> jax.Array:
+        """Returns the positions of images, int32 [count], inside `jit`.
+
+        Args:
+          key: random key.
+          count: number of images; static.
+        """
+        class_key, image_key = jax.random.split(key)
+        labels = jax.random.choice(class_key, len(self.counts), (count,), p=jnp.asarray(self.probabilities))
+        number = jax.random.randint(image_key, (count,), 0, jnp.asarray(self.counts)[labels])
+        return jnp.asarray(self.first)[labels] + number
+
+    def sample_on_host(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Returns the positions of images, int [count], drawn by NumPy.
+
+        Args:
+          rng: random generator; it moves on.
+          count: number of images.
+        """
+        labels = rng.choice(len(self.counts), count, p=self.probabilities)
+        return self.first[labels] + rng.integers(0, np.array(self.counts)[labels])
+
+
+def check_balance_exponent(exponent: float) -> None:
+    """Raises UserError if an exponent of `ClassBalance` is not from 0 to 1."""
+    if not 0 <= exponent <= 1:
+        raise UserError(
+            f"balance_exponent is {exponent}; it must be from 0 (all classes equally often) to 1 (all images)"
+        )
 
 
 class Source(Protocol):
