@@ -224,4 +224,5 @@ class Config:
             distilled=model.distilled,
             residual_maps=model.residual_maps,
             pixels=getattr(source, "pixels", False),
+            multi_label=getattr(source, "multi_label", False),
         )

@@ -21,7 +21,7 @@ class ArrayTables(NamedTuple):
 
     Attributes:
       images: uint8 or float32 [N, S, S, C], not normalised.
-      labels: int32 [N].
+      labels: int32 [N], or [N, num_classes] of zeros and ones (see `Source`).
     """
 
     images: jax.Array
@@ -126,6 +126,11 @@ class Arrays(NormalisedSource):
         return self.tables.images.shape[1]
 
     @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.tables.labels.ndim == 2
+
+    @property
     def channels(self) -> int:
         """Channels of an image."""
         return self.tables.images.shape[3]
@@ -152,7 +157,7 @@ class Arrays(NormalisedSource):
           batch: number of images; static under `jit`.
 
         Returns:
-          Images float32 [batch, S, S, C], normalised, and labels int32 [batch].
+          Images float32 [batch, S, S, C], normalised, and labels, not mixed.
         """
         return self._sample(tables, key, batch, self.augment.plain)
 
@@ -205,7 +210,8 @@ def from_arrays(
     8-bit images stay 8-bit until use.
 
     Args:
-      train: images [N, S, S, C] and integer labels [N].
+      train: images [N, S, S, C] and integer labels [N]; or labels [N, num_classes] of zeros and ones,
+        where an image may have several.
       num_classes: number of classes; labels are 0 .. num_classes - 1.
       mean: one number, or one for each channel.
       std: one positive number, or one for each channel.
@@ -233,9 +239,11 @@ def from_arrays(
         for name, pair in {"train": train, **splits}.items()
     }
     shape = checked["train"][0].shape[1:]
-    for name, (images, _) in checked.items():
+    for name, (images, labels) in checked.items():
         if images.shape[1:] != shape:
             raise UserError(f"{name} images are {images.shape[1:]}, training images {shape}; they must agree")
+        if labels.ndim != checked["train"][1].ndim:
+            raise UserError(f"{name} and training labels differ: one label per image, or several in all sets")
     classes = tuple(map(str, range(num_classes) if classes is None else classes))
     if len(classes) != num_classes:
         raise UserError(f"{len(classes)} class names for {num_classes} classes")
@@ -244,6 +252,8 @@ def from_arrays(
     images, labels = checked.pop("train")
     balance = None
     if balance_exponent != 1:
+        if labels.ndim == 2:
+            raise UserError("balance_exponent needs one label per image; with several it must be 1")
         by_class = np.argsort(labels, kind="stable")
         images, labels = images[by_class], labels[by_class]
         counts = np.bincount(labels, minlength=num_classes)

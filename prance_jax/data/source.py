@@ -25,7 +25,8 @@ class Split(NamedTuple):
     Attributes:
       images: float32 [N, S, S, C], normalised; an array, or an object that decodes a slice on
         access.
-      labels: int32 [N], or int32 [N, S, S] where every pixel has a label.
+      labels: int32 [N]; int32 [N, S, S] where every pixel has a label; int32 [N, num_classes], zeros and
+        ones, where an image may have several.
       extra: arrays [N] by which reports may group (digits: `clutter`, `glyph`); may be empty.
     """
 
@@ -109,13 +110,25 @@ def check_balance_exponent(exponent: float) -> None:
         )
 
 
+def check_one_label(source: Source, what: str) -> None:
+    """Raises UserError if images of a source may have several labels.
+
+    Args:
+      source: the data source.
+      what: what needs one label per image, for the message.
+    """
+    if getattr(source, "multi_label", False):
+        raise UserError(f"{what} needs one label per image; the images of this data set may have several")
+
+
 class Source(Protocol):
     """Training batches that are drawn on the device, and fixed validation and test sets.
 
-    Two members are optional. A source that is too large for the device has `batches(batch, start)`,
+    Three members are optional. A source that is too large for the device has `batches(batch, start)`,
     which yields the tables of step `start`, `start` + 1, ..., in place of `tables`;
     `prefetch_to_device` handles both. A source with a label for every pixel has `pixels` = True;
-    its labels are int32 [batch, S, S] in place of [batch].
+    its labels are int32 [batch, S, S] in place of [batch]. A source whose images may have several labels
+    has `multi_label` = True; its labels are int32 [batch, num_classes], zeros and ones.
 
     Attributes:
       image_size: side of an image in pixels.

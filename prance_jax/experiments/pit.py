@@ -12,7 +12,7 @@ import numpy as np
 from prance_jax.baselines.pit_spec import PiTSpec, pit_at_share, pit_macs
 from prance_jax.config.stages import FinetuneConfig
 from prance_jax.core.sharding import check_batch_sizes, fetch_local
-from prance_jax.data.source import Split
+from prance_jax.data.source import Split, check_one_label
 from prance_jax.experiments.experiment import Experiment
 from prance_jax.experiments.stage_runner import budget_suffix
 from prance_jax.training.metrics import read_metrics
@@ -57,6 +57,7 @@ def pit_rows(experiment: Experiment, seed: int) -> list[PiTRow]:
       seed: of the run.
     """
     source, config = experiment.source, experiment.config.pit
+    check_one_label(source, "the command pit")
     check_batch_sizes(
         experiment.mesh, **{"pit.train.batch": config.train.batch, "pit.tune.batch": config.tune.batch}
     )

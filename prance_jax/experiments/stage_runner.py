@@ -14,7 +14,7 @@ from prance_jax.config.experiment import Config
 from prance_jax.core.sharding import check_batch_sizes, fetch_local, make_mesh, replicate, shard_state
 from prance_jax.data.load import load_source
 from prance_jax.data.prefetch import prefetch_to_device
-from prance_jax.data.source import Split
+from prance_jax.data.source import Source, Split, check_one_label
 from prance_jax.evaluation.evaluate import Evaluation, evaluate
 from prance_jax.models.reduction import ScheduledReduction
 from prance_jax.selector.policies import DecisionPolicy, StaticPolicy
@@ -67,7 +67,15 @@ class TableEntry:
 class StageRunner:
     """Trains stages in a workdir, or restores those that are finished."""
 
-    def __init__(self, config: Config, workdir: Workdir, progress: Progress, *, train: bool = True):
+    def __init__(
+        self,
+        config: Config,
+        workdir: Workdir,
+        progress: Progress,
+        *,
+        train: bool = True,
+        source: Source | None = None,
+    ):
         """Loads the data and checks that batches can be divided over the devices.
 
         Args:
@@ -75,9 +83,18 @@ class StageRunner:
           workdir: where checkpoints and metrics are kept.
           progress: prints progress and notes.
           train: whether a missing stage is trained; if not, it is a UserError.
+          source: the images, for example from `data.arrays.from_arrays`; None for those of `config.data`.
+
+        Raises:
+          UserError: batches cannot be divided, or the data set has several labels per image and the config
+            needs one.
         """
         self.config, self.workdir, self.progress, self.train = config, workdir, progress, train
-        self.source, self.mesh = load_source(config.data), make_mesh(config.mesh)
+        self.source, self.mesh = source or load_source(config.data), make_mesh(config.mesh)
+        if config.cascade is not None:
+            check_one_label(self.source, "a cascade")
+        if config.selector.reward.quality != "agreement":
+            check_one_label(self.source, f"selector.reward.quality {config.selector.reward.quality!r}")
         stages = ("dense", "meta", "selector", "finetune")
         check_batch_sizes(self.mesh, **{f"{name}.batch": getattr(config, name).batch for name in stages})
         check_batch_sizes(self.mesh, **{"evaluation.batch": config.evaluation.batch})
@@ -165,6 +182,8 @@ class StageRunner:
     ) -> Callable[[Any], dict[str, float]]:
         """Returns the validation of a stage: (state) -> accuracy of its moving average under each policy.
 
+        With several labels per image it is the mean average precision, `mean_ap` in place of `accuracy`.
+
         Args:
           spec: the network.
           policies: what the network runs under, by name of the metric.
@@ -178,7 +197,9 @@ class StageRunner:
                 self.config.evaluation.batch,
             )
             return {
-                name: evaluate(spec, policy, params, policy_params, split, batch=batch, mesh=self.mesh).top1
+                name.replace("accuracy", "mean_ap") if spec.multi_label else name: evaluate(
+                    spec, policy, params, policy_params, split, batch=batch, mesh=self.mesh
+                ).score
                 for name, policy in policies.items()
             }
 

@@ -57,6 +57,8 @@ class ModelSpec:
         the paper. Without them a structure of one width is a plain ViT, see `zoo.extract`.
       pixels: predict a class for each pixel, from all patches. Reduced tokens are put back on the
         grid first. False: one class for the image.
+      multi_label: an image may have several of the classes; each is predicted by the sigmoid of its
+        logit. False: one class, by the softmax.
       exits: groups, ascending and without the last one, at whose end the network can answer: each has a
         norm and a classifier of its own, which read what the head reads.
       enter_at_widest: the layer before a decision point writes the largest width, which the
@@ -69,7 +71,7 @@ class ModelSpec:
         only those that the head reads, see `num_queries`; logits are the same.
 
     Raises:
-      UserError: a field is out of its range, or `pixels` and `distilled` are both set.
+      UserError: a field is out of its range, or `pixels` is set with `distilled` or `multi_label`.
     """
 
     space: SearchSpace
@@ -86,6 +88,7 @@ class ModelSpec:
     distilled: bool = False
     residual_maps: bool = True
     pixels: bool = False
+    multi_label: bool = False
     exits: tuple[int, ...] = ()
     enter_at_widest: bool = False
     scale_norm: bool = False
@@ -104,6 +107,8 @@ class ModelSpec:
             raise UserError(
                 "pixels=True classifies patches, distilled=True classifies class tokens only; set one of them"
             )
+        if self.pixels and self.multi_label:
+            raise UserError("pixels=True predicts one class for each pixel, so multi_label must be False")
         last = self.space.groups - 1
         if list(self.exits) != sorted(set(self.exits)) or not all(0 <= group < last for group in self.exits):
             raise UserError(

@@ -35,6 +35,11 @@ def image_source(
         validation and test images before the first batch, for a training image when it reaches it.
     """
     if not config.in_memory:
+        labels = splits["train"].labels
+        if labels is not None and labels.ndim == 2 and config.balance_exponent != 1:
+            raise UserError(
+                "data.images.balance_exponent needs one label per image; with several it must be 1"
+            )
         if splits["train"].labels is None and config.balance_exponent != 1:
             raise UserError(
                 f"{splits['train'].location}: labels are known only after reading, so classes cannot be "

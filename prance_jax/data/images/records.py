@@ -76,7 +76,8 @@ class Records(Protocol):
     Attributes:
       location: name of the split, for messages.
       classes: class names.
-      labels: int32 [N]; None where a label is known only after reading its image.
+      labels: int32 [N], or [N, classes] of zeros and ones where an image may have several; None where a
+        label is known only after reading its image.
     """
 
     location: str
@@ -85,8 +86,8 @@ class Records(Protocol):
 
     def __len__(self) -> int: ...
 
-    def get(self, index: int) -> tuple[bytes, int]:
-        """Returns the bytes of an image file and its label.
+    def get(self, index: int) -> tuple[bytes, int | np.ndarray]:
+        """Returns the bytes of an image file and its label, or int32 [classes].
 
         Raises:
           BadImage: the file cannot be read.

@@ -78,6 +78,11 @@ class Stream(NormalisedSource):
         """Class names."""
         return self.train.classes
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several labels."""
+        return np.ndim(self.train.labels) == 2
+
     def batches(self, batch: int, start: int = 0) -> Iterator[ArrayTables]:
         """Yields this host's part of the batches of step `start`, `start` + 1 and so on.
 
@@ -86,7 +91,7 @@ class Stream(NormalisedSource):
           start: first step.
 
         Yields:
-          Images uint8 [batch / hosts, S, S, C] and labels int32 [batch / hosts].
+          Images uint8 [batch / hosts, S, S, C] and labels int32 [batch / hosts] (or [.., classes]).
 
         Raises:
           UserError: hosts cannot share the batch, or an image cannot be read and `on_bad_image` is
@@ -125,7 +130,7 @@ class Stream(NormalisedSource):
           batch: not used; the batch has the size of `tables`.
 
         Returns:
-          Images float32 [batch, S, S, C], normalised, and labels int32 [batch].
+          Images float32 [batch, S, S, C], normalised, and labels, not mixed.
         """
         return self._augment(tables, key, self.augment.plain)
 
