@@ -35,9 +35,9 @@ class Split(NamedTuple):
     extra: Mapping[str, np.ndarray]
 
     def some(self, count: int) -> Split:
-        """Returns `count` random images (at most all) in their order, the same at every call."""
+        """Returns `count` random images (at most all) in their order, decoded, the same at every call."""
         if count >= len(self.labels):
-            return self
+            return self._replace(images=self.images[:])
         index = np.sort(shuffled(len(self.labels))[:count])
         extra = {name: values[index] for name, values in self.extra.items()}
         return Split(self.images[index], self.labels[index], extra)
