@@ -29,8 +29,8 @@ class BudgetTable:
     Attributes:
       cost_weights: falling.
       macs_kept: mean MACs as a share of the dense MACs, rising.
-      disagreements: number of calibration images whose predicted class differs from the full
-        network's.
+      disagreements: number of calibration images whose predicted class, or any of whose labels, differs
+        from the full network's.
       images: number of calibration images.
     """
 

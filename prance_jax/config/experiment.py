@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from prance_jax.config.cascade import CascadeConfig, cascade_spec
 from prance_jax.config.comparison import CompareConfig
 from prance_jax.config.other_tasks import PiTConfig, SegmentConfig
-from prance_jax.config.stages import DenseConfig, FinetuneConfig, MetaConfig, SelectorConfig
+from prance_jax.config.stages import DenseConfig, FinetuneConfig, MetaConfig, SelectorConfig, ValidationConfig
 from prance_jax.core.errors import UserError
 from prance_jax.core.fields import (
     Batch,
@@ -174,6 +174,7 @@ class Config:
       meta: stage one.
       selector: stage two.
       finetune: stage three.
+      validation: validation while networks are trained, best checkpoint and early stopping.
       baselines: baselines in the table.
       evaluation: evaluation and adaptive execution.
       compare: the command `compare`.
@@ -195,6 +196,7 @@ class Config:
     meta: MetaConfig = field(default_factory=MetaConfig)
     selector: SelectorConfig = field(default_factory=SelectorConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     baselines: BaselineConfig = field(default_factory=BaselineConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
@@ -256,4 +258,5 @@ class Config:
             distilled=model.distilled,
             residual_maps=model.residual_maps,
             pixels=getattr(source, "pixels", False),
+            multi_label=getattr(source, "multi_label", False),
         )

@@ -14,6 +14,7 @@ from prance_jax.core.fields import (
     Fraction,
     LearningRate,
     NumChannels,
+    NumImages,
     PoolSize,
     Positive,
     Share,
@@ -52,6 +53,34 @@ class OptimizerConfig:
     max_grad_norm: Positive = 1.0
     ema: Decay = 0.99
     accumulate: Batch = 1
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """Validation while a network is trained, on the moving average of its parameters.
+
+    Stages that are validated: dense, meta (largest and smallest structure; the score is the mean of both),
+    finetune, fine-tuned baselines and the command `pit`. The selector, the looks of a cascade, pruning of
+    channels and the insertion of predictors are not. Metrics are named val_..., for example `val_accuracy`.
+
+    Attributes:
+      every: steps between validations, the last step included; None for none.
+      images: first images of the shuffled validation set that are used; None for all.
+      patience: validations without a better score after which a stage ends early; None for never.
+      use_checkpoint: checkpoint whose parameters a stage hands on: 'last', or 'best' by the score. The
+        best one is kept beside the last in either case.
+    """
+
+    every: Updates | None = None
+    images: NumImages | None = None
+    patience: Updates | None = None
+    use_checkpoint: Literal["last", "best"] = "last"
+
+    def __post_init__(self):
+        if self.every is None and (self.patience is not None or self.use_checkpoint == "best"):
+            raise UserError(
+                "validation.patience and use_checkpoint 'best' need validation.every, steps between validations"
+            )
 
 
 @dataclass(frozen=True)

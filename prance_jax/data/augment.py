@@ -83,17 +83,20 @@ def augment(
     Args:
       config: strength of each augmentation.
       images: float32 [B, S, S, C] in [0, 1].
-      labels: int32 [B].
+      labels: int32 [B], or [B, num_classes] of zeros and ones.
       key: random key.
       normalise: function that normalises images in [0, 1].
       num_classes: number of classes.
 
     Returns:
-      Normalised images, and labels: int32 [B], unchanged, or float32 [B, num_classes] after mixing.
+      Normalised images, and labels: unchanged, or float32 [B, num_classes] after mixing.
 
     Raises:
-      UserError: RandAugment or jitter is on and the images do not have three channels.
+      UserError: RandAugment or jitter is on and the images do not have three channels, or images
+        with several labels would be mixed.
     """
+    if (config.mixup or config.cutmix) and labels.ndim == 2:
+        raise UserError("mixup and cutmix need one label per image; set data.augment.mixup and cutmix to 0")
     if (config.rand_augment or config.jitter) and images.shape[-1] != 3:
         raise UserError(f"RandAugment and jitter need 3 channels; these images have {images.shape[-1]}")
     keys = jax.random.split(key, 6)

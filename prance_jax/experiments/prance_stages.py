@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from prance_jax.adaptive.bucket_latency import load_latency_table
@@ -18,16 +17,14 @@ from prance_jax.adaptive.calibrate import calibrate_budget_table, collect_decisi
 from prance_jax.adaptive.choose_buckets import choose_buckets
 from prance_jax.adaptive.rounding import BucketedPolicy
 from prance_jax.baselines.predictor_config import PredictorConfig
-from prance_jax.core.errors import UserError
 from prance_jax.core.sharding import replicate
 from prance_jax.experiments.stage_runner import StageRunner, TableEntry, budget_suffix
 from prance_jax.models.reduction import ScheduledReduction
-from prance_jax.selector.policies import DecisionPolicy, RandomCostPolicy
+from prance_jax.selector.policies import DecisionPolicy, RandomCostPolicy, StaticPolicy
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.structure import GroupChoice
 from prance_jax.training.checkpoint import Checkpoints
 from prance_jax.training.loop import Stage
-from prance_jax.training.optimizer import make_optimizer
 from prance_jax.training.stages import baseline_finetune, finetune, pretrain
 from prance_jax.training.stages import selector as selector_stage
 from prance_jax.training.stages.selector import Selector
@@ -38,20 +35,10 @@ class PranceStages(StageRunner):
     """What each stage trains, and from what. Methods train what is missing."""
 
     def check(self) -> None:
-        """Builds networks, selectors and optimizers, to find values of the config that cannot work.
-
-        Raises:
-          UserError: a value cannot work, or a file that the config names does not exist.
-        """
+        """Builds selectors too, see `StageRunner.check`."""
         super().check()
         for mode in self.config.token_modes:
             self.selector(mode)
-        for name in ("dense", "meta", "finetune"):
-            section = getattr(self.config, name)
-            make_optimizer(section.optimizer, section.steps)
-        origin = self.config.meta.init_from
-        if origin not in (None, "dense") and not Path(origin).exists():
-            raise UserError(f"meta.init_from: {origin} does not exist; give a weight file, or 'dense'")
 
     @property
     def meta_spec(self) -> ModelSpec:
@@ -92,6 +79,7 @@ class PranceStages(StageRunner):
             config.batch,
             (self.key(seed, "dense"),),
             ("loss", "accuracy"),
+            self.validator(spec, {"val_accuracy": self.largest}),
         )["ema"]
 
     def meta(self, seed: int) -> Any:
@@ -104,6 +92,11 @@ class PranceStages(StageRunner):
         step = pretrain.meta_step(
             spec, config, self.first_group(), keep_choices, self.source.sample, self.mesh
         )
+        smallest = spec.space.smallest((config.smallest_keep,) * spec.rates)
+        policies = {
+            "val_accuracy": StaticPolicy(spec.largest),
+            "val_accuracy_smallest": StaticPolicy(smallest),
+        }
         name = f"seed{seed}/meta"
         has_begun = Checkpoints(self.workdir.checkpoints / name).latest() is not None
         start = None if has_begun or config.init_from is None else self._meta_start(seed)
@@ -115,6 +108,7 @@ class PranceStages(StageRunner):
             config.batch,
             (self.key(seed, "meta"),),
             ("loss", "accuracy", "accuracy_random"),
+            self.validator(spec, policies),
         )["ema"]
 
     def policy_params(self, seed: int, mode: str, budget: float | None = None) -> Any:
@@ -175,6 +169,7 @@ class PranceStages(StageRunner):
             config.batch,
             (self.key(seed, kind, mode), policy_params, self._teacher(seed)),
             ("loss", "accuracy", "macs_kept"),
+            self.validator(spec, {"val_accuracy": policy}, policy_params),
         )["ema"]
 
     def prance(self, seed: int, mode: str, budget: float | None = None) -> TableEntry:
@@ -246,6 +241,7 @@ class PranceStages(StageRunner):
             config.finetune.batch,
             (key, teacher),
             ("loss", "accuracy"),
+            self.validator(spec, {"val_accuracy": self.largest if reduction is None else reduction}),
         )["ema"]
 
     def _meta_start(self, seed: int) -> Callable[[Any], Any]:

@@ -6,6 +6,7 @@ import re
 import statistics
 from pathlib import Path
 
+from prance_jax.core.errors import UserError
 from prance_jax.core.files import atomic_file
 from prance_jax.results.names import display_name
 from prance_jax.results.rows import Results, Row, Speed
@@ -50,6 +51,8 @@ def plot_results(results: Results, path: str | Path) -> None:
       results: all rows of a run. Rows without a measured speed are left out of the right panel.
       path: the file.
     """
+    if any(row.mean_ap is not None for row in results.rows):
+        raise UserError("the picture of accuracy needs one label per image; see the table for the mAP")
     import matplotlib
 
     matplotlib.use("Agg")

@@ -73,8 +73,10 @@ class Row:
       method: ``dense``, ``meta_largest``, ``best_static``, ``random_policy``, ``prance_prune``,
         ...; `names.display_name` gives the name for readers.
       seed: seed of the training run.
-      top1: share of the images classified correctly.
+      top1: share of the images classified correctly; None where images have several labels.
       top1_change: top1 minus that of the dense network of the same seed.
+      mean_ap: mean average precision where images have several labels.
+      mean_ap_change: mean_ap minus that of the dense network of the same seed.
       gmacs: mean multiply-accumulates per image, in 1e9.
       macs_kept: gmacs over those of the dense network.
       tokens_left: share of the tokens kept at the end, in the last group. PRANCE's paper prints
@@ -103,6 +105,8 @@ class Row:
     seed: int
     top1: float | None = None
     top1_change: float | None = None
+    mean_ap: float | None = None
+    mean_ap_change: float | None = None
     gmacs: float | None = None
     macs_kept: float | None = None
     tokens_left: float | None = None

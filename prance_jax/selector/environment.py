@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from prance_jax.core.losses import correct_predictions
 from prance_jax.core.sharding import constrain_batch
 from prance_jax.models.forward import forward_first_group, forward_group, forward_rest
 from prance_jax.models.outputs import GroupState
@@ -62,7 +63,7 @@ class EnvState(NamedTuple):
     Attributes:
       group_state: state of inference after the groups decided so far.
       choices: choice of group 0 and of every group decided so far.
-      labels: int32 [B], or [B, S, S].
+      labels: int32 [B], or [B, S, S]; with several labels per image [B, num_classes].
       full_logits: float32 [B, num_classes], or [B, S, S, num_classes].
       utility: float32 [B], of the structure finished after the previous decision; 0 before the
         first.
@@ -167,7 +168,7 @@ class PranceEnv:
         cost = macs_share if self.cost is None else self.cost(structure)
         quality = prediction_quality(self.config, logits, env_state.labels, env_state.full_logits)
         info = {
-            "correct": mean_per_image((jnp.argmax(logits, -1) == env_state.labels).astype(jnp.float32)),
+            "correct": mean_per_image(correct_predictions(logits, env_state.labels).astype(jnp.float32)),
             "macs_kept": macs_share,
             "cost": cost,
             "tokens_left": tokens_after_layers(spec, structure)[-1] / spec.tokens,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from prance_jax.core.errors import UserError
 from prance_jax.models.elastic import broadcast_width, mask_channels
@@ -98,7 +99,7 @@ class ObservationEncoder:
             jax.nn.one_hot(group - 1, space.groups - 1, dtype=jnp.float32), (batch, space.groups - 1)
         )
         shares = jnp.stack([count / self.spec.tokens, sharpness, width], axis=1)
-        return jnp.concatenate([shares, _confidence(state.early_logits), decision], axis=1)
+        return jnp.concatenate([shares, _confidence(self.spec, state.early_logits), decision], axis=1)
 
     def _per_token(self, state: GroupState, values: jax.Array) -> jax.Array:
         """Values of valid tokens, zero-padded to the original token count: [B, tokens]."""
@@ -113,9 +114,18 @@ class ObservationEncoder:
         return jnp.pad(x, ((0, 0), (0, self.spec.space.max_width - x.shape[1])))
 
 
-def _confidence(logits: jax.Array) -> jax.Array:
-    """Largest probability, its margin over the second, entropy over its maximum: [B, 3]."""
-    log_prob = jax.nn.log_softmax(logits.astype(jnp.float32))
+def _confidence(spec: ModelSpec, logits: jax.Array) -> jax.Array:
+    """Largest probability, its margin over the second, entropy over its maximum: [B, 3].
+
+    With several labels per image: largest probability, smallest margin of a class between yes and no, mean
+    entropy over its maximum.
+    """
+    logits = logits.astype(jnp.float32)
+    if spec.multi_label:
+        prob = jax.nn.sigmoid(logits)
+        entropy = optax.sigmoid_binary_cross_entropy(logits, prob).mean(axis=-1) / jnp.log(2.0)
+        return jnp.stack([prob.max(axis=-1), jnp.abs(2 * prob - 1).min(axis=-1), entropy], axis=1)
+    log_prob = jax.nn.log_softmax(logits)
     classes = log_prob.shape[-1]
     top = jax.lax.top_k(jnp.exp(log_prob), min(2, classes))[0]
     entropy = -jnp.sum(jnp.exp(log_prob) * log_prob, axis=-1) / jnp.log(jnp.float32(max(classes, 2)))

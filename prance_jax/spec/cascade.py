@@ -66,8 +66,9 @@ class CascadeSpec:
             raise UserError(
                 f"the last look has all weights; set shares='none', not {self.looks[-1].shares!r}"
             )
-        if self.last.pixels:
-            raise UserError("a cascade stops at one class per image; pixels must be False, it is True")
+        for name in ("pixels", "multi_label"):
+            if getattr(self.last, name):
+                raise UserError(f"a cascade stops at one class per image; {name} must be False, it is True")
         for number, look in enumerate(self.looks[:-1]):
             spec, last = look.spec, self.last
             for field in ("num_classes", "channels", "distilled", "pixels", "dtype"):

@@ -59,6 +59,8 @@ class ModelSpec:
         the paper. Without them a structure of one width is a plain ViT, see `zoo.extract`.
       pixels: predict a class for each pixel, from all patches. Reduced tokens are put back on the
         grid first. False: one class for the image.
+      multi_label: an image may have several of the classes; each is predicted by the sigmoid of its
+        logit. False: one class, by the softmax.
       exits: groups, ascending and without the last one, at whose end the network can answer: each has a
         norm and a classifier of its own, which read what the head reads.
       enter_at_widest: the layer before a decision point writes the largest width, which the
@@ -74,8 +76,8 @@ class ModelSpec:
         every patch is a token.
 
     Raises:
-      UserError: a field is out of its range, `pixels` and `distilled` are both set, or `refined_cells`
-        does not fit the grid, the token method or `pixels`.
+      UserError: a field is out of its range, `pixels` is set with `distilled` or `multi_label`, or
+        `refined_cells` does not fit the grid, the token method or `pixels`.
     """
 
     space: SearchSpace
@@ -92,6 +94,7 @@ class ModelSpec:
     distilled: bool = False
     residual_maps: bool = True
     pixels: bool = False
+    multi_label: bool = False
     exits: tuple[int, ...] = ()
     enter_at_widest: bool = False
     scale_norm: bool = False
@@ -114,6 +117,8 @@ class ModelSpec:
             raise UserError(
                 "pixels=True classifies patches, distilled=True classifies class tokens only; set one of them"
             )
+        if self.pixels and self.multi_label:
+            raise UserError("pixels=True predicts one class for each pixel, so multi_label must be False")
         last = self.space.groups - 1
         if list(self.exits) != sorted(set(self.exits)) or not all(0 <= group < last for group in self.exits):
             raise UserError(

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from prance_jax.config import io
 from prance_jax.core.errors import UserError
 from prance_jax.core.files import write_atomic
+from prance_jax.data.source import check_one_label
 from prance_jax.experiments.experiment import Experiment
 from prance_jax.experiments.stage_runner import StageRunner, TableEntry
 from prance_jax.results import rows, table
@@ -65,6 +66,7 @@ def write_report(
     Raises:
       UserError: the run lacks the seed, mode, budget or a stage, or an image cannot be read.
     """
+    check_one_label(experiment.source, "the report with pictures")
     config, workdir = experiment.config, experiment.workdir
     seed = select_seed(experiment, seed, mode)
     extra = read_user_images(user_images, experiment.source, config.data) if user_images else None
