@@ -95,10 +95,22 @@ class PredictorViT(nn.Module):
         """Makes the ViT and the token predictors.
 
         Raises:
-          UserError: the network is distilled or predicts pixels.
+          UserError: the network is distilled, predicts pixels, or does not classify a CLS before its patches.
         """
         if self.spec.distilled:
             raise UserError("token predictors support one class token; a distilled network has two")
+        parts = self.spec.architecture
+        if (
+            parts.global_pool != "token"
+            or parts.reg_tokens
+            or parts.rope_temperature
+            or not self.spec.num_classes
+        ):
+            raise UserError(
+                "token predictors support a classified CLS and patches without rotation; set global_pool='token', "
+                f"reg_tokens=0, rope_temperature=None and num_classes above 0; there are {parts} and "
+                f"num_classes={self.spec.num_classes}"
+            )
         if self.spec.pixels:
             raise UserError(
                 "token predictors keep what the class token needs; with pixels=True use a token method"

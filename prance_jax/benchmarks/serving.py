@@ -195,7 +195,7 @@ def measure_serving(
 
 def _noise(buckets: Buckets, batch: int) -> jax.Array:
     spec = buckets.spec
-    return jax.random.normal(jax.random.key(1), (batch, spec.image_size, spec.image_size, spec.channels))
+    return jax.random.normal(jax.random.key(1), (batch, *spec.image_shape, spec.channels))
 
 
 def _kept(buckets: Buckets, structure: Structure) -> float:

@@ -221,7 +221,7 @@ class CascadeModel:
     def _check(self, images: jax.Array, budget: jax.Array | float | None) -> jax.Array:
         """Checks the arguments of a call and returns the cost weight of the budget."""
         spec = self.spec
-        check_images(images, (spec.image_size, spec.image_size, spec.channels))
+        check_images(images, (*spec.image_shape, spec.channels))
         return self.budget_table.cost_weight(self.default_budget if budget is None else budget)
 
 

@@ -52,7 +52,7 @@ def export(
         return dataclasses.replace(model, params=params, policy_params=policy_params)(images, *budget)
 
     (batch,) = jax_export.symbolic_shape("batch")
-    shape = (spec.image_size, spec.image_size, spec.channels)
+    shape = (*spec.image_shape, spec.channels)
     arguments = [
         tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves),
         jax.ShapeDtypeStruct((batch, *shape), jnp.float32),

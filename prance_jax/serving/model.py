@@ -212,7 +212,7 @@ class AdaptiveModel:
     def _check(self, images: jax.Array, budget: jax.Array | float | None) -> jax.Array | None:
         """Checks the arguments of a call and returns the cost weight of the budget."""
         spec = self.spec
-        check_images(images, (spec.image_size, spec.image_size, spec.channels))
+        check_images(images, (*spec.image_shape, spec.channels))
         if self.budget_table is None:
             if budget is not None:
                 raise UserError(_ONE_BUDGET)

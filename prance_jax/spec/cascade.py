@@ -66,11 +66,11 @@ class CascadeSpec:
             raise UserError(
                 f"the last look has all weights; set shares='none', not {self.looks[-1].shares!r}"
             )
-        if self.last.pixels:
-            raise UserError("a cascade stops at one class per image; pixels must be False, it is True")
+        if self.last.pixels or not self.last.num_classes:
+            raise UserError("a cascade stops at one class per image; set pixels=False, num_classes above 0")
         for number, look in enumerate(self.looks[:-1]):
             spec, last = look.spec, self.last
-            for field in ("num_classes", "channels", "distilled", "pixels", "dtype"):
+            for field in ("num_classes", "channels", "distilled", "pixels", "dtype", "architecture"):
                 if getattr(spec, field) != getattr(last, field):
                     raise UserError(
                         f"look {number} has {field}={getattr(spec, field)}; it must have that of the last look, "
