@@ -1,7 +1,6 @@
 """The meta-network: a Vision Transformer that holds every structure of its search space (PRANCE, section 3.1).
 
-`token_steps.forward_layers` is the one loop over layers. The methods here say which layers run, at which sizes, and with
-which token steps.
+`token_steps.forward_layers` is the one loop over layers. The methods here choose layers, sizes and token steps.
 
 A decision needs the keys of the layer before it. So a group of layers ends after the attention of its last layer; the
 MLP of that layer runs with the next group, at the width that the decision chose:
@@ -10,8 +9,7 @@ MLP of that layer runs with the next group, at the width that the decision chose
     forward_group        MLP of the layer before, then group g up to the attention of its last layer   (g = 1, 2, ...)
     forward_head         MLP of the last layer, norm, classifier; for pixels, of the patches back on the grid
 
-A classifier may read class tokens alone. Then in the last layer only they attend and go through the MLP, see
-`ModelSpec.num_queries`; keys and values are those of all tokens.
+A classifier may read class tokens alone. Then only they attend in the last layer, see `ModelSpec.num_queries`.
 
 """
 

@@ -4,17 +4,16 @@
 network.
 
 A narrow structure is the leading slice of a wide one. So channels and hidden units of the dense
-network are sorted by importance first, as in once-for-all networks. The residual stream has one
-order in the whole network; every MLP has its own. Residual maps start as the
-identity, or as the dense network's.
+network are sorted by importance first, see `zoo.channel_order`. Residual maps start as the identity,
+or as those of the dense network.
 
-The structure of the dense network's width computes what it computes (to 1e-5, by test). Weights beyond the dense network that write into the residual stream are zero: they change nothing.
-Weights that read from it keep their random values, so they can learn. A wider structure
+The structure of the dense network's width computes what the dense network computes (to 1e-5, by
+test). Weights beyond the dense network that write into the residual stream are zero, so they change
+nothing. Weights that read from it keep their random values, so they can learn. A wider structure
 differs from the dense network, since LayerNorm includes its additional channels.
 
-`deit_base` is the largest structure of the space `base`; `deit_tiny` and `deit_small` are inside theirs.
-
-Reference: Cai et al. 2020, Once-for-All, arXiv 1908.09791.
+`deit_base` is the largest structure of the space `base`. `deit_tiny` and `deit_small` are inside their
+spaces (width 192 of 240, 384 of 416).
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ from prance_jax.core.errors import UserError
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.search_space import SearchSpace
 from prance_jax.spec.structure import Structure
+from prance_jax.zoo.channel_order import channel_order, hidden_order
 from prance_jax.zoo.formats.files import read_tensors
 from prance_jax.zoo.formats.match import fill_tree, named_leaves
 from prance_jax.zoo.load import detect_format, load_weights, to_our_names
@@ -163,59 +163,6 @@ def matching_structure(source: ModelSpec, spec: ModelSpec) -> Structure:
     return meta_space.uniform(width, max_ratio, (1.0,) * spec.rates)
 
 
-def channel_order(dense: Tree, spec: ModelSpec) -> np.ndarray:
-    """Sorts the channels of the residual stream, the most important first.
-
-    The importance is the product of two sums of squares: of the weights that write the channel, and
-    of the weights that read it, multiplied by the scale of their LayerNorm.
-
-    Args:
-      dense: parameters of `ViT(spec)`.
-      spec: of the dense network.
-
-    Returns:
-      Channel indices, int [width].
-    """
-    width = spec.space.max_width
-    write = _energy(dense["patch_embed"]["kernel"], 0)
-    if "pos_embed" in dense:
-        write = write + np.asarray(dense["pos_embed"]).var(axis=0)
-    if "norm_pre" in dense:
-        write = np.square(dense["norm_pre"]["scale"])
-    head = _energy(dense["head"]["kernel"], 1) if "head" in dense else 1.0
-    read = head * np.square(dense["norm"]["scale"])
-    for layer in range(spec.space.depth):
-        block = dense[f"block_{layer}"]
-        write = write + _energy(block["proj"]["kernel"], 0) + _energy(block["fc2"]["kernel"], 0)
-        read = read + _energy(block["qkv"]["kernel"], 1) * np.square(block["norm1"]["scale"])
-        for inputs in {"fc1", "fc1_g"} & set(block):
-            read = read + _energy(block[inputs]["kernel"], 1) * np.square(block["norm2"]["scale"])
-    return np.argsort(-(write * read)[:width], kind="stable")
-
-
-def hidden_order(dense: Tree, spec: ModelSpec, layer: int) -> np.ndarray:
-    """Sorts the hidden units of a layer's MLP, the most important first.
-
-    The importance is the product of the sums of squares of a unit's input and output weights.
-
-    Args:
-      dense: parameters of `ViT(spec)`.
-      spec: of the dense network.
-      layer: index of the layer.
-
-    Returns:
-      Unit indices, int [hidden units].
-    """
-    block, width = dense[f"block_{layer}"], spec.space.max_width
-    scale = np.asarray(block["norm2"]["scale"])[:width, None]
-    read = 0.0
-    for inputs in {"fc1", "fc1_g"} & set(block):
-        read = read + _energy(np.asarray(block[inputs]["kernel"])[:width] * scale, 0)
-        read = read + np.square(block[inputs]["bias"])
-    write = _energy(np.asarray(block["fc2"]["kernel"])[:, :width], 1)
-    return np.argsort(-(read * write)[: spec.space.max_mlp_dim], kind="stable")
-
-
 def load_dense(path: str | Path, spec: ModelSpec) -> tuple[Tree, ModelSpec]:
     """Reads a dense checkpoint under timm's or big_vision's names.
 
@@ -273,8 +220,3 @@ def load_initial_params(path: str | Path, spec: ModelSpec, fresh: Tree) -> Tree:
 def _identity(leaf: Any) -> np.ndarray:
     """The kernel or bias of a residual map that is the identity."""
     return np.eye(*leaf.shape, dtype=np.float32) if leaf.ndim > 1 else np.zeros(leaf.shape, np.float32)
-
-
-def _energy(kernel: Any, axis: int) -> np.ndarray:
-    """Sums of squares over an axis."""
-    return np.square(np.asarray(kernel)).sum(axis=axis)
