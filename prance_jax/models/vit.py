@@ -2,8 +2,8 @@
 
 `token_steps.forward_layers` is the one loop over layers. The methods here choose layers, sizes and token steps.
 
-A decision needs the keys of the layer before it. So a group of layers ends after the attention of its last layer; the
-MLP of that layer runs with the next group, at the width that the decision chose:
+A decision needs the keys of the layer before it. So a group ends after the attention of its last layer; the MLP of
+that layer runs with the next group, at the width that the decision chose:
 
     forward_first_group  embedding, group 0 up to the attention of its last layer
     forward_group        MLP of the layer before, then group g up to the attention of its last layer   (g = 1, 2, ...)
@@ -44,7 +44,7 @@ from prance_jax.tokens.unmerge import unmerge, values_of_patches
 
 
 class ViT(nn.Module):
-    """Elastic ViT: by default pre-norm, class token, learned absolute positions, exact GELU (see `Architecture`).
+    """Elastic ViT: by default class token, learned absolute positions, exact GELU; see `Architecture`.
 
     Attributes:
       spec: everything that decides shapes and semantics.
@@ -187,7 +187,6 @@ class ViT(nn.Module):
         width = choice.widths[-1]
         # A group of one layer reduces its tokens after the attention that the signals are of.
         patch_attention = values_of_patches(arriving if len(layers) == 1 else tokens, signals.cls_attention)
-        # The compiler leaves out what nothing reads.
         early_logits = self.early_logits(tokens, width)
         return GroupState(tokens, signals, width, choice.mlp_dims[-1], early_logits, patch_attention)
 
@@ -260,7 +259,7 @@ class ViT(nn.Module):
         return heads.patches_to_pixels(self.spec, self.classify(grid, width))
 
     def early_logits(self, tokens: TokenSet, width: Size) -> jax.Array:
-        """Computes the head's answer before the network is finished, for decisions.
+        """Computes the head's answer before the network ends, for decisions.
 
         Args:
           tokens: tokens between two groups.

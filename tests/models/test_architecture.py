@@ -10,12 +10,15 @@ from small import PAIR, compact, drawn_params, logits, make_spec, masked, struct
 from spec.test_macs import product_flops
 
 from prance_jax.baselines.diffrate_counts import LearnedCounts
+from prance_jax.cascade.looks import recycle_tokens
 from prance_jax.core.errors import UserError
-from prance_jax.models.attention import rotary_angles
+from prance_jax.models.attention import attention_signals, rotary_angles
+from prance_jax.models.forward import forward_exit, forward_first_group
 from prance_jax.models.token_steps import reduce_tokens
 from prance_jax.models.vit import ViT
+from prance_jax.selector.observation import ObservationEncoder
 from prance_jax.spec.architecture import Architecture
-from prance_jax.spec.macs import count_parameters, macs
+from prance_jax.spec.macs import count_parameters, exit_macs, macs, prefix_macs
 from prance_jax.spec.search_space import SearchSpace
 from prance_jax.spec.token_counts import token_counts
 from prance_jax.tokens.methods.registry import METHODS
@@ -227,3 +230,44 @@ def test_timm_agrees(name):
         expected = network.eval()(torch.tensor(images).permute(0, 3, 1, 2)).numpy()
     actual = logits(spec, params, images)
     np.testing.assert_allclose(actual, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
+
+
+@pytest.mark.parametrize("architecture", [NO_PREFIX, DINOV3])
+def test_exits_observations_and_looks(architecture):
+    """Their MACs add up, and they run at the shapes that they declare."""
+    spec = make_spec("tome", space=PAIR, architecture=architecture, exits=(0,))
+    structure = spec.space.uniform(24, 2, (0.6,))
+    total = macs(spec, structure).total
+    assert prefix_macs(spec, structure.groups) + exit_macs(spec, structure.groups) == total
+    # `tome` reads no importance, so the map that a selector reads without CLS is one more product.
+    maps = 0 if architecture.class_token else spec.tokens**2 * PAIR.attention_width
+    assert macs(spec, structure, selector=7).selector == 7 + maps
+    larger = dataclasses.replace(spec, image_size=32)
+    encoder, params = ObservationEncoder(spec), drawn_params(spec)
+    weights = {"norm": {"scale": np.ones(32), "bias": np.zeros(32)}}
+    weights |= {part: {"kernel": np.eye(32), "bias": np.zeros(32)} for part in ("class_tokens", "patches")}
+
+    def run(params, images):
+        state = forward_first_group(ViT(spec), params, images, structure.groups[0])
+        added = recycle_tokens(weights, spec, larger, state, 24)
+        return (
+            encoder(state, 1),
+            forward_exit(ViT(spec), params, state, 0),
+            added,
+            state.signals.cls_attention,
+        )
+
+    images = np.ones((2, 16, 16, 3), np.float32)
+    observation, early, added, importance = jax.eval_shape(run, params, images)
+    assert observation.shape == (2, encoder.size) and early.shape == (2, 5)
+    assert added.shape == (2, larger.all_tokens, 24) and importance.shape == (2, spec.tokens)
+
+
+def test_without_cls_the_importance_is_the_attention_received():
+    """Of two keys, the one that every query is drawn to has all the attention; it sums to 1."""
+    q = np.full((1, 1, 3, 4), 10.0, np.float32)
+    k = np.stack([np.full(4, value, np.float32) for value in (0.0, 5.0, 0.0)])[None, None]
+    signals = attention_signals(q, k, None, None, has_cls=False)
+    np.testing.assert_allclose(signals.cls_attention, [[0, 1, 0]], atol=1e-6)
+    with pytest.raises(UserError, match="num_classes=0 has none"):
+        ObservationEncoder(make_spec(space=PAIR, num_classes=0))
