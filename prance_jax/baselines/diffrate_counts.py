@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from prance_jax.core.errors import UserError
 from prance_jax.models.block import Block
 from prance_jax.models.token_steps import LayerSizes, forward_layers, layer_sizes
 from prance_jax.models.vit import ViT
@@ -46,11 +47,22 @@ class LearnedCounts:
       spec: the network.
       granularity: distance of neighbouring choices, in tokens.
       first: the first layer, from 0, that reduces tokens.
+
+    Raises:
+      UserError: the network has no CLS, or has registers.
     """
 
     spec: ModelSpec
     granularity: int = 1
     first: int = 1
+
+    def __post_init__(self):
+        parts = self.spec.architecture
+        if not parts.class_token or parts.reg_tokens:
+            raise UserError(
+                f"diffrate learns counts of tokens behind one CLS; class_token={parts.class_token} and "
+                f"reg_tokens={parts.reg_tokens} must be True and 0"
+            )
 
     @property
     def layers(self) -> range:

@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from prance_jax.baselines.predictor_config import PredictorConfig
+from prance_jax.baselines.predictor_config import PredictorConfig, check_network
 from prance_jax.baselines.token_predictor import (
     MaskedOutput,
     TokenPredictor,
@@ -26,7 +26,6 @@ from prance_jax.baselines.token_predictor import (
     pack_dropped,
     sample_decisions,
 )
-from prance_jax.core.errors import UserError
 from prance_jax.core.sizes import Size
 from prance_jax.models.block import Block, apply_norm
 from prance_jax.models.token_steps import (
@@ -95,14 +94,9 @@ class PredictorViT(nn.Module):
         """Makes the ViT and the token predictors.
 
         Raises:
-          UserError: the network is distilled or predicts pixels.
+          UserError: see `check_network`.
         """
-        if self.spec.distilled:
-            raise UserError("token predictors support one class token; a distilled network has two")
-        if self.spec.pixels:
-            raise UserError(
-                "token predictors keep what the class token needs; with pixels=True use a token method"
-            )
+        check_network(self.spec)
         self.vit = ViT(self.spec)
         self.token_predictors = [
             TokenPredictor(self.spec.space.max_width, self.predictor.heads, name=f"selector_{layer}")

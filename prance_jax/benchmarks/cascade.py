@@ -169,7 +169,7 @@ def measure_cascade(
     """
     cascade, chunk = two_look_cascade(spec), min(chunk or default_chunk(batch), batch)
     params = init_params(cascade.spec, jax.random.key(1))
-    shape = (batch, spec.image_size, spec.image_size, spec.channels)
+    shape = (batch, *spec.image_shape)
     images = jax.random.normal(jax.random.key(2), shape, dtype=jnp.float32)
 
     def dense(params, images):

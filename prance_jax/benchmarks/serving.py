@@ -195,9 +195,7 @@ def measure_serving(
 
 def _noise(buckets: Buckets, batch: int) -> jax.Array:
     spec = buckets.spec
-    return jax.random.normal(
-        jax.random.key(1), (batch, spec.image_size, spec.image_size, spec.channels), dtype=jnp.float32
-    )
+    return jax.random.normal(jax.random.key(1), (batch, *spec.image_shape), dtype=jnp.float32)
 
 
 def _kept(buckets: Buckets, structure: Structure) -> float:

@@ -63,7 +63,8 @@ def init_from_network(spec: CascadeSpec, network: Params, key: jax.Array) -> Par
         exits = {f"exit_{group}": network.get(f"exit_{group}", answer) for group in look.spec.exits}
         start = {name: value for name, value in network.items() if not name.startswith("exit_")}
         start = jax.tree.map(jnp.copy, {**start, **exits})
-        start["pos_embed"] = resize_positions(network["pos_embed"], spec.last, look.spec)
+        if "pos_embed" in network:
+            start["pos_embed"] = resize_positions(network["pos_embed"], spec.last, look.spec)
         is_last = number == len(spec.looks) - 1
         params[f"look_{number}"] = start if is_last else _unshared_leaves(start, look.shares)
     return params
@@ -123,7 +124,7 @@ def _resize_linear(x: jax.Array, size: int) -> jax.Array:
 
 
 def resize_positions(positions: jax.Array, spec: ModelSpec, target: ModelSpec) -> jax.Array:
-    """Resizes learned positions to another grid; class tokens keep theirs.
+    """Resizes learned positions to another grid; prefix tokens keep theirs.
 
     Args:
       positions: [spec.positions, C].
@@ -133,11 +134,9 @@ def resize_positions(positions: jax.Array, spec: ModelSpec, target: ModelSpec) -
     Returns:
       [target.positions, C].
     """
+    num_prefix = spec.positions - spec.patches
     return jnp.concatenate(
-        [
-            positions[: spec.class_tokens],
-            _resize_grid(positions[None, spec.class_tokens :], target.patches)[0],
-        ]
+        [positions[:num_prefix], _resize_grid(positions[None, num_prefix:], target.patches)[0]]
     )
 
 
@@ -145,7 +144,7 @@ class HandedOn(NamedTuple):
     """What a look gets from the look before it.
 
     Attributes:
-      added: [B, spec.positions, width], added to the embedding; None for the first look of an image.
+      added: [B, spec.all_tokens, width], added to the embedding; None for the first look of an image.
       scores: float32 [B, spec.cells], which choose the cells that are split; None without `spec.refined_cells`.
     """
 
@@ -199,7 +198,7 @@ def recycle_tokens(
 ) -> jax.Array:
     """Maps the tokens of a look to an addend of the next look's embedding.
 
-    Norm, a linear map for class tokens and one for the others, which start at zero; then every token is put back on its
+    Norm, a linear map for prefix tokens and one for the others, which start at zero; then every token is put back on its
     patches (pruned patches get zero), and the grid is resized to that of the next look. There a cell that is not split
     gets the mean of its patches, see `CellSplit.arrange`; CF-ViT gives it nothing.
 
@@ -211,11 +210,11 @@ def recycle_tokens(
       width: channels of the next look's embedding.
 
     Returns:
-      [B, target.positions, width].
+      [B, target.all_tokens, width].
 
     Reference: CF-ViT, arXiv 2203.03821, section 3.3; ThinkingViT, arXiv 2507.10800, section 3.
     """
-    tokens, prefix = state.tokens, spec.class_tokens
+    tokens, prefix = state.tokens, spec.num_prefix_tokens
     norm = weights["norm"]
     x = layer_norm(tokens.features, norm["scale"], norm["bias"], state.width, spec.norm_epsilon)
     mapped = [

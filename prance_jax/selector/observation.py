@@ -10,6 +10,7 @@ import optax
 
 from prance_jax.core.errors import UserError
 from prance_jax.models.elastic import broadcast_width, mask_channels
+from prance_jax.models.heads import mean_of_patches
 from prance_jax.models.outputs import GroupState
 from prance_jax.selector.cost_weight import cost_weight_to_asinh
 from prance_jax.spec.model_spec import ModelSpec
@@ -30,6 +31,9 @@ class ObservationEncoder:
       CLS, shares of tokens and width that remain, and the index of the decision.
     * 'rich', both, with the normalised class token and the attention from CLS to every token.
 
+    A network that classifies the mean of the patches has it in place of the class token; without CLS the
+    attention is that which tokens receive.
+
     Attributes:
       spec: the network.
       kind: 'keys', 'lean' or 'rich'.
@@ -42,6 +46,11 @@ class ObservationEncoder:
     sees_cost_weight: bool = False
 
     def __post_init__(self):
+        if not self.spec.num_classes and self.kind != "keys":
+            raise UserError(
+                f"selector state {self.kind!r} needs the confidence of a classifier, and num_classes=0 has none; "
+                "set 'keys', or num_classes to the number of classes"
+            )
         if self.kind not in KINDS:
             raise UserError(f"selector state {self.kind!r} is not known; choose from {', '.join(KINDS)}")
 
@@ -108,8 +117,11 @@ class ObservationEncoder:
         return jnp.pad(values, ((0, 0), (0, self.spec.tokens - values.shape[1])))
 
     def _class_token(self, state: GroupState) -> jax.Array:
-        """CLS scaled to unit mean square over its active channels: [B, max_width]."""
-        x = mask_channels(state.tokens.features[:, 0].astype(jnp.float32), state.width)
+        """CLS, or the mean of the patches, scaled to unit mean square over its active channels: [B, max_width]."""
+        x = state.tokens.features[:, 0]
+        if self.spec.architecture.global_pool != "token":
+            x = mean_of_patches(self.spec, state.tokens, state.tokens.features)[:, 0]
+        x = mask_channels(x.astype(jnp.float32), state.width)
         x = x * jax.lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) / broadcast_width(state.width, 2) + 1e-6)
         return jnp.pad(x, ((0, 0), (0, self.spec.space.max_width - x.shape[1])))
 

@@ -17,7 +17,7 @@ from prance_jax.core.sizes import BoundedSize, Rate, Size, array_size, size_valu
 
 
 class TokenSet(NamedTuple):
-    """Tokens of a batch; token 0 is CLS.
+    """Tokens of a batch: prefix tokens (CLS first, if there is one), then the others.
 
     Features of invalid tokens are arbitrary finite numbers; nothing valid depends on them.
 
@@ -56,7 +56,7 @@ class TokenSet(NamedTuple):
         """
         slots = jnp.arange(self.features.shape[1], dtype=jnp.int32)
         patches = jnp.sum(self.token_of_patch[:, :, None] == slots, axis=1, dtype=jnp.float32)
-        # A class token counts as one.
+        # Token 0, a prefix token, counts as one.
         return jnp.maximum(patches.at[:, 0].add(1.0), 1.0)
 
 
@@ -65,7 +65,7 @@ class AttentionSignals(NamedTuple):
 
     Attributes:
       cls_attention: float32 [B, N], attention from CLS to each token, mean over heads; 0 for
-        invalid tokens.
+        invalid tokens. In a network without CLS it is `received`.
       keys: float32 [B, N, D], mean over heads.
       values: float32 [B, N], L2 norm of the values, heads concatenated; None where they are not
         computed yet (one step ahead).
@@ -79,16 +79,16 @@ class AttentionSignals(NamedTuple):
     received: jax.Array | None = None
 
 
-def initial_tokens(features: jax.Array, class_tokens: int = 1) -> TokenSet:
+def initial_tokens(features: jax.Array, num_prefix_tokens: int = 1) -> TokenSet:
     """Returns a token set with all tokens valid and of size one.
 
     Args:
-      features: [B, class_tokens + P, C], CLS first.
-      class_tokens: CLS and other class tokens, say a distillation token.
+      features: [B, num_prefix_tokens + P, C], CLS first.
+      num_prefix_tokens: CLS and other tokens that are no patches, say a distillation token.
     """
     batch, tokens, _ = features.shape
-    token_of_patch = jnp.arange(class_tokens, tokens, dtype=jnp.int32)
-    token_of_patch = jnp.broadcast_to(token_of_patch, (batch, tokens - class_tokens))
+    token_of_patch = jnp.arange(num_prefix_tokens, tokens, dtype=jnp.int32)
+    token_of_patch = jnp.broadcast_to(token_of_patch, (batch, tokens - num_prefix_tokens))
     return TokenSet(features, None, None, token_of_patch)
 
 

@@ -66,7 +66,7 @@ def measure_blocks(
     """
     counts, depth = tuple(counts) or token_grid(spec), spec.space.depth
     model, layers, reduced_layers = ViT(spec), range(depth), range(min(depth, _MAX_REDUCTIONS))
-    images = jnp.ones((batch, spec.image_size, spec.image_size, spec.channels), jnp.float32)
+    images = jnp.ones((batch, *spec.image_shape), jnp.float32)
     programs: dict[Any, _Program] = {
         "dense": _Program(lambda p, x: model.apply({"params": p}, x, spec.largest), params, images),
         "call": _Program(lambda p, x: x.features.sum(axis=1), None, _state(spec, batch, 1)),
@@ -146,8 +146,8 @@ def _table(
 def _quarter(spec: ModelSpec, method: str | PredictorConfig, count: int) -> tuple[int, int]:
     """Tokens before (`count`, or the next that the method allows) and after removing a quarter."""
     token_method = getattr(method, "method", None) or METHODS[method]
-    extra_prefix_tokens = spec.class_tokens - 1
-    if count <= spec.class_tokens + 1:
+    extra_prefix_tokens = spec.extra_prefix_tokens
+    if count <= spec.num_prefix_tokens + 1:
         return count, count
     arriving = token_method.feasible_count(
         count - extra_prefix_tokens, count - extra_prefix_tokens, spec.patches

@@ -34,7 +34,7 @@ def measure_buckets(
       repeats: interleaved repeats, of which medians are taken.
     """
     spec, model = buckets.spec, ViT(buckets.spec)
-    images = jnp.ones((batch, spec.image_size, spec.image_size, spec.channels), jnp.float32)
+    images = jnp.ones((batch, *spec.image_shape), jnp.float32)
     programs = {
         "dense": jax.jit(lambda p: model.apply({"params": p}, images, spec.largest)),
         "first": jax.jit(

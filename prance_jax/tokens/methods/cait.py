@@ -166,4 +166,12 @@ def _look_up(values: np.ndarray, index: int | jax.Array) -> int | jax.Array:
     return column(int(values[index]) if isinstance(index, int) else jnp.asarray(values)[index])
 
 
-CAIT = TokenMethod("cait", cait, rectangle_count, cait_macs, needs_grid=True, schedules=keep_rate_schedules)
+CAIT = TokenMethod(
+    "cait",
+    cait,
+    rectangle_count,
+    cait_macs,
+    needs_importance=False,
+    needs_grid=True,
+    schedules=keep_rate_schedules,
+)

@@ -121,6 +121,7 @@ MCTF = TokenMethod(
     half_or_more,
     mctf_macs,
     needs_received=True,
+    needs_importance=False,
     group_ahead=mctf_groups,
     schedules=ahead_schedules,
 )

@@ -90,4 +90,4 @@ def tome_macs(count: Amount, num_keep: tuple[Amount, ...], width: Amount, key_di
     )
 
 
-TOME = TokenMethod("tome", tome, half_or_more, tome_macs)
+TOME = TokenMethod("tome", tome, half_or_more, tome_macs, needs_importance=False)

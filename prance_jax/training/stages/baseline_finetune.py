@@ -74,7 +74,7 @@ def init_baseline(
 @functools.lru_cache(maxsize=None)
 def _fresh(spec: ModelSpec, method: PredictorConfig) -> Callable[[jax.Array], Tree]:
     """Returns the compiled key -> random parameters with predictors; the kept shares do not matter."""
-    image = jnp.zeros((1, spec.image_size, spec.image_size, spec.channels), jnp.float32)
+    image = jnp.zeros((1, *spec.image_shape), jnp.float32)
     return jax.jit(lambda key: PredictorViT(spec, method).init(key, image)["params"])
 
 
