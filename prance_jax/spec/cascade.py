@@ -4,7 +4,7 @@ A *look* is one pass of a ViT over the image, on a grid of its own. A *step* run
 structure and ends in an exit, with an answer. The steps form a tree: at every node an image stops
 with its answer, or goes on: deeper in the same look, or in a later one.
 
-Reference: DVT, arXiv 2105.15075; CF-ViT, arXiv 2203.03821.
+Reference: DVT, arXiv 2105.15075; CF-ViT, 2203.03821.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from prance_jax.spec.structure import GroupChoice
 SHARES = ("all", "all_but_norms", "none")
 _BLOCK_FIELDS = ("space", "patch_size", "residual_maps", "channels_left")
 START = 0
-"""The node before any step; no answer is known there."""
+"""The node before any step, without an answer."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class CascadeSpec:
     """The looks of a cascade, in the order of their use.
 
     Attributes:
-      looks: the looks; the last one is the network itself, see `dense`.
+      looks: the last one is the network itself, see `dense`.
 
     Raises:
       UserError: there is no look, the last one shares weights with itself, another one differs from it in
