@@ -1,10 +1,10 @@
-"""Cascades: networks that look at an image several times, with several exits.
+"""Cascades: networks that look at an image repeatedly, with exits.
 
 A *look* is one pass of a ViT over the image, on a grid of its own. A *step* runs some groups of one look at a static
 structure and ends in an exit, with an answer. The steps form a tree: at every node an image stops
 with its answer, or goes on: deeper in the same look, or in a later one.
 
-Reference: DVT, arXiv 2105.15075; CF-ViT, 2203.03821.
+Reference: DVT, arXiv 2105.15075; CF-ViT, arXiv 2203.03821.
 """
 
 from __future__ import annotations
