@@ -1,4 +1,4 @@
-"""Cascades: networks that look at an image repeatedly, with exits.
+"""Cascades: networks that look repeatedly, with exits.
 
 A *look* is one pass of a ViT over the image, on a grid of its own. A *step* runs some groups of one look at a static
 structure and ends in an exit, with an answer. The steps form a tree: at every node an image stops
