@@ -166,6 +166,9 @@ def hand_on(
       width: channels of its embedding.
     """
     before, target = spec.looks[from_look].spec, spec.looks[look].spec
+    if spec.detach:
+        features = jax.lax.stop_gradient(state.tokens.features)
+        state = state._replace(tokens=state.tokens._replace(features=features))
     added = recycle_tokens(params[f"recycle_{look}"], before, target, state, width)
     if target.refined_cells is None:
         return HandedOn(added)

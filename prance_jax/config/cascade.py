@@ -157,12 +157,13 @@ def check_looks(where: str, looks: tuple[LookConfig, ...]) -> None:
         raise UserError(f"{where}: the first look follows no other, so its `refined` must be None")
 
 
-def cascade_spec(looks: tuple[LookConfig, ...], network: ModelSpec) -> CascadeSpec:
+def cascade_spec(looks: tuple[LookConfig, ...], network: ModelSpec, detach: bool = False) -> CascadeSpec:
     """Returns the networks of all looks.
 
     Args:
       looks: the looks of a cascade.
       network: the network of the run, which the last look is.
+      detach: see `CascadeConfig`.
 
     Raises:
       UserError: a look does not fit the network.
@@ -179,7 +180,7 @@ def cascade_spec(looks: tuple[LookConfig, ...], network: ModelSpec) -> CascadeSp
             spec = dataclasses.replace(spec, refined_cells=max(1, round(look.refined * spec.cells)))
         specs.append(spec)
     shares = [*(look.shares for look in looks[:-1]), "none"]
-    return CascadeSpec(tuple(map(Look, specs, shares)))
+    return CascadeSpec(tuple(map(Look, specs, shares)), detach)
 
 
 @dataclass(frozen=True)
@@ -189,9 +190,12 @@ class CascadeConfig:
     Attributes:
       looks: the looks, in order; the last one is the network itself.
       exit_weight: in stage one, weight of the mean loss of a look's exits beside that of its head.
+      detach: in training, looks get no gradient through the tokens that they hand on, so a first look learns
+        to answer and nothing else.
       budgets: mean shares of the dense MACs; a row of the table each, and for every baseline.
       rounds: how often stages two and three alternate; 0 fine-tunes under random routing alone.
       explore: share of the images of stage three that are routed at random.
+      walks: paths of every image in a step of stage three; a step costs as many times more.
       selector: stage two.
       peers: other cascades in the same table, without a selector.
       methods: token methods in the same table, for example 'tome': the dense network with a fixed
@@ -203,9 +207,11 @@ class CascadeConfig:
         LookConfig(structures=(0.2, 0.5, 1.0), exits=(1,), begins=1),
     )
     exit_weight: Weight = 0.5
+    detach: bool = False
     budgets: Annotated[tuple[Share, ...], Entries("distinct", fewest=1, decimals=2)] = (0.2, 0.33, 0.5)
     rounds: Index = 1
     explore: Fraction = 0.5
+    walks: Annotated[int, Range(1, 16)] = 1
     selector: TableSelectorConfig = field(default_factory=TableSelectorConfig)
     peers: tuple[PeerConfig, ...] = ()
     methods: Annotated[tuple[str, ...], Entries("distinct")] = ()

@@ -53,12 +53,14 @@ class CascadeSpec:
 
     Attributes:
       looks: the looks; the last one is the network itself, see `dense`.
+      detach: whether looks get no gradient through the tokens that they hand on.
 
     Raises:
-      UserError: there is no look, looks do not fit each other, or the networks do not give one class per image.
+      UserError: looks do not fit each other, or do not give one class per image.
     """
 
     looks: tuple[Look, ...]
+    detach: bool = False
 
     def __post_init__(self):
         if not self.looks:
@@ -100,7 +102,8 @@ class CascadeSpec:
     @property
     def unrefined(self) -> CascadeSpec:
         """The looks with every patch as a token: no look needs another; weights are the same."""
-        return CascadeSpec(tuple(replace(look, spec=look.spec.unrefined) for look in self.looks))
+        looks = tuple(replace(look, spec=look.spec.unrefined) for look in self.looks)
+        return replace(self, looks=looks)
 
     @property
     def dense(self) -> ModelSpec:

@@ -1,5 +1,7 @@
 """Training steps of a cascade: every weight of every look, every exit and every map of recycled tokens learns."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,9 @@ import numpy as np
 import optax
 import pytest
 from cascade.examples import SHORT, drawn_images, drawn_params, two_looks
+from small import quick_jit
 
+from prance_jax.cascade.passes import forward_look
 from prance_jax.cascade.policies import TrainingPolicy
 from prance_jax.config.stages import FinetuneConfig, MetaConfig, OptimizerConfig
 from prance_jax.spec.cascade import Cascade, Step
@@ -101,3 +105,32 @@ def test_every_weight_learns_in_stage_three():
     state, metrics = step(start(config), jnp.int32(0), jax.random.key(0), TABLES, (), teacher)
     assert_all_learn(gradients(state))
     chex.assert_tree_all_finite(metrics)
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_a_look_learns_from_a_later_one_unless_it_is_detached(detach):
+    """The tokens are handed on either way: their map learns."""
+    spec = dataclasses.replace(two_looks(space=SHORT), detach=detach)
+
+    def last_answer(params, images):
+        first = forward_look(spec, params, images, 0, spec.looks[0].spec.largest)
+        second = forward_look(spec, params, images, 1, spec.last.largest, (0, first.state))
+        return second.answers[-1].sum()
+
+    gradient = quick_jit(jax.grad(last_answer))(drawn_params(spec), drawn_images(spec, 2))
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(gradient["look_0"])) != detach
+    assert np.any(gradient["recycle_1"]["patches"]["kernel"])
+
+
+def test_two_walks_on_a_single_path_are_one():
+    """The loss is a mean over answers, so copies of the same path change nothing."""
+    config, path = (
+        FinetuneConfig(steps=10, batch=BATCH, optimizer=OPTIMIZER),
+        Cascade(SPEC, CASCADE.steps[:1]),
+    )
+    teacher, gradient = drawn_params(SPEC, 3)["look_1"], []
+    for walks in (1, 2):
+        step = cascade_finetune_step(path, config, TrainingPolicy(path), sample, walks=walks)
+        state, _ = step(start(config), jnp.int32(0), jax.random.key(0), TABLES, (), teacher)
+        gradient.append(gradients(state))
+    chex.assert_trees_all_close(*gradient, atol=1e-6)

@@ -55,7 +55,7 @@ class CascadeNetwork(PranceStages):
     @functools.cached_property
     def cascade_spec(self) -> CascadeSpec:
         """The looks."""
-        return cascade_spec(self.settings.looks, self.spec(self.config.token_modes[0]))
+        return cascade_spec(self.settings.looks, self.spec(self.config.token_modes[0]), self.settings.detach)
 
     def meta(self, seed: int) -> Any:
         """Returns the parameters of all looks after stage one."""

@@ -214,11 +214,14 @@ class CascadeStages(CascadeNetwork):
     def _tuned(self, seed, name, cascade, config, policy, policy_params, start_round) -> Any:
         """Runs a stage of fine-tuning from the network of a round."""
         start = self.cascade_params(seed, start_round)
+        walks = self.settings.walks if cascade.num_nodes > 2 else 1  # a single path
         return self.train_stage(
             f"seed{seed}/{self.folder}/{name}",
             config.steps,
             lambda: finetune.init_finetune(start, config),
-            cascade_stage.cascade_finetune_step(cascade, config, policy, self.source.sample, self.mesh),
+            cascade_stage.cascade_finetune_step(
+                cascade, config, policy, self.source.sample, self.mesh, walks
+            ),
             config.batch,
             (self.key(seed, "finetune"), policy_params, self._teacher(seed)),
             ("loss", "accuracy"),

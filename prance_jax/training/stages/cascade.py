@@ -134,6 +134,7 @@ def cascade_finetune_step(
     policy: Callable[..., DecideAtExit],
     sample: Sample,
     mesh: Mesh | None = None,
+    walks: int = 1,
 ) -> Callable:
     """Compiles the training step of stage three of a cascade.
 
@@ -143,6 +144,7 @@ def cascade_finetune_step(
       policy: (policy_params, key) -> decisions; hashable.
       sample: (tables, key, batch) -> (images, labels), of the data source.
       mesh: devices; None for one device.
+      walks: paths that every image takes.
 
     Returns:
       Compiled (state, step, key, tables, policy_params, teacher) -> (state, metrics). `teacher` has the
@@ -157,8 +159,10 @@ def cascade_finetune_step(
         images, labels = constrain_batch(mesh, sample(tables, data_key, config.batch))
         teacher_logits = ViT(teacher_spec).apply({"params": teacher}, images, teacher_spec.largest)
         decide = policy(policy_params, policy_key)
-
-        noise = jax.random.uniform(random_key, (config.batch, cascade.num_nodes), dtype=jnp.float32)
+        if walks > 1:
+            batch = (images, labels, teacher_logits)
+            images, labels, teacher_logits = (jnp.repeat(array, walks, axis=0) for array in batch)
+        noise = jax.random.uniform(random_key, (len(images), cascade.num_nodes), dtype=jnp.float32)
 
         def go_on(node, features):
             """The decision, or a random step where the image would stop although it can go on."""
