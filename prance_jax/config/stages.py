@@ -78,7 +78,8 @@ class MetaConfig:
         (as once-for-all networks grow, Cai et al. 2020).
       reduce_from: share of the steps after which random structures reduce tokens as well.
       init_from: initial parameters: 'dense' for the run's own dense network, or a weight file of a
-        dense ViT or of a meta-network of the same space (see `zoo.from_dense`); None for random ones.
+        dense ViT or of a meta-network of the same space (see `zoo.from_dense`), or a name of the Hugging Face
+        hub, 'hf-hub:OWNER/NAME'; None for random ones.
         With a start, `largest_alone` is best 0.
       distillation: weight of the KL divergence from the predictions of the largest structure; the
         rest of the weight is on the cross-entropy.

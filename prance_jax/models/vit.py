@@ -18,7 +18,7 @@ No layer runs at a width that was not chosen. What comes before a decision does 
 
 from __future__ import annotations
 
-from typing import Mapping
+from typing import Any, Mapping
 
 import flax.linen as nn
 import jax
@@ -48,9 +48,11 @@ class ViT(nn.Module):
 
     Attributes:
       spec: everything that decides shapes and semantics.
+      pretrained_cfg: of public weights: mean, std, labels, see `zoo.families.config`; computes nothing.
     """
 
     spec: ModelSpec
+    pretrained_cfg: Any = None
 
     def setup(self):
         spec, space = self.spec, self.spec.space
