@@ -52,12 +52,15 @@ class DenseConfig:
     Attributes:
       steps: training steps.
       batch: images per step.
+      init_from: initial parameters: a weight file, or 'hf-hub:OWNER/NAME' of the Hugging Face hub, as
+        `MetaConfig.init_from`; None for random ones. Exact if the file has the largest structure's width.
       label_smoothing: smoothing of the labels, from 0 to 1.
       optimizer: its optimizer.
     """
 
     steps: int = 1000
     batch: int = 64
+    init_from: str | None = None
     label_smoothing: float = 0.0
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
