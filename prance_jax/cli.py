@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import logging
 import shlex
 import sys
 import textwrap
-from typing import Callable, Sequence
+from typing import Callable, Iterator, Sequence
 
 from prance_jax.commands import benchmark, compare, convert, export, profile, tpu_compile, train
 from prance_jax.core.errors import UserError
@@ -28,7 +30,7 @@ error names the nearest right one. A workdir belongs to one configuration."""
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
-    A mistake that the user can correct is printed as one line on standard error.
+    A mistake that the user can correct is printed as one line on standard error, as is a lack of memory.
 
     Args:
       arguments: the words after `python -m prance_jax`; those of the process by default.
@@ -41,14 +43,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args([word for word in arguments if not word.startswith("--config.")])
     options.overrides = overrides
     options.line = "python -m prance_jax " + shlex.join(arguments)
+    # These import JAX, which --help does not need.
+    from prance_jax.core.files import check_writable
+    from prance_jax.core.sharding import check_devices
+
     try:
-        return options.run(options)
+        if overrides and getattr(options, "config", None) is None:
+            raise UserError(
+                f"{overrides[0]} changes a --config, which is not given; a workdir keeps the configuration that "
+                "it was made with"
+            )
+        with contextlib.ExitStack() as options.exit_stack, _plain_warnings():
+            if getattr(options, "distributed", None) is None:
+                check_devices()  # of several processes: `init_distributed` does
+            for name in ("out", "target"):
+                if hasattr(options, name):
+                    check_writable(getattr(options, name))
+            return options.run(options)
     except UserError as error:
         print(f"prance_jax: {error}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        # JAX reports this as a RuntimeError.
+        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = str(error).splitlines()[0] if str(error) else "out of memory"
+        print(
+            f"prance_jax: not enough memory ({reason}); set smaller batches, images, pools or networks",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("prance_jax: stopped; the same command continues from the last checkpoint", file=sys.stderr)
         return 130
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Prints each warning of this package as one line on standard error, whatever other packages set up."""
+    logger, handler = logging.getLogger("prance_jax"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("prance_jax: %(message)s"))
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -35,6 +35,7 @@ ORDER = (
     "results",
     "benchmarks",
     "benchmarks/profiles",
+    "benchmarks/accelerator",
     "visualize",
     "visualize/cascade",
     "commands",

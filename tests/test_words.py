@@ -26,7 +26,7 @@ WORDS = re.compile(
     r"|contenders?|Priced|tilt|taught|stand_in|materiali[sz]ed?|realised(?!_share)|real\. %|tok (?:end|mean) %)\b"
 )
 # Names of other libraries.
-OTHERS = {("walk", "test_layers.py"), ("extent", "contact_sheets.py")}
+OTHERS = {("walk", "test_layers.py"), ("walk", "test_dtypes.py"), ("extent", "contact_sheets.py")}
 FILES = sorted(
     path
     for folder in ("prance_jax", "configs", "launch", "tests")

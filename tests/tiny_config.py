@@ -82,6 +82,7 @@ def get_config() -> ConfigDict:
                 "train": {"steps": 2, "batch": 8, "optimizer": optimizer},
                 "tune": {"steps": 2, "batch": 8, "optimizer": optimizer},
             },
+            "validation": {"every": 4, "images": 30},
             "baselines": {"candidates": 6, "images": 20},
             "evaluation": {"batch": 32, "speed_seconds": 0.05, "buckets": 1, "calibration_images": 40},
         }

@@ -94,10 +94,10 @@ class Buckets:
         sizes = jnp.stack(
             [jnp.broadcast_to(size, count.shape) for size in bucket_sizes(self.spec, choice, count)], axis=1
         )
-        bounds = jnp.asarray([bucket.sizes for bucket in self.groups[group - 1]])
+        bounds = jnp.asarray([bucket.sizes for bucket in self.groups[group - 1]], jnp.int32)
         covers = jnp.all(sizes[:, None] <= bounds, axis=2)
         # Nothing is larger than the last bucket.
-        return jnp.where(covers.any(axis=1), jnp.argmax(covers, axis=1), len(bounds) - 1)
+        return jnp.where(covers.any(axis=1), jnp.argmax(covers, axis=1).astype(jnp.int32), len(bounds) - 1)
 
     def rounded(self, group: int, choice: GroupChoice, count: jax.Array) -> GroupChoice:
         """Rounds each image's choice up to the whole of its bucket.
@@ -111,7 +111,7 @@ class Buckets:
           Widths, MLP sizes and keep rates of the bucket, [B] each. An image that arrives with fewer
           tokens than its bucket holds keeps all of them.
         """
-        table = jnp.asarray([bucket.sizes for bucket in self.groups[group - 1]])
+        table = jnp.asarray([bucket.sizes for bucket in self.groups[group - 1]], jnp.int32)
         columns = tuple(table[self.index(group, choice, count)].T)
         layers = self.spec.space.layers[group]
         rates = []

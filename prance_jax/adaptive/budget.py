@@ -29,8 +29,8 @@ class BudgetTable:
     Attributes:
       cost_weights: falling.
       macs_kept: mean MACs as a share of the dense MACs, rising.
-      disagreements: number of calibration images whose predicted class differs from the full
-        network's.
+      disagreements: number of calibration images whose predicted class, or any of whose labels, differs
+        from the full network's.
       images: number of calibration images.
     """
 
@@ -73,7 +73,9 @@ class BudgetTable:
         shares = jnp.asarray(self.macs_kept, jnp.float32)
         return cost_weight_from_asinh(
             jnp.interp(
-                jnp.asarray(budget, jnp.float32), shares, cost_weight_to_asinh(jnp.asarray(self.cost_weights))
+                jnp.asarray(budget, jnp.float32),
+                shares,
+                cost_weight_to_asinh(jnp.asarray(self.cost_weights, jnp.float32)),
             )
         )
 

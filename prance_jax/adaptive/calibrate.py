@@ -11,7 +11,7 @@ import numpy as np
 
 from prance_jax.adaptive.budget import BudgetTable
 from prance_jax.data.source import Split
-from prance_jax.evaluation.evaluate import evaluate
+from prance_jax.evaluation.evaluate import changed_images, evaluate
 from prance_jax.models.forward import forward_adaptive
 from prance_jax.models.vit import ViT
 from prance_jax.selector.cost_weight import cost_weight_from_asinh, cost_weight_to_asinh
@@ -125,7 +125,7 @@ def calibrate_budget_table(
     for scaled in points:
         evaluation = run(scaled, measuring)
         shares.append(float(evaluation.macs.mean()) / full)
-        disagreements.append(int((evaluation.predicted != full_predictions).sum()))
+        disagreements.append(int(changed_images(evaluation.predicted, full_predictions).sum()))
         decisions.append(
             collect_decisions(spec, policy, params, with_cost(scaled), placing.images[:250]).groups[1:]
         )

@@ -183,20 +183,20 @@ def map_chunks(
     batch, sources = bucket.shape[0], len(branches[0])
     flat = [branch for row in branches for branch in row]
     present = [branch for branch in flat if branch is not None]
-    branch_index = jnp.asarray(np.cumsum([branch is not None for branch in flat]) - 1)
+    branch_index = jnp.asarray(np.cumsum([branch is not None for branch in flat]) - 1, jnp.int32)
 
     def run(bucket, source, rows):
         largest = bucket.max()
         return (
             jax.lax.switch(branch_index[largest * sources + source.max()], present, rows),
-            jnp.full(bucket.shape, largest),
+            jnp.full(bucket.shape, largest, jnp.int32),
         )
 
     chunks = -(-batch // chunk)
     if chunks == 1:
         return run(bucket, source, rows)
     size = -(-batch // chunks)
-    order = jnp.argsort(bucket * sources + source)
+    order = jnp.argsort(bucket * sources + source).astype(jnp.int32)
     # Whole chunks are filled with copies of the cheapest image, in front, where they cost least.
     missing = chunks * size - batch
     padded = jnp.concatenate([jnp.broadcast_to(order[:1], (missing,)), order])

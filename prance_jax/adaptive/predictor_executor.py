@@ -78,7 +78,7 @@ def serve_predictor(
     state, source = call(images, method="forward_first_group"), jnp.zeros(batch, jnp.int32)
     for index, bounds in enumerate(token_buckets):
         chosen = call(state, index, method="predict_keep")
-        bucket = jnp.searchsorted(jnp.asarray(bounds), chosen.num_keep).astype(jnp.int32)
+        bucket = jnp.searchsorted(jnp.asarray(bounds, jnp.int32), chosen.num_keep).astype(jnp.int32)
         branches = _branches(call, token_buckets, index)
         state, used = map_chunks(branches, bucket, source, (state, chosen), chunk)
         tokens_after.append(chosen.num_keep)

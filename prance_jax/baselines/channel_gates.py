@@ -50,7 +50,7 @@ def all_gates_open(spec: ModelSpec) -> Gates:
     space = spec.space
     heads, hidden = (space.depth, space.heads, space.head_dim), (space.depth, space.max_mlp_dim)
     # Separate arrays: a training step donates its state, and an array can be donated only once.
-    return Gates(jnp.ones(heads), jnp.ones(heads), jnp.ones(hidden))
+    return Gates(jnp.ones(heads, jnp.float32), jnp.ones(heads, jnp.float32), jnp.ones(hidden, jnp.float32))
 
 
 def apply_gates(params: Params, gates: Gates) -> Params:
@@ -112,12 +112,12 @@ def choose_gates(
         def of_kind(profile: jax.Array, multiple: int) -> jax.Array:
             number = jnp.clip(jnp.round(share * profile.size).astype(jnp.int32), 1, profile.size)
             threshold = jnp.sort(profile.reshape(-1))[::-1][number - 1]
-            count = jnp.round(jnp.sum(profile >= threshold, axis=1) / multiple) * multiple
+            count = jnp.round(jnp.sum(profile >= threshold, axis=1, dtype=jnp.float32) / multiple) * multiple
             return jnp.clip(count, multiple, profile.shape[1]).astype(jnp.int32)
 
         return Gates(*(of_kind(profile, multiple) for profile, multiple in zip(profiles, multiples)))
 
-    candidates = jax.vmap(num_open_at)(jnp.linspace(0.0, 1.0, 256))
+    candidates = jax.vmap(num_open_at)(jnp.linspace(0.0, 1.0, 256, dtype=jnp.float32))
     relative_costs = [jnp.asarray(cost / _all_gates_macs(costs, scores), jnp.float32) for cost in costs]
     candidate_costs = sum(counts @ cost for counts, cost in zip(candidates, relative_costs))
     nearest = jnp.argmin(jnp.abs(candidate_costs - keep))

@@ -58,7 +58,8 @@ def remove_channels(spec: ModelSpec, params: Params, gates: Gates) -> tuple[Mode
         }
         rows = (np.arange(space.heads)[:, None] * space.head_dim + vo).reshape(-1)
         block["proj"] = {**block["proj"], "kernel": block["proj"]["kernel"][rows]}
-        block["fc1"] = {name: weights[..., units] for name, weights in block["fc1"].items()}
+        for inputs in {"fc1", "fc1_g"} & set(block):
+            block[inputs] = {name: weights[..., units] for name, weights in block[inputs].items()}
         block["fc2"] = {**block["fc2"], "kernel": block["fc2"]["kernel"][units]}
         result[f"block_{layer}"] = block
     return dataclasses.replace(spec, channels_left=channels), result

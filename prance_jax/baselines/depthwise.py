@@ -24,8 +24,8 @@ class DepthwisePool(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Pools a grid of patches [B, H, W, C]."""
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (3, 3, 1, self.width_out))
-        bias = self.param("bias", nn.initializers.zeros, (self.width_out,))
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (3, 3, 1, self.width_out), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.width_out,), jnp.float32)
         height, width = (x.shape[1] + 1) // 2, (x.shape[2] + 1) // 2
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
         x = jnp.repeat(x, self.width_out // x.shape[-1], axis=-1)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from prance_jax.core.errors import UserError
 from prance_jax.models.block import Block
 from prance_jax.models.token_steps import LayerSizes, forward_layers, layer_sizes
 from prance_jax.models.vit import ViT
@@ -46,11 +47,22 @@ class LearnedCounts:
       spec: the network.
       granularity: distance of neighbouring choices, in tokens.
       first: the first layer, from 0, that reduces tokens.
+
+    Raises:
+      UserError: the network has no CLS, or has registers.
     """
 
     spec: ModelSpec
     granularity: int = 1
     first: int = 1
+
+    def __post_init__(self):
+        parts = self.spec.architecture
+        if not parts.class_token or parts.reg_tokens:
+            raise UserError(
+                f"diffrate learns counts of tokens behind one CLS; class_token={parts.class_token} and "
+                f"reg_tokens={parts.reg_tokens} must be True and 0"
+            )
 
     @property
     def layers(self) -> range:
@@ -88,7 +100,7 @@ class LearnedCounts:
             whole = jnp.minimum(jnp.ceil(mean - 1e-3), jax.lax.stop_gradient(before))
             before = jax.lax.stop_gradient(whole) + mean - jax.lax.stop_gradient(mean)
             tokens_after.append(before)
-        ranks = jnp.arange(self.spec.tokens)
+        ranks = jnp.arange(self.spec.tokens, dtype=jnp.int32)
         keep_probs = jnp.sum(probs[..., None] * (self.count_choices[:, None] > ranks), axis=2)
         return SoftCounts(jnp.stack(tokens_after).reshape(means.shape), keep_probs)
 
@@ -128,7 +140,7 @@ class LearnedCounts:
 
         def classify(model: ViT) -> jax.Array:
             tokens = model.initial_tokens(images, sizes[0].width_in)
-            is_kept = jnp.ones(tokens.features.shape[:2])
+            is_kept = jnp.ones(tokens.features.shape[:2], jnp.float32)
             tokens = tokens._replace(size=is_kept)
             tokens, _, _ = forward_layers(
                 model.blocks, tokens, layers, sizes, dict.fromkeys(layers, step), is_kept
@@ -152,7 +164,9 @@ def _reduce(
     is_target = (rank >= jnp.minimum(1, num_keep - 1)) & (rank < num_keep) & (is_kept > 0)
     similarity = jnp.where(is_target[:, None], cosine_similarity(x, x), -jnp.inf)
     is_merged = is_kept * after_pruning * (1 - after_merging)
-    moves = jax.nn.one_hot(similarity.argmax(axis=2), x.shape[1], axis=1) * is_merged[:, None]
+    moves = (
+        jax.nn.one_hot(similarity.argmax(axis=2), x.shape[1], dtype=jnp.float32, axis=1) * is_merged[:, None]
+    )
     features = (x + moves @ x) / (1 + moves.sum(axis=2))[:, :, None]
     added_size = size * jnp.maximum(similarity.max(axis=2), 0.0)
     size = size + jnp.einsum("bmn,bn->bm", moves, added_size)

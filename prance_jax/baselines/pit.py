@@ -24,6 +24,7 @@ from prance_jax.baselines.token_predictor import (
     pack_dropped,
     sample_decisions,
 )
+from prance_jax.core.checks import check_images
 from prance_jax.models.block import Block, NormWeights, apply_norm
 from prance_jax.tokens.methods.registry import METHODS
 from prance_jax.tokens.token_set import TokenSet, initial_tokens
@@ -50,9 +51,14 @@ class PiT(nn.Module):
         spec = self.spec
         size, stride, dims = (spec.patch_size,) * 2, (spec.stride,) * 2, spec.dims
         self.patch_embed = nn.Conv(dims[0], size, stride, padding="VALID")
-        self.cls_token = self.param("cls_token", nn.initializers.truncated_normal(0.02), (1, 1, dims[0]))
+        self.cls_token = self.param(
+            "cls_token", nn.initializers.truncated_normal(0.02), (1, 1, dims[0]), jnp.float32
+        )
         self.pos_embed = self.param(
-            "pos_embed", nn.initializers.truncated_normal(0.02), (1, spec.grids[0], spec.grids[0], dims[0])
+            "pos_embed",
+            nn.initializers.truncated_normal(0.02),
+            (1, spec.grids[0], spec.grids[0], dims[0]),
+            jnp.float32,
         )
         self.stages = [
             [
@@ -94,11 +100,11 @@ class PiT(nn.Module):
         """
         spec, (cls, grid) = self.spec, self._embed(images)
         batch = images.shape[0]
-        package_weight, shares = jnp.zeros(batch), []
+        package_weight, shares = jnp.zeros(batch, jnp.float32), []
         package = jnp.zeros_like(cls)
         for stage, blocks in enumerate(self.stages):
             stage_spec, dim = spec.stage(stage), spec.dims[stage]
-            is_kept = jnp.ones((batch, stage_spec.patches))
+            is_kept = jnp.ones((batch, stage_spec.patches), jnp.float32)
             x = jnp.concatenate([cls, grid.reshape(batch, stage_spec.patches, dim), package], axis=1)
             for index, block in enumerate(blocks):
                 if spec.predictor_blocks and index == spec.predictor_blocks[stage]:
@@ -106,14 +112,16 @@ class PiT(nn.Module):
                     is_kept, keep = sample_decisions(predictor, x, was_kept, package_weight, key, stage)
                     x, package_weight = pack_dropped(x, package_weight, keep, was_kept, is_kept)
                     shares.append(is_kept.mean(axis=1))
-                policy = jnp.concatenate([jnp.ones((batch, 1)), is_kept, has_package(package_weight)], axis=1)
+                policy = jnp.concatenate(
+                    [jnp.ones((batch, 1), jnp.float32), is_kept, has_package(package_weight)], axis=1
+                )
                 tokens, _ = block.apply_attention(initial_tokens(x), dim, dim, policy=policy)
                 after = block.apply_mlp(tokens, dim, stage_spec.space.max_mlp_dim, dim).features
                 x = jnp.where(jax.lax.stop_gradient(policy)[:, :, None] > 0, after, x)
             cls, package = x[:, :1], x[:, -1:]
             grid = x[:, 1:-1].reshape(batch, *(spec.grids[stage],) * 2, dim)
             cls, package, grid = self._pool(stage, cls, package, grid)
-        kept = jnp.stack(shares, axis=1) if shares else jnp.ones((batch, 0))
+        kept = jnp.stack(shares, axis=1) if shares else jnp.ones((batch, 0), jnp.float32)
         features = self._final_norm(grid.reshape(batch, -1, grid.shape[-1]))
         return MaskedOutput(self._classify(cls), kept, features, is_kept)
 
@@ -143,12 +151,14 @@ class PiT(nn.Module):
 
     def _embed(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """CLS [B, 1, C], which has no position, and the grid [B, G, G, C] with positions."""
-        grid = self.patch_embed(images) + self.pos_embed
+        spec = self.spec
+        check_images(images, (spec.image_size, spec.image_size, spec.channels))
+        grid = self.patch_embed(images.astype(jnp.float32)) + self.pos_embed
         return jnp.broadcast_to(self.cls_token, (images.shape[0], 1, grid.shape[-1])), grid
 
     def _remove_tokens(self, stage: int, tokens: TokenSet, patches_after: int) -> TokenSet:
         """Keeps the most likely patches of a stage; the others go into the package."""
-        is_kept = jnp.ones((tokens.features.shape[0], tokens.features.shape[1] - 1))
+        is_kept = jnp.ones((tokens.features.shape[0], tokens.features.shape[1] - 1), jnp.float32)
         _, keep = self.token_predictors[stage](tokens.features[:, 1:], is_kept)
         patches = tokens.features.shape[1] - 1 - (tokens.package is not None)
         if patches_after >= patches:

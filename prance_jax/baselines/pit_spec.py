@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from prance_jax.baselines.token_predictor import predictor_macs
 from prance_jax.core.errors import UserError
+from prance_jax.core.fields import NumChannels, Ratio, Repeats, Side
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.search_space import SearchSpace
 from prance_jax.tokens.methods.registry import METHODS
@@ -25,12 +26,12 @@ class PiTSizes:
       mlp_ratio: hidden units of an MLP per channel.
     """
 
-    patch_size: int = 16
-    stride: int = 8
-    dims: tuple[int, ...] = (144, 288, 576)
-    heads: tuple[int, ...] = (3, 6, 12)
-    depths: tuple[int, ...] = (2, 6, 4)
-    mlp_ratio: float = 4.0
+    patch_size: Side = 16
+    stride: Side = 8
+    dims: tuple[NumChannels, ...] = (144, 288, 576)
+    heads: tuple[NumChannels, ...] = (3, 6, 12)
+    depths: tuple[Repeats, ...] = (2, 6, 4)
+    mlp_ratio: Ratio = 4.0
 
 
 @dataclass(frozen=True)

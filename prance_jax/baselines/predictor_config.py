@@ -184,3 +184,24 @@ def candidate_predictors(
         return PredictorConfig(package, layers, keep_rates, heads, by_threshold)
 
     return [at_rate(percent / 100) for percent in range(100, 0, -1)]
+
+
+def check_network(spec: ModelSpec) -> None:
+    """Checks that token predictors support a network.
+
+    Raises:
+      UserError: the network is distilled, predicts pixels, or does not classify a CLS before its patches.
+    """
+    parts = spec.architecture
+    if spec.distilled:
+        raise UserError("token predictors support one class token; a distilled network has two")
+    if spec.pixels:
+        raise UserError(
+            "token predictors keep what the class token needs; with pixels=True use a token method"
+        )
+    if parts.global_pool != "token" or parts.reg_tokens or parts.rope_temperature or not spec.num_classes:
+        raise UserError(
+            "token predictors support a classified CLS and patches without rotation; set global_pool='token', "
+            f"reg_tokens=0, rope_temperature=None and num_classes above 0; there are {parts} and "
+            f"num_classes={spec.num_classes}"
+        )

@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from prance_jax.baselines.predictor_config import PredictorConfig
+from prance_jax.baselines.predictor_config import PredictorConfig, check_network
 from prance_jax.baselines.token_predictor import (
     MaskedOutput,
     TokenPredictor,
@@ -26,7 +26,6 @@ from prance_jax.baselines.token_predictor import (
     pack_dropped,
     sample_decisions,
 )
-from prance_jax.core.errors import UserError
 from prance_jax.core.sizes import Size
 from prance_jax.models.block import Block, apply_norm
 from prance_jax.models.token_steps import (
@@ -95,14 +94,9 @@ class PredictorViT(nn.Module):
         """Makes the ViT and the token predictors.
 
         Raises:
-          UserError: the network is distilled or predicts pixels.
+          UserError: see `check_network`.
         """
-        if self.spec.distilled:
-            raise UserError("token predictors support one class token; a distilled network has two")
-        if self.spec.pixels:
-            raise UserError(
-                "token predictors keep what the class token needs; with pixels=True use a token method"
-            )
+        check_network(self.spec)
         self.vit = ViT(self.spec)
         self.token_predictors = [
             TokenPredictor(self.spec.space.max_width, self.predictor.heads, name=f"selector_{layer}")
@@ -132,7 +126,7 @@ class PredictorViT(nn.Module):
           index: which predictor, from 0.
         """
         predictor, spec = self.predictor, self.spec
-        is_valid = jnp.ones(tokens.features.shape[:2]) if tokens.valid is None else tokens.valid
+        is_valid = jnp.ones(tokens.features.shape[:2], jnp.float32) if tokens.valid is None else tokens.valid
         _, keep = self.token_predictors[index](tokens.features[:, 1:], is_valid[:, 1:].astype(jnp.float32))
         if not predictor.by_threshold:
             return PredictedKeep(keep, predictor.tokens_after(spec)[predictor.layers[index]], None)
@@ -170,7 +164,7 @@ class PredictorViT(nn.Module):
         width = sizes[-1].width
         x = self.vit.initial_tokens(images, sizes[0].width_in).features
         x = jnp.pad(x, ((0, 0), (0, 1), (0, 0)))  # the slot of the package
-        masks = _Masks(jnp.ones((len(x), spec.patches)), jnp.zeros(len(x)), ())
+        masks = _Masks(jnp.ones((len(x), spec.patches), jnp.float32), jnp.zeros(len(x), jnp.float32), ())
         steps = dict.fromkeys(layers, self._masked_step(key))
         tokens, _, masks = forward_layers(self.vit.blocks, initial_tokens(x), layers, sizes, steps, masks)
         x = self.vit.apply_last_mlp(tokens, sizes[-1]).features
@@ -216,7 +210,7 @@ class PredictorViT(nn.Module):
     def _count_likely(self, tokens: TokenSet, keep: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Tokens, int32 [B], at threshold 1/2 of the probability; and whether any is dropped."""
         count = jnp.broadcast_to(tokens.count, keep.shape[:1])
-        index = jnp.arange(1, keep.shape[1] + 1)
+        index = jnp.arange(1, keep.shape[1] + 1, dtype=jnp.int32)
         is_patch = index < count[:, None]
         has_packed = jnp.zeros(keep.shape[:1], bool) if tokens.package is None else tokens.package > 0
         is_patch &= ~(has_packed[:, None] & (index == count[:, None] - 1))
@@ -231,7 +225,7 @@ class PredictorViT(nn.Module):
             x = tokens.features
             if layer in self.predictor.layers:
                 x, masks = self._mask_tokens(self.predictor.layers.index(layer), x, masks, key)
-            cls = jnp.ones((len(x), 1))
+            cls = jnp.ones((len(x), 1), jnp.float32)
             policy = jnp.concatenate([cls, masks.is_kept, has_package(masks.package)], axis=1)
             tokens, signals = block.apply_attention(
                 initial_tokens(x), size.width_in, size.width, policy=policy

@@ -69,12 +69,12 @@ class TokenPredictor(nn.Module):
         def affine(name: str, x: jax.Array, outputs: int) -> jax.Array:
             # The heads are a batch axis: otherwise lecun_normal would count them as inputs.
             init = nn.initializers.lecun_normal(batch_axis=(0,))
-            kernel = self.param(f"{name}_kernel", init, (heads, x.shape[-1], outputs))
-            bias = self.param(f"{name}_bias", nn.initializers.zeros, (heads, outputs))
+            kernel = self.param(f"{name}_kernel", init, (heads, x.shape[-1], outputs), jnp.float32)
+            bias = self.param(f"{name}_bias", nn.initializers.zeros, (heads, outputs), jnp.float32)
             return jnp.einsum("bnhi,hio->bnho", x, kernel) + bias
 
-        scale = self.param("norm_scale", nn.initializers.ones, (heads, head_dim))
-        shift = self.param("norm_bias", nn.initializers.zeros, (heads, head_dim))
+        scale = self.param("norm_scale", nn.initializers.ones, (heads, head_dim), jnp.float32)
+        shift = self.param("norm_bias", nn.initializers.zeros, (heads, head_dim), jnp.float32)
         normed = (x - x.mean(-1, keepdims=True)) * jax.lax.rsqrt(x.var(-1, keepdims=True) + 1e-6)
         z = nn.gelu(affine("embed", normed * scale + shift, head_dim), approximate=False)
         local_half, global_half = z[..., : head_dim // 2], z[..., head_dim // 2 :]
@@ -128,7 +128,7 @@ def gumbel_keep_mask(log_probs: jax.Array, key: jax.Array) -> jax.Array:
     Returns:
       float32 [B, N], 1 where a token is kept; its gradient is that of the softmax at temperature 1.
     """
-    soft = jax.nn.softmax(log_probs + jax.random.gumbel(key, log_probs.shape))[..., 0]
+    soft = jax.nn.softmax(log_probs + jax.random.gumbel(key, log_probs.shape, dtype=jnp.float32))[..., 0]
     hard = (soft > 0.5).astype(jnp.float32)
     # In brackets: the difference is exactly zero, so that nothing is dropped by a rounding error.
     return hard + (soft - jax.lax.stop_gradient(soft))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
+from prance_jax.data.source import check_one_label
 from prance_jax.evaluation.evaluate import evaluate
 from prance_jax.experiments.experiment import Experiment
 from prance_jax.experiments.main_table import reduction_entries
@@ -28,6 +29,7 @@ def served_accuracies(
     Returns:
       Share of the images classified correctly by 'dense', 'adaptive' and each reduction.
     """
+    check_one_label(experiment.source, "the accuracy of a served model")
     config, split = experiment.config, experiment.source.split("test")
     seed, batch = config.seeds[0], config.evaluation.batch
     spec = experiment.spec(config.token_modes[0])

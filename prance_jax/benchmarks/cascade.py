@@ -18,7 +18,7 @@ from prance_jax.cascade.looks import init_params
 from prance_jax.cascade.tree import grow_tree
 from prance_jax.core.errors import UserError
 from prance_jax.core.files import write_atomic
-from prance_jax.core.timing import time_interleaved
+from prance_jax.evaluation.timing import time_interleaved
 from prance_jax.models.vit import ViT
 from prance_jax.spec.cascade import Cascade, CascadeSpec, Look
 from prance_jax.spec.model_spec import ModelSpec
@@ -169,8 +169,8 @@ def measure_cascade(
     """
     cascade, chunk = two_look_cascade(spec), min(chunk or default_chunk(batch), batch)
     params = init_params(cascade.spec, jax.random.key(1))
-    shape = (batch, spec.image_size, spec.image_size, spec.channels)
-    images = jax.random.normal(jax.random.key(2), shape)
+    shape = (batch, *spec.image_shape)
+    images = jax.random.normal(jax.random.key(2), shape, dtype=jnp.float32)
 
     def dense(params, images):
         return ViT(spec).apply({"params": params}, images, spec.largest)
@@ -236,6 +236,5 @@ def save_cascade_speeds(rows: list[CascadeSpeed], header: dict[str, Any], folder
       UserError: the disk is full.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     record = {**header, "rows": [dataclasses.asdict(row) for row in rows]}
     write_atomic(folder / "benchmark.json", json.dumps(record, indent=1) + "\n")

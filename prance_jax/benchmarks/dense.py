@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from prance_jax.core.errors import UserError
-from prance_jax.core.timing import time_interleaved
+from prance_jax.evaluation.timing import time_interleaved
 from prance_jax.models import forward
 from prance_jax.models.vit import ViT
 from prance_jax.spec.model_spec import ModelSpec
@@ -21,7 +21,8 @@ NAMES = ("deit_tiny", "deit_small", "deit_base")
 def measure_dense(spec: ModelSpec, batches: tuple[int, ...], repeats: int = 7) -> list[dict[str, Any]]:
     """Measures the dense network in JAX and in timm, on random weights and images.
 
-    timm runs eagerly, in inference mode, in float32.
+    timm runs eagerly, in inference mode, with PyTorch's fused attention, in the network's type, on a CUDA device if
+    PyTorch has one.
 
     Args:
       spec: a network of one of the search spaces deit_tiny, deit_small, deit_base at 224 pixels.
@@ -48,7 +49,7 @@ def measure_dense(spec: ModelSpec, batches: tuple[int, ...], repeats: int = 7) -
         device_images = jnp.asarray(images)
         programs = {
             "jax": lambda: run(params, device_images),
-            "timm": _timm(f"{spec.space.name}_patch16_224", images),
+            "timm": _timm(f"{spec.space.name}_patch16_224", images, spec.dtype),
         }
         seconds = time_interleaved(programs, repeats)
         medians = {name: float(np.median(times)) for name, times in seconds.items()}
@@ -66,17 +67,18 @@ def measure_dense(spec: ModelSpec, batches: tuple[int, ...], repeats: int = 7) -
     return rows
 
 
-def _timm(name: str, images: np.ndarray) -> Callable[[], Any]:
+def _timm(name: str, images: np.ndarray, dtype: str) -> Callable[[], Any]:
     try:
         import timm
         import torch
     except ImportError as error:
         raise UserError(f"the comparison needs PyTorch and timm, which are not installed ({error})") from None
-    model = timm.create_model(name).eval()
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    place = {"device": "cuda" if torch.cuda.is_available() else "cpu", "dtype": getattr(torch, dtype)}
+    model = timm.create_model(name).eval().to(**place)
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(**place)
 
     def run():
         with torch.inference_mode():
-            return model(pixels).numpy()
+            return model(pixels).float().cpu().numpy()  # waits for the device
 
     return run

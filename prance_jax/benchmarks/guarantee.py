@@ -10,7 +10,7 @@ import numpy as np
 
 from prance_jax.core.errors import UserError
 from prance_jax.data.source import Split
-from prance_jax.evaluation.evaluate import evaluate
+from prance_jax.evaluation.evaluate import changed_images, evaluate
 from prance_jax.selector.policies import PolicyWithCost, StaticPolicy
 from prance_jax.serving.model import AdaptiveModel
 
@@ -107,5 +107,5 @@ def disagreements(model: AdaptiveModel, split: Split) -> np.ndarray:
             batch=250,
             decision_cost=model.decision_cost,
         )
-        rows.append(evaluation.predicted != full)
+        rows.append(changed_images(evaluation.predicted, full))
     return np.stack(rows)

@@ -12,11 +12,11 @@ import jax
 import numpy as np
 
 from prance_jax.config.experiment import Config
-from prance_jax.core.timing import time_interleaved
 from prance_jax.data import crops
 from prance_jax.data.images.decode import crop_image, decode_image
 from prance_jax.data.images.stream import Stream
 from prance_jax.data.load import load_source
+from prance_jax.evaluation.timing import time_interleaved
 
 
 def measure_input(config: Config, batch: int, batches: int = 60, repeats: int = 7) -> dict[str, Any]:

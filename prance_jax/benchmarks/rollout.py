@@ -9,12 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from prance_jax.benchmarks.cascade import two_look_cascade
 from prance_jax.cascade.observation import NUM_FEATURES
 from prance_jax.cascade.table import CascadeTable, TableEnv, TableParams, node_costs
+from prance_jax.config.cascade import TableSelectorConfig
 from prance_jax.models.forward import forward_first_group, forward_group, forward_rest
 from prance_jax.selector.environment import EnvParams
+from prance_jax.selector.rl.distributions import MultiCategorical
 from prance_jax.selector.rl.ppo import PPO
 from prance_jax.spec.cascade import Cascade
+from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.training.stages.selector import Selector
 
 
@@ -108,6 +112,23 @@ def measure_table(
     }
 
 
+def measure_random_table(spec: ModelSpec, settings: TableSelectorConfig, repeats: int = 5) -> dict[str, Any]:
+    """Measures PPO on a table of random answers of `two_look_cascade`, see `measure_table`.
+
+    Args:
+      spec: the network.
+      settings: sizes of the table and of PPO.
+      repeats: interleaved repeats, of which medians are taken.
+    """
+    cascade, key = two_look_cascade(spec), jax.random.key(0)
+    env = TableEnv(cascade, settings.batch)
+    actions = MultiCategorical((cascade.num_actions,))
+    ppo = PPO(settings.ppo, actions, env.observation_size, settings.hidden, settings.updates)
+    table = random_table(cascade, settings.pool, key)
+    env_params = TableParams(table, tuple(map(jnp.float32, settings.cost_weights)))
+    return measure_table(ppo, env, env_params, key, repeats)
+
+
 def random_table(cascade: Cascade, images: int, key: jax.Array) -> CascadeTable:
     """Makes a table of random answers, for measuring speed.
 
@@ -117,9 +138,9 @@ def random_table(cascade: Cascade, images: int, key: jax.Array) -> CascadeTable:
       key: random key.
     """
     keys, shape = jax.random.split(key, 3), (images, cascade.num_nodes)
-    labels = jax.random.randint(keys[0], (images,), 0, cascade.spec.last.num_classes)
-    predicted = jax.random.randint(keys[1], shape, 0, cascade.spec.last.num_classes)
-    features = jax.random.uniform(keys[2], (*shape, NUM_FEATURES))
+    labels = jax.random.randint(keys[0], (images,), 0, cascade.spec.last.num_classes, dtype=jnp.int32)
+    predicted = jax.random.randint(keys[1], shape, 0, cascade.spec.last.num_classes, dtype=jnp.int32)
+    features = jax.random.uniform(keys[2], (*shape, NUM_FEATURES), dtype=jnp.float32)
     quality = (predicted == labels[:, None]).astype(jnp.float32)
     return CascadeTable(features, predicted, quality, labels, jnp.asarray(node_costs(cascade), jnp.float32))
 

@@ -17,7 +17,7 @@ import numpy as np
 from prance_jax.adaptive.buckets import Buckets
 from prance_jax.adaptive.executor import serve_adaptive
 from prance_jax.core.files import write_atomic
-from prance_jax.core.timing import time_interleaved
+from prance_jax.evaluation.timing import time_interleaved
 from prance_jax.models.forward import forward_adaptive
 from prance_jax.models.reduction import forward_reduced, reduction_at_macs, scheduled_macs
 from prance_jax.models.vit import ViT
@@ -187,7 +187,7 @@ def measure_serving(
                     speedup=dense_median / median,
                     realised_share=dense_median / median * share,
                     spread=tuple(float(1e3 * q) for q in np.quantile(times, (0.25, 0.75))),
-                    peak_mb=_peak(programs[name]),
+                    peak_mb=peak_memory(programs[name]),
                 )
             )
     return rows
@@ -195,7 +195,7 @@ def measure_serving(
 
 def _noise(buckets: Buckets, batch: int) -> jax.Array:
     spec = buckets.spec
-    return jax.random.normal(jax.random.key(1), (batch, spec.image_size, spec.image_size, spec.channels))
+    return jax.random.normal(jax.random.key(1), (batch, *spec.image_shape), dtype=jnp.float32)
 
 
 def _kept(buckets: Buckets, structure: Structure) -> float:
@@ -245,7 +245,6 @@ def save_speeds(rows: list[Speed], header: dict[str, Any], folder: str | Path, b
       UserError: the disk is full.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     record = {**header, "rows": [dataclasses.asdict(row) for row in rows]}
     write_atomic(folder / "benchmark.json", json.dumps(record, indent=1) + "\n")
     text = io.StringIO()
@@ -273,8 +272,12 @@ def save_speeds(rows: list[Speed], header: dict[str, Any], folder: str | Path, b
     write_atomic(folder / "benchmark.csv", text.getvalue())
 
 
-def _peak(program: jax.stages.Compiled) -> float | None:
-    """Memory of a program by the compiler's own analysis, MiB."""
+def peak_memory(program: jax.stages.Compiled) -> float | None:
+    """Returns the memory of a program by the compiler's own analysis, MiB; None where there is none.
+
+    Args:
+      program: the compiled program.
+    """
     try:
         memory = program.memory_analysis()
         return (

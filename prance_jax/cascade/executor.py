@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from prance_jax.cascade.forward import DecideAtExit, NodeOutput, forward_step
 from prance_jax.cascade.observation import NUM_FEATURES
+from prance_jax.core.checks import check_images
 from prance_jax.spec.cascade import START, Cascade
 
 Params = Any
@@ -54,12 +55,13 @@ def serve_cascade(
       decide: takes the decisions.
       chunk: images of a chunk, at most.
     """
+    check_images(images, cascade.spec.last.image_shape)
     batch = images.shape[0]
     # An exported program has a symbolic batch size; its chunks are filled up.
     chunk = min(chunk, batch) if isinstance(batch, int) else chunk
     next_nodes = jnp.asarray(cascade.next_nodes)
-    node, features = jnp.full(batch, START, jnp.int32), jnp.zeros((batch, NUM_FEATURES))
-    logits = jnp.zeros((batch, cascade.spec.last.num_classes))
+    node, features = jnp.full(batch, START, jnp.int32), jnp.zeros((batch, NUM_FEATURES), jnp.float32)
+    logits = jnp.zeros((batch, cascade.spec.last.num_classes), jnp.float32)
     layout, buffers = _layout(cascade, params, images), {}
     all_features, all_predicted, slots = [], [], jnp.int32(0)
     going = jnp.ones(batch, bool)
@@ -131,7 +133,9 @@ class _Level(NamedTuple):
         """Runs each image's step; returns the buffers [B, ...] and the room of all chunks, in images."""
         batch, number = images.shape[0], len(self.nodes)
         rank = (
-            jnp.zeros(self.cascade.num_nodes, jnp.int32).at[jnp.asarray(self.nodes)].set(jnp.arange(number))
+            jnp.zeros(self.cascade.num_nodes, jnp.int32)
+            .at[jnp.asarray(self.nodes, jnp.int32)]
+            .set(jnp.arange(number, dtype=jnp.int32))
         )
         group = jnp.where(going, rank[target], number)  # images that stopped come last, in no chunk
         order = jnp.argsort(group, stable=True)
@@ -151,7 +155,7 @@ class _Level(NamedTuple):
         def body(carry):
             index, buffers = carry
             step = jnp.sum(index >= ends)
-            offset = (index - ends[step] + chunks[step]) * chunk + jnp.arange(chunk)
+            offset = (index - ends[step] + chunks[step]) * chunk + jnp.arange(chunk, dtype=jnp.int32)
             # Beyond the end of its group a chunk repeats the group's last image.
             rows = order[first_image[step] + jnp.minimum(offset, sizes[step] - 1)]
             results = jax.lax.switch(step, branches, rows)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prance_jax.cascade.looks import HandedOn, hand_on, look_params, resize_images
+from prance_jax.cascade.looks import HandedOn, hand_on, images_of_look, look_params
 from prance_jax.cascade.observation import NUM_FEATURES, exit_features
 from prance_jax.models.forward import forward_exit, forward_first_group, forward_group
 from prance_jax.models.outputs import GroupState
@@ -66,7 +66,7 @@ def forward_step(
                 from_look = cascade.steps[step.parent - 1].look
                 width = choice.widths[0]
                 handed_on = hand_on(cascade.spec, params, from_look, before.state, step.look, width)
-            small = resize_images(images, spec.image_size)
+            small = images_of_look(cascade.spec, images, step.look)
             state = forward_first_group(model, weights, small, choice, *handed_on)
         else:
             state = forward_group(model, weights, before.state if state is None else state, choice, group)
@@ -155,22 +155,25 @@ def forward_cascade(
       decide: takes the decisions; called for all images at every exit, also where the action is not used.
     """
     batch, next_nodes = images.shape[0], jnp.asarray(cascade.next_nodes)
-    node, logits = jnp.full(batch, START, jnp.int32), jnp.zeros((batch, cascade.spec.last.num_classes))
-    features, handed_on, answers = jnp.zeros((batch, NUM_FEATURES)), {}, []
+    node, logits = (
+        jnp.full(batch, START, jnp.int32),
+        jnp.zeros((batch, cascade.spec.last.num_classes), jnp.float32),
+    )
+    features, handed_on, answers = jnp.zeros((batch, NUM_FEATURES), jnp.float32), {}, []
 
     target = next_nodes[node, decide(node, features)]
     for look, group, ends in _positions(cascade):
         spec, weights = cascade.spec.looks[look].spec, look_params(cascade.spec, params, look)
         model, choice = ViT(spec), _choice_of(cascade, look, group, target)
         if group == 0:
-            small = resize_images(images, spec.image_size)
+            small = images_of_look(cascade.spec, images, look)
             state = forward_first_group(model, weights, small, choice, *handed_on.get(look, HandedOn()))
         else:
             state = forward_group(model, weights, state, choice, group)
         if not ends:
             continue
         answer = forward_exit(model, weights, state, group)
-        reached = jnp.isin(target, jnp.asarray(ends))
+        reached = jnp.isin(target, jnp.asarray(ends, jnp.int32))
         # An image may pass an exit without an answer, or begin at a later look.
         new_features = _where(
             node == START, exit_features(answer, None, state), exit_features(answer, logits, state)
@@ -183,7 +186,7 @@ def forward_cascade(
             width = _choice_of(cascade, later, 0, target).widths[0]
             new = hand_on(cascade.spec, params, look, state, later, width)
             old = handed_on.get(later, jax.tree.map(jnp.zeros_like, new))
-            begins = reached & jnp.isin(target, jnp.asarray(_first_nodes(cascade, later)))
+            begins = reached & jnp.isin(target, jnp.asarray(_first_nodes(cascade, later), jnp.int32))
             handed_on[later] = jax.tree.map(functools.partial(_where, begins), new, old)
     return CascadeOutput(logits, node, tuple(answers))
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from prance_jax.core.checks import check_images
 from prance_jax.core.sizes import Size
 from prance_jax.models import forward
 from prance_jax.models.elastic import dense, layer_norm
@@ -62,7 +63,8 @@ def init_from_network(spec: CascadeSpec, network: Params, key: jax.Array) -> Par
         exits = {f"exit_{group}": network.get(f"exit_{group}", answer) for group in look.spec.exits}
         start = {name: value for name, value in network.items() if not name.startswith("exit_")}
         start = jax.tree.map(jnp.copy, {**start, **exits})
-        start["pos_embed"] = resize_positions(network["pos_embed"], spec.last, look.spec)
+        if "pos_embed" in network:
+            start["pos_embed"] = resize_positions(network["pos_embed"], spec.last, look.spec)
         is_last = number == len(spec.looks) - 1
         params[f"look_{number}"] = start if is_last else _unshared_leaves(start, look.shares)
     return params
@@ -82,6 +84,21 @@ def look_params(spec: CascadeSpec, params: Params, look: int) -> Params:
     return _overlay(params[f"look_{len(spec.looks) - 1}"], unshared)
 
 
+def images_of_look(spec: CascadeSpec, images: jax.Array, look: int) -> jax.Array:
+    """Resizes images of the full size to that of a look.
+
+    Args:
+      spec: the looks.
+      images: float [B, S, S, channels].
+      look: index of the look.
+
+    Raises:
+      UserError: images have the wrong shape, or are not floating point.
+    """
+    check_images(images, spec.last.image_shape)
+    return resize_images(jnp.asarray(images, jnp.float32), spec.looks[look].spec.image_size)
+
+
 def resize_images(images: jax.Array, size: int) -> jax.Array:
     """Resizes images [B, S, S, C] to [B, size, size, C]: means of square pieces if `size` divides S, else bilinear.
 
@@ -97,11 +114,17 @@ def resize_images(images: jax.Array, size: int) -> jax.Array:
     if side % size == 0:
         pieces = images.reshape(-1, size, side // size, size, side // size, images.shape[-1])
         return pieces.mean(axis=(2, 4))
-    return jax.image.resize(images, (images.shape[0], size, size, images.shape[-1]), "linear")
+    return _resize_linear(images, size)
+
+
+def _resize_linear(x: jax.Array, size: int) -> jax.Array:
+    """Resizes [B, S, S, C]; under `jax_enable_x64` JAX would compute the weights in 64 bits."""
+    with jax.enable_x64(False):
+        return jax.image.resize(x, (x.shape[0], size, size, x.shape[-1]), "linear")
 
 
 def resize_positions(positions: jax.Array, spec: ModelSpec, target: ModelSpec) -> jax.Array:
-    """Resizes learned positions to another grid; class tokens keep theirs.
+    """Resizes learned positions to another grid; prefix tokens keep theirs.
 
     Args:
       positions: [spec.positions, C].
@@ -111,11 +134,9 @@ def resize_positions(positions: jax.Array, spec: ModelSpec, target: ModelSpec) -
     Returns:
       [target.positions, C].
     """
+    num_prefix = spec.positions - spec.patches
     return jnp.concatenate(
-        [
-            positions[: spec.class_tokens],
-            _resize_grid(positions[None, spec.class_tokens :], target.patches)[0],
-        ]
+        [positions[:num_prefix], _resize_grid(positions[None, num_prefix:], target.patches)[0]]
     )
 
 
@@ -123,7 +144,7 @@ class HandedOn(NamedTuple):
     """What a look gets from the look before it.
 
     Attributes:
-      added: [B, spec.positions, width], added to the embedding; None for the first look of an image.
+      added: [B, spec.all_tokens, width], added to the embedding; None for the first look of an image.
       scores: float32 [B, spec.cells], which choose the cells that are split; None without `spec.refined_cells`.
     """
 
@@ -177,7 +198,7 @@ def recycle_tokens(
 ) -> jax.Array:
     """Maps the tokens of a look to an addend of the next look's embedding.
 
-    Norm, a linear map for class tokens and one for the others, which start at zero; then every token is put back on its
+    Norm, a linear map for prefix tokens and one for the others, which start at zero; then every token is put back on its
     patches (pruned patches get zero), and the grid is resized to that of the next look. There a cell that is not split
     gets the mean of its patches, see `CellSplit.arrange`; CF-ViT gives it nothing.
 
@@ -189,11 +210,11 @@ def recycle_tokens(
       width: channels of the next look's embedding.
 
     Returns:
-      [B, target.positions, width].
+      [B, target.all_tokens, width].
 
     Reference: CF-ViT, arXiv 2203.03821, section 3.3; ThinkingViT, arXiv 2507.10800, section 3.
     """
-    tokens, prefix = state.tokens, spec.class_tokens
+    tokens, prefix = state.tokens, spec.num_prefix_tokens
     norm = weights["norm"]
     x = layer_norm(tokens.features, norm["scale"], norm["bias"], state.width, spec.norm_epsilon)
     mapped = [
@@ -210,16 +231,17 @@ def _resize_grid(grid: jax.Array, patches: int) -> jax.Array:
     if count == patches:
         return grid
     side, new_side = round(count**0.5), round(patches**0.5)
-    shape = (batch, new_side, new_side, channels)
-    return jax.image.resize(grid.reshape(batch, side, side, channels), shape, "linear").reshape(
-        batch, patches, channels
-    )
+    resized = _resize_linear(grid.reshape(batch, side, side, channels), new_side)
+    return resized.reshape(batch, patches, channels)
 
 
 def _init_recycling(width_in: int, width: int) -> Params:
     """Weights of a map that starts at zero."""
-    zero_map = lambda: {"kernel": jnp.zeros((width_in, width)), "bias": jnp.zeros(width)}
-    norm = {"scale": jnp.ones(width_in), "bias": jnp.zeros(width_in)}
+    zero_map = lambda: {
+        "kernel": jnp.zeros((width_in, width), jnp.float32),
+        "bias": jnp.zeros(width, jnp.float32),
+    }
+    norm = {"scale": jnp.ones(width_in, jnp.float32), "bias": jnp.zeros(width_in, jnp.float32)}
     return {"norm": norm, "class_tokens": zero_map(), "patches": zero_map()}
 
 

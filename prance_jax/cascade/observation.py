@@ -34,7 +34,7 @@ def exit_features(logits: jax.Array, before: jax.Array | None, state: GroupState
     prob, classes = jnp.exp(log_prob), logits.shape[-1]
     top = jax.lax.top_k(prob, min(_TOP, classes))[0]
     top = jnp.pad(top, [(0, 0), (0, _TOP - top.shape[-1])])
-    entropy = -jnp.sum(prob * log_prob, axis=-1) / jnp.log(max(classes, 2))
+    entropy = -jnp.sum(prob * log_prob, axis=-1) / jnp.log(jnp.float32(max(classes, 2)))
     if before is None:
         overlap = agrees = jnp.zeros_like(entropy)
     else:
@@ -63,4 +63,6 @@ def observe(cascade: Cascade, node: jax.Array, features: jax.Array, cost_weight:
       float32 [B, observation_size].
     """
     scaled = jnp.broadcast_to(cost_weight_to_asinh(cost_weight), node.shape)
-    return jnp.concatenate([features, jax.nn.one_hot(node, cascade.num_nodes), scaled[:, None]], axis=1)
+    return jnp.concatenate(
+        [features, jax.nn.one_hot(node, cascade.num_nodes, dtype=jnp.float32), scaled[:, None]], axis=1
+    )

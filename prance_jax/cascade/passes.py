@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from prance_jax.cascade.looks import HandedOn, hand_on, look_params, resize_images
+from prance_jax.cascade.looks import HandedOn, hand_on, images_of_look, look_params
 from prance_jax.models.forward import forward_exit, forward_first_group, forward_group
 from prance_jax.models.outputs import GroupState
 from prance_jax.models.vit import ViT
@@ -52,7 +52,7 @@ def forward_look(
     first_choice = structure.groups[0]
     if before is not None:
         handed_on = hand_on(spec, params, *before, look, first_choice.widths[0])
-    small = resize_images(images, vit.image_size)
+    small = images_of_look(spec, images, look)
     state = forward_first_group(model, weights, small, first_choice, *handed_on)
     for group, choice in enumerate(structure.groups):
         state = forward_group(model, weights, state, choice, group) if group else state

@@ -53,7 +53,7 @@ class TrainingPolicy:
             cost_weight = sample_cost_weights(weight_key, self.cost_weights, node.shape[0])
             observation = observe(self.cascade, node, features, cost_weight)
             action = self.ppo.act(policy_params, observation, mask[node])[:, 0]
-            explores = jax.random.uniform(explore_key, node.shape) < self.explore
+            explores = jax.random.uniform(explore_key, node.shape, dtype=jnp.float32) < self.explore
             return jnp.where(explores, 0, action)
 
         return decide

@@ -180,7 +180,7 @@ def confidence_demonstrations(
         stops = confidence_nodes(table, rule)
         going = np.ones(len(stops), bool)
         for node, following in zip((START, *rule.path), (*rule.path, None)):
-            children, nodes = cascade.children[node], jnp.full(len(stops), node)
+            children, nodes = cascade.children[node], jnp.full(len(stops), node, jnp.int32)
             if not children:
                 break
             action = np.where(stops == node, 0, 0 if following is None else children.index(following) + 1)
@@ -219,7 +219,7 @@ def _selector_actions(cascade: Cascade, ppo: PPO) -> Callable:
     def run(policy_params, features, cost_weight):
         columns = []
         for node in range(cascade.num_nodes):
-            nodes = jnp.full(features.shape[0], node)
+            nodes = jnp.full(features.shape[0], node, jnp.int32)
             observation = observe(cascade, nodes, features[:, node], cost_weight)
             columns.append(ppo.act(policy_params, observation, mask[nodes])[:, 0])
         return jnp.stack(columns, axis=1)
@@ -247,7 +247,9 @@ def mean_utility(
     """
     low, high = map(cost_weight_to_asinh, cost_weights)
     utilities, rows = [], np.arange(len(table.labels))
-    for cost_weight in np.asarray(cost_weight_from_asinh(jnp.linspace(low, high, num_points))):
+    for cost_weight in np.asarray(
+        cost_weight_from_asinh(jnp.linspace(low, high, num_points, dtype=jnp.float32))
+    ):
         actions = selector_actions(cascade, ppo, policy_params, table, float(cost_weight))
         node = np.asarray(stop_nodes(cascade, actions))
         utility = np.asarray(table.quality)[rows, node] - cost_weight * np.asarray(table.cost)[node]

@@ -126,7 +126,7 @@ def optimal_actions(cascade: Cascade, table: CascadeTable, cost_weight: jax.Arra
     stop = table.quality - cost_weight * table.cost
     values, actions = {}, {}
     for node in reversed(range(cascade.num_nodes)):
-        choices = [stop[:, node] if node else jnp.full(stop.shape[:1], -jnp.inf)]
+        choices = [stop[:, node] if node else jnp.full(stop.shape[:1], -jnp.inf, stop.dtype)]
         choices += [values[child] for child in cascade.children[node]]
         values[node] = jnp.max(jnp.stack(choices), axis=0)
         actions[node] = jnp.argmax(jnp.stack(choices), axis=0).astype(jnp.int32)
@@ -140,7 +140,7 @@ def stop_nodes(cascade: Cascade, actions: jax.Array) -> jax.Array:
       cascade: the tree.
       actions: int32 [N, nodes], the action that is taken at each node.
     """
-    next_nodes, node = jnp.asarray(cascade.next_nodes), jnp.full(actions.shape[0], START)
+    next_nodes, node = jnp.asarray(cascade.next_nodes), jnp.full(actions.shape[0], START, jnp.int32)
     for _ in range(cascade.horizon):
         node = next_nodes[node, jnp.take_along_axis(actions, node[:, None], axis=1)[:, 0]]
     return node
@@ -209,12 +209,12 @@ class TableEnv:
         Returns:
           The first observation, float32 [B, D], and the state.
         """
-        image = jax.random.randint(key, (self.batch,), 0, env_params.table.labels.shape[0])
+        image = jax.random.randint(key, (self.batch,), 0, env_params.table.labels.shape[0], dtype=jnp.int32)
         if isinstance(env_params.cost_weight, tuple):
             cost_weight = sample_cost_weights(jax.random.fold_in(key, 1), env_params.cost_weight, self.batch)
         else:
             cost_weight = jnp.broadcast_to(env_params.cost_weight, (self.batch,))
-        state = TableState(image, jnp.full(self.batch, START), cost_weight)
+        state = TableState(image, jnp.full(self.batch, START, jnp.int32), cost_weight)
         return self._observe(state, env_params), state
 
     def step(
@@ -238,7 +238,7 @@ class TableEnv:
         reward = self._utility(state, env_params) - self._utility(env_state, env_params)
         if self.sees_every_budget:
             reward = reward * reward_scale(state.cost_weight)
-        is_leaf = jnp.asarray([not children for children in self.cascade.children])
+        is_leaf = jnp.asarray([not children for children in self.cascade.children], bool)
         info = {
             "correct": table.correct[state.image, node].astype(jnp.float32),
             "macs_kept": table.cost[node],

@@ -15,7 +15,7 @@ from prance_jax.commands.common import AddCommand, open_config, open_experiment,
 from prance_jax.core.errors import UserError
 
 _DESCRIPTION = """\
-Measures one of the following, which --measure names.
+Measures one of the following, by --measure.
 
 serving (the default): images per second of the dense network, of masked and adaptive execution, and of
 ToMe and EViT, in one run. With --config it uses random weights and evenly spread buckets. With --workdir
@@ -25,14 +25,19 @@ achieved share is the measured speed-up over the one that the MACs promise.
 cascade: a cascade of two looks against the dense network, with random weights. The images stop at its
 three answers in the --shares. It writes benchmark.json. It needs --config.
 
-dense: the dense network against timm in PyTorch; both must be installed. rollout: the selector's rollout
+dense: the dense network against timm in PyTorch, both installed. rollout: the selector's rollout
 against a plain loop; for a cascade decisions per second on a table, alone and with learning. input:
 reading images from disk against the decoding library alone. These need --config.
 
 guarantee: how often the certified budget of a workdir exceeds its error limit, in 200 draws of 1,000
 calibration images; the selector must serve all budgets. meta: top-1 of stage one's largest structure,
 its smallest one and random ones (--config.meta.smallest_keep of the tokens are kept at every decision of
-the smallest). These need --workdir."""
+the smallest). These need --workdir.
+
+--suite accelerator measures everything that a GPU or TPU is good for, in order of worth, within --minutes: a self-check,
+the dense network, cascades, adaptive execution, the selector, and with --config a training cut to the time that is
+left. Every figure is written to --out at once; a second call measures what is missing. --rehearse runs the same code
+with a tiny network, on any machine."""
 
 
 def add_commands(add_command: AddCommand) -> None:
@@ -53,6 +58,13 @@ def add_commands(add_command: AddCommand) -> None:
         metavar="NAME",
         help="serving, cascade, dense, rollout, guarantee, input or meta; serving by default",
     )
+    command.add_argument(
+        "--suite",
+        choices=("accelerator",),
+        help="measure a list of things in place of --measure: accelerator",
+    )
+    command.add_argument("--minutes", type=float, default=9.0, help="time limit of the suite; 9 by default")
+    command.add_argument("--rehearse", action="store_true", help="run the suite with a tiny network")
     command.add_argument("--workdir", help="a trained workdir, for serving, guarantee and meta")
     command.add_argument(
         "--batches",
@@ -97,10 +109,14 @@ def benchmark(options: argparse.Namespace) -> int:
     """Runs the measurement that `options.measure` names and prints it."""
     import jax
 
+    from prance_jax.benchmarks.rollout import measure_random_table
     from prance_jax.data.load import load_source, placeholder_source
     from prance_jax.models import forward
     from prance_jax.models.vit import ViT
+    from prance_jax.results.table import hardware
 
+    if options.suite is not None:
+        return _accelerator_suite(options)
     if options.measure == "guarantee":
         return _guarantee(options)
     if options.measure == "meta":
@@ -118,11 +134,30 @@ def benchmark(options: argparse.Namespace) -> int:
     if options.measure == "cascade":
         return cascade_speed(options, spec)
     if options.measure == "rollout" and config.cascade is not None:
-        return _table_speed(options, config.cascade.selector, spec)
+        figures = measure_random_table(spec, config.cascade.selector, options.repeats)
+        return _print(options, {**figures, "hardware": hardware(), "answers": "random"})
     params = forward.init_params(ViT(spec), jax.random.key(1))
     if options.measure == "rollout":
         return _rollout_speed(options, config, source, spec, params)
     return random_weights_speed(options, config, spec, params)
+
+
+def _accelerator_suite(options: argparse.Namespace) -> int:
+    """Runs all parts; status 1 if the self-check failed."""
+    from pathlib import Path
+
+    from prance_jax.benchmarks.accelerator.parts import full_suite, rehearsal, suite_parts
+    from prance_jax.benchmarks.accelerator.suite import run_suite
+    from prance_jax.results.table import hardware
+
+    if not options.minutes > 0:
+        raise UserError(f"--minutes {options.minutes:g} must be above 0")
+    config = None if options.config is None else open_config(options)
+    sizes = (rehearsal if options.rehearse else full_suite)(Path(options.out), config)
+    header = {"hardware": hardware(), "command": options.line, "weights": "random"}
+    records = run_suite(suite_parts(sizes), 60 * options.minutes, options.out, header)
+    print(f"{header['hardware']}\nresults: {options.out}/summary.md and summary.json, a file for each part")
+    return int(not all(figures.get("passed", False) for figures in records["check"].values()))
 
 
 def _input_speed(options: argparse.Namespace, config) -> int:
@@ -149,30 +184,10 @@ def _rollout_speed(options: argparse.Namespace, config, source, spec, params) ->
 
     selector = Selector(spec, config.selector, spec.space.first_group(config.model.first_group))
     images, labels = source.sample_plain(source.tables, jax.random.key(0), config.selector.batch)
-    env_params = EnvParams(params, images, labels, jnp.zeros((len(labels), spec.num_classes)), jnp.float32(0))
+    logits = jnp.zeros((len(labels), spec.num_classes), "float32")
+    env_params = EnvParams(params, images, labels, logits, jnp.float32(0))
     figures = measure_rollout(selector, env_params, jax.random.key(2), options.repeats)
     return _print(options, {**figures, "hardware": hardware(), "weights": "random"})
-
-
-def _table_speed(options: argparse.Namespace, settings, spec) -> int:
-    import jax
-    import jax.numpy as jnp
-
-    from prance_jax.benchmarks.cascade import two_look_cascade
-    from prance_jax.benchmarks.rollout import measure_table, random_table
-    from prance_jax.cascade.table import TableEnv, TableParams
-    from prance_jax.results.table import hardware
-    from prance_jax.selector.rl.distributions import MultiCategorical
-    from prance_jax.selector.rl.ppo import PPO
-
-    cascade, key = two_look_cascade(spec), jax.random.key(0)
-    env = TableEnv(cascade, settings.batch)
-    actions = MultiCategorical((cascade.num_actions,))
-    ppo = PPO(settings.ppo, actions, env.observation_size, settings.hidden, settings.updates)
-    table = random_table(cascade, settings.pool, key)
-    env_params = TableParams(table, tuple(map(jnp.float32, settings.cost_weights)))
-    figures = measure_table(ppo, env, env_params, key, options.repeats)
-    return _print(options, {**figures, "hardware": hardware(), "answers": "random"})
 
 
 def _guarantee(options: argparse.Namespace) -> int:

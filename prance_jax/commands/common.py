@@ -7,14 +7,15 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from prance_jax.core.errors import UserError
+from prance_jax.core.errors import UserError, WriteError
 
 if TYPE_CHECKING:
     from prance_jax.config.experiment import Config
     from prance_jax.experiments.experiment import Experiment
+    from prance_jax.training.progress import Progress
     from prance_jax.training.workdir import Workdir
 
 
@@ -70,42 +71,26 @@ def open_workdir(options: argparse.Namespace, *, train: bool = False) -> tuple[C
 
     Args:
       options: of the command line.
-      train: whether the command trains. The workdir is then made if needed, and seeds may be added to it.
+      train: whether the command trains. There need be no workdir yet then; nothing is written here.
 
     Returns:
       The config and the workdir.
 
     Raises:
-      UserError: --workdir is not given, is not a workdir, or belongs to another configuration; overrides
-        are given without --config.
+      UserError: --workdir is not given, is not a workdir, or belongs to another configuration.
     """
-    import functools
-
     from prance_jax.config import io
-    from prance_jax.config.experiment import Config
     from prance_jax.training.workdir import Workdir
 
     if options.workdir is None:
         raise UserError(f"{options.command} needs a --workdir here, the folder of a trained run")
     workdir = Workdir(options.workdir)
     if options.config is None:
-        if options.overrides:
-            raise UserError(
-                f"{options.overrides[0]} changes a --config, which is not given; a workdir keeps the "
-                "configuration that it was made with"
-            )
         return workdir.config(), workdir
     config = open_config(options)
-    if train:
-        if workdir.claim(io.to_dict(config), options.line, functools.partial(io.complete_config, Config)):
-            print(f"continuing in {workdir.path}", file=sys.stderr)
-        return config, workdir
-    lines = io.differences(config, workdir.config())
-    if lines:
-        raise UserError(
-            f"workdir {workdir.path} belongs to another configuration ({'; '.join(lines)}); "
-            "leave --config out"
-        )
+    if not train:
+        workdir.record()  # it must be one
+    workdir.check(io.to_dict(config), _complete)
     return config, workdir
 
 
@@ -115,32 +100,74 @@ def open_experiment(options: argparse.Namespace, *, train: bool = False) -> Expe
     A config with the section `cascade` gives a `CascadeStages` in its place.
 
     Args:
-      options: of the command line.
+      options: of the command line. A workdir that trains stays locked until its `exit_stack` closes.
       train: whether missing stages are trained; otherwise a missing stage is a UserError.
     """
+    from prance_jax.config import io
     from prance_jax.core.sharding import is_main_process
-    from prance_jax.experiments.experiment import Experiment
     from prance_jax.training.progress import Progress
 
     config, workdir = open_workdir(options, train=train)
-    arguments = config, workdir, Progress(quiet=options.quiet or not is_main_process())
+    is_workdir = workdir.is_workdir()
+    if train and is_workdir:
+        options.exit_stack.enter_context(workdir.lock())
+    progress = Progress(quiet=options.quiet or not is_main_process())
+    # It opens the data and checks the config: a mistake must not leave a workdir behind.
+    experiment = _make_experiment(config, workdir, progress, train)
+    if train:
+        experiment.check()
+        if not is_workdir:
+            options.exit_stack.enter_context(workdir.lock())
+        classes = tuple(map(str, experiment.source.classes))
+        if workdir.claim(io.to_dict(config), options.line, _complete, classes):
+            print(f"continuing in {workdir.path}", file=sys.stderr)
+    return experiment
+
+
+def _make_experiment(config: Config, workdir: Workdir, progress: Progress, train: bool) -> Experiment:
     if config.cascade is None:
-        return Experiment(*arguments, train=train)
+        from prance_jax.experiments.experiment import Experiment
+
+        return Experiment(config, workdir, progress, train=train)
     from prance_jax.experiments.cascade.stages import CascadeStages
 
-    return CascadeStages(*arguments, train=train)
+    return CascadeStages(config, workdir, progress, train=train)
+
+
+def _complete(stored: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Brings a stored config up to date."""
+    from prance_jax.config import io
+    from prance_jax.config.experiment import Config
+
+    return io.complete_config(Config, stored)
 
 
 def run_clock(workdir: Workdir) -> Callable[[], float]:
     """Returns a function that gives the seconds of a workdir in all sessions so far, and stores them."""
-    from prance_jax.core.files import write_atomic
+    from prance_jax.core.files import read_json, try_write
 
     file, start = workdir.path / "seconds.json", time.monotonic()
-    before = json.loads(file.read_text()) if file.exists() else 0.0
+    before = read_json(file, float) or 0.0
 
     def elapsed() -> float:
         seconds = before + time.monotonic() - start
-        write_atomic(file, json.dumps(seconds))
+        try_write(file, json.dumps(seconds))
         return seconds
 
     return elapsed
+
+
+def try_save(save: Callable[..., None], *arguments: Any) -> WriteError | None:
+    """Calls a function that writes results, and returns what could not be written.
+
+    So a table that was computed is printed even where the folder is read-only or the disk full.
+
+    Args:
+      save: raises WriteError.
+      *arguments: its arguments.
+    """
+    try:
+        save(*arguments)
+    except WriteError as error:
+        return error
+    return None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import Callable
 
-from prance_jax.commands.common import AddCommand, add_distributed, open_experiment, run_clock
-from prance_jax.core.errors import UserError
+from prance_jax.commands.common import AddCommand, add_distributed, open_experiment, run_clock, try_save
+from prance_jax.core.errors import UserError, WriteError
 
 _COMPARE = """\
 Compares the methods of compare.methods with PRANCE at equal MACs, or at equal measured time with
@@ -69,12 +70,17 @@ def compare_methods(options: argparse.Namespace) -> int:
         )
     folder = experiment.workdir.path
     for results in evaluate_rows(experiment, options.line, run_clock(experiment.workdir), comparison_rows):
-        save_results(results, folder, "comparison")
+        problem = try_save(save_results, results, folder, "comparison")
     if is_main_process():
-        plot_comparison(results, folder / "comparison.png")
         print(format_table(results))
-        print(f"results: {folder}/comparison.json, comparison.md and comparison.png")
+        problem = problem or try_save(plot_comparison, results, folder / "comparison.png")
+        _print_end(problem, f"results: {folder}/comparison.json, comparison.md and comparison.png")
     return 0
+
+
+def _print_end(problem: WriteError | None, where: str) -> None:
+    """The last line: where the results are, or why they are not there."""
+    print(where) if problem is None else print(f"prance_jax: {problem}", file=sys.stderr)
 
 
 def segment(options: argparse.Namespace) -> int:
@@ -109,8 +115,8 @@ def _rows(options: argparse.Namespace, name: str, rows_of: Callable, table: Call
     for seed in experiment.config.seeds:
         rows += rows_of(experiment, seed)
         record = {"command": options.line, "rows": [dataclasses.asdict(row) for row in rows]}
-        write_atomic(folder / f"{name}.json", json.dumps(record, indent=1) + "\n")
-        write_atomic(folder / f"{name}.md", table(rows) + "\n")
+        problem = try_save(write_atomic, folder / f"{name}.json", json.dumps(record, indent=1) + "\n")
+        problem = problem or try_save(write_atomic, folder / f"{name}.md", table(rows) + "\n")
     print(table(rows))
-    print(f"results: {folder}/{name}.json and {name}.md")
+    _print_end(problem, f"results: {folder}/{name}.json and {name}.md")
     return 0

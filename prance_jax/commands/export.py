@@ -93,7 +93,7 @@ def _facts(workdir: str, config, seed: int, method: str) -> dict:
     """Facts for the card of a trained network: preprocessing, labels and measured figures."""
     from prance_jax.data.load import load_source
     from prance_jax.experiments.stage_runner import budget_suffix
-    from prance_jax.results.rows import load_results
+    from prance_jax.results.rows import stored_results
 
     source, budgets = load_source(config.data), config.cascade.budgets if config.cascade else ()
     facts = {
@@ -103,8 +103,7 @@ def _facts(workdir: str, config, seed: int, method: str) -> dict:
         "seed": seed,
         "measured": None,
     }
-    if (Path(workdir) / "results.json").exists():
-        results = load_results(workdir)
+    if (results := stored_results(workdir)) is not None:
         # A cascade has a row for each budget: prance_cascade_33 and so on.
         names = {method, *(f"{method}{budget_suffix(budget)}" for budget in budgets)}
         rows = [dataclasses.asdict(row) for row in results.rows if row.method in names and row.seed == seed]

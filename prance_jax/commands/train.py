@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from prance_jax.commands.common import AddCommand, add_distributed, open_experiment, run_clock
+from prance_jax.commands.common import AddCommand, add_distributed, open_experiment, run_clock, try_save
+from prance_jax.core.errors import WriteError
 
 _TRAIN = """\
 Trains all stages, evaluates on the test images and prints the table. The stages are: dense (the dense
@@ -14,7 +16,10 @@ network), meta (stage one, the meta-network), selector (stage two), finetune (st
 
 Stop it in any way and start the same command again: it continues from the last checkpoint, and the
 result is bit-identical to a run without the stop. Ctrl-C and SIGTERM save a checkpoint first. The same
-command with --config.seeds=0,1,2 adds the seeds that are missing.
+command with --config.seeds=0,1,2 adds the seeds that are missing. These may change as well:
+data.folder.path, data.tfds.data_dir, data.images.threads, evaluation.batch, evaluation.chunk,
+evaluation.speed_seconds, checkpoint_seconds and mesh; see training/workdir.py. One process at a time may
+train in a workdir.
 
 It writes results.json and results.md, accuracy.png, and report.html with its pictures in show/. A
 picture that cannot be drawn does not stop the run; the last line gives the reason. Metrics are JSON
@@ -113,10 +118,13 @@ def _report(options: argparse.Namespace, experiment, train: bool) -> int:
     workdir = experiment.workdir
     evaluate = evaluate_rows if experiment.config.cascade is None else evaluate_cascade
     for results in evaluate(experiment, options.line, run_clock(workdir)):
-        save_results(results, workdir.path)
+        problem = try_save(save_results, results, workdir.path)
     if not is_main_process():
         return 0
     print(format_table(results))
+    if problem is not None:
+        print(f"prance_jax: {problem}", file=sys.stderr)
+        return 0
     print(_last_line(workdir, write_pictures(experiment, train)))
     return 0
 
@@ -162,14 +170,26 @@ def _last_line(workdir, report: str) -> str:
 
 
 def show(options: argparse.Namespace) -> int:
-    """Draws the pictures and the report of a trained workdir."""
+    """Draws the pictures and the report of a trained workdir.
+
+    Raises:
+      WriteError: they cannot be written; the stored table is printed then.
+    """
+    from prance_jax.results.rows import stored_results
+    from prance_jax.results.table import format_table
+
     experiment = open_experiment(options)
-    path = _report_writer(experiment)(
-        experiment,
-        seed=options.seed,
-        mode=options.token_mode,
-        budget=options.budget,
-        user_images=options.images,
-    )
+    try:
+        path = _report_writer(experiment)(
+            experiment,
+            seed=options.seed,
+            mode=options.token_mode,
+            budget=options.budget,
+            user_images=options.images,
+        )
+    except WriteError:
+        if (results := stored_results(experiment.workdir.path)) is not None:
+            print(format_table(results))
+        raise
     print(f"{path}: open it in a browser; its pictures as PNG files: {path.parent / 'show'}")
     return 0

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
+from prance_jax.config.stages import check_cost_weights
 from prance_jax.core.errors import UserError
+from prance_jax.core.fields import (
+    CostWeight,
+    Entries,
+    Fraction,
+    Index,
+    NumChannels,
+    NumImages,
+    PoolSize,
+    Range,
+    Repeats,
+    Share,
+    Side,
+    Steps,
+    Updates,
+    Weight,
+)
 from prance_jax.models.reduction import METHODS
 from prance_jax.selector.rl.types import PPOConfig
-from prance_jax.spec.cascade import SHARES
+from prance_jax.spec.cascade import CascadeSpec, Look
+from prance_jax.spec.model_spec import ModelSpec
 
 # Rows of the table, and "cascade": files of the workdir begin so. A peer must not have such a name or beginning.
 _TAKEN = ("best_static", "random_routing", "confidence", "oracle", "prance", "dense", "cascade", *METHODS)
@@ -34,28 +54,21 @@ class LookConfig:
     Reference: `refined`, CF-ViT, arXiv 2203.03821.
     """
 
-    image_size: int | None = None
-    shares: str = "none"
-    exits: tuple[int, ...] = ()
-    structures: tuple[float, ...] = (0.2, 0.5, 1.0)
-    begins: int = 0
-    refined: float | None = None
+    image_size: Side | None = None
+    shares: Literal["all", "all_but_norms", "none"] = "none"
+    exits: tuple[Index, ...] = ()
+    structures: Annotated[tuple[Share, ...], Entries("ascending", fewest=1)] = (0.2, 0.5, 1.0)
+    begins: Index = 0
+    refined: Share | None = None
 
     def __post_init__(self):
-        if self.shares not in SHARES:
-            raise UserError(f"shares={self.shares!r} is not known; choose from {', '.join(SHARES)}")
-        if not self.structures or list(self.structures) != sorted(set(self.structures)):
-            raise UserError(f"structures={self.structures} must be ascending, without repeats, at least one")
-        if not all(0 < share <= 1 for share in self.structures):
-            raise UserError(f"structures={self.structures} must be shares of dense MACs, above 0 and up to 1")
-        if not 0 <= self.begins <= len(self.structures):
+        if self.begins > len(self.structures):
             raise UserError(
                 f"begins={self.begins} must be 0 to {len(self.structures)}, the number of structures"
             )
-        if self.refined is not None and (not 0 < self.refined <= 1 or self.begins):
+        if self.refined is not None and self.begins:
             raise UserError(
-                f"refined={self.refined} must be a share of the cells, above 0 and up to 1, and needs begins=0, since an "
-                f"earlier look chooses the cells; begins is {self.begins}"
+                f"refined={self.refined} needs begins=0, since an earlier look chooses the cells; begins is {self.begins}"
             )
 
 
@@ -78,15 +91,15 @@ class TableSelectorConfig:
       ppo: settings of PPO.
     """
 
-    pool: int = 8192
-    held_out: int | None = None
-    quality: str = "correct"
-    cost_weights: tuple[float, float] = (-0.1, 4.0)
-    updates: int = 300
-    batch: int = 4096
-    hidden: tuple[int, ...] = (64, 64)
-    restarts: int = 4
-    clone_steps: int = 0
+    pool: PoolSize = 8192
+    held_out: NumImages | None = None
+    quality: Literal["correct", "probability"] = "correct"
+    cost_weights: tuple[CostWeight, CostWeight] = (-0.1, 4.0)
+    updates: Updates = 300
+    batch: Annotated[int, Range(1, 2**20)] = 4096
+    hidden: tuple[NumChannels, ...] = (64, 64)
+    restarts: Repeats = 4
+    clone_steps: Steps = 0
     ppo: PPOConfig = field(
         default_factory=lambda: PPOConfig(
             gamma=1.0, lam=0.95, epochs=2, minibatches=4, actor_lr=1e-3, critic_lr=3e-3, entropy=1e-3
@@ -94,16 +107,8 @@ class TableSelectorConfig:
     )
 
     def __post_init__(self):
-        if self.quality not in ("correct", "probability"):
-            raise UserError(f"quality={self.quality!r} is not known; choose 'correct' or 'probability'")
-        if self.restarts < 1 or self.clone_steps < 0:
-            raise UserError(
-                f"restarts={self.restarts} must be 1 or more, clone_steps={self.clone_steps} 0 or more"
-            )
-        if not self.cost_weights[0] < self.cost_weights[1] or self.cost_weights[1] <= 0:
-            raise UserError(
-                f"cost_weights={self.cost_weights} must be (lowest, highest), the highest above 0"
-            )
+        check_cost_weights(self.cost_weights)
+        self.ppo.check_minibatches(self.batch)
 
 
 @dataclass(frozen=True)
@@ -152,6 +157,31 @@ def check_looks(where: str, looks: tuple[LookConfig, ...]) -> None:
         raise UserError(f"{where}: the first look follows no other, so its `refined` must be None")
 
 
+def cascade_spec(looks: tuple[LookConfig, ...], network: ModelSpec) -> CascadeSpec:
+    """Returns the networks of all looks.
+
+    Args:
+      looks: the looks of a cascade.
+      network: the network of the run, which the last look is.
+
+    Raises:
+      UserError: a look does not fit the network.
+    """
+    specs = []
+    for number, look in enumerate(looks):
+        spec = dataclasses.replace(
+            network,
+            image_size=look.image_size or network.image_size,
+            exits=look.exits,
+            full_last_layer=number < len(looks) - 1,
+        )
+        if look.refined is not None:
+            spec = dataclasses.replace(spec, refined_cells=max(1, round(look.refined * spec.cells)))
+        specs.append(spec)
+    shares = [*(look.shares for look in looks[:-1]), "none"]
+    return CascadeSpec(tuple(map(Look, specs, shares)))
+
+
 @dataclass(frozen=True)
 class CascadeConfig:
     """A network that answers at exits and looks at the image more than once.
@@ -172,13 +202,13 @@ class CascadeConfig:
         LookConfig(structures=(0.1, 1.0), begins=2),
         LookConfig(structures=(0.2, 0.5, 1.0), exits=(1,), begins=1),
     )
-    exit_weight: float = 0.5
-    budgets: tuple[float, ...] = (0.2, 0.33, 0.5)
-    rounds: int = 1
-    explore: float = 0.5
+    exit_weight: Weight = 0.5
+    budgets: Annotated[tuple[Share, ...], Entries("distinct", fewest=1, decimals=2)] = (0.2, 0.33, 0.5)
+    rounds: Index = 1
+    explore: Fraction = 0.5
     selector: TableSelectorConfig = field(default_factory=TableSelectorConfig)
     peers: tuple[PeerConfig, ...] = ()
-    methods: tuple[str, ...] = ()
+    methods: Annotated[tuple[str, ...], Entries("distinct")] = ()
 
     def __post_init__(self):
         check_looks("cascade.looks", self.looks)
@@ -188,11 +218,8 @@ class CascadeConfig:
         for name in self.methods:
             if name not in METHODS:
                 raise UserError(f"cascade.methods: {name!r} is not known; choose from {', '.join(METHODS)}")
-        if not self.budgets or not all(0 < budget <= 1 for budget in self.budgets):
-            raise UserError(
-                f"cascade.budgets={self.budgets} must be shares of dense MACs, above 0 and up to 1"
-            )
-        if self.rounds < 0 or not 0 <= self.explore <= 1:
-            raise UserError(
-                f"cascade: rounds={self.rounds} must be 0 or more, explore={self.explore} from 0 to 1"
-            )
+
+    @property
+    def all_looks(self) -> list[tuple[LookConfig, ...]]:
+        """Looks of the cascade, then those of each peer."""
+        return [self.looks, *(peer.looks for peer in self.peers)]

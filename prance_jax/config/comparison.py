@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from prance_jax.config.stages import FinetuneConfig, OptimizerConfig
 from prance_jax.core.errors import UserError
+from prance_jax.core.fields import (
+    Batch,
+    Decay,
+    Entries,
+    Fraction,
+    Index,
+    NumChannels,
+    Positive,
+    Range,
+    Share,
+    Steps,
+    Updates,
+    Weight,
+)
 from prance_jax.models.reduction import METHODS
 from prance_jax.tokens.methods.registry import get_method
 
@@ -25,9 +40,9 @@ class PredictorLossConfig:
       heads: heads of SPViT's predictors; None for those of the network.
     """
 
-    ratio: float = 2.0
-    tokens: float = 0.5
-    heads: int | None = None
+    ratio: Weight = 2.0
+    tokens: Weight = 0.5
+    heads: NumChannels | None = None
 
 
 @dataclass(frozen=True)
@@ -42,16 +57,9 @@ class ConsistencyConfig:
       confidence: only images whose label has more than this probability count.
     """
 
-    weight: float = 3.0
-    most: float = 0.5
-    confidence: float = 0.4
-
-    def __post_init__(self):
-        if self.weight < 0 or not 0 <= self.most <= 1 or not 0 <= self.confidence < 1:
-            raise UserError(
-                f"compare.consistency: weight={self.weight} must be 0 or more, most={self.most} and "
-                f"confidence={self.confidence} from 0 to 1"
-            )
+    weight: Weight = 3.0
+    most: Fraction = 0.5
+    confidence: Decay = 0.4
 
 
 @dataclass(frozen=True)
@@ -70,21 +78,14 @@ class DiffRateConfig:
       optimizer: its optimizer.
     """
 
-    granularity: int = 1
-    first: int = 1
-    weight: float = 100.0
-    steps: int = 200
-    batch: int = 64
+    granularity: NumChannels = 1
+    first: Index = 1
+    weight: Positive = 100.0
+    steps: Steps = 200
+    batch: Batch = 64
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(learning_rate=5e-2, warmup=0, ema=0.9)
     )
-
-    def __post_init__(self):
-        if self.granularity < 1 or self.first < 0 or self.weight <= 0 or self.steps < 0:
-            raise UserError(
-                f"compare.counts: granularity={self.granularity} must be 1 or more, weight={self.weight} "
-                f"above 0, first={self.first} and steps={self.steps} 0 or more"
-            )
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,10 @@ class ChannelPruningConfig:
       multiple: multiples to which the channels of a head and the hidden units of a layer are rounded.
     """
 
-    every: int = 20
-    freeze: float = 0.5
-    memory: float = 0.95
-    multiple: tuple[int, int] = (4, 8)
+    every: Updates = 20
+    freeze: Fraction = 0.5
+    memory: Decay = 0.95
+    multiple: tuple[NumChannels, NumChannels] = (4, 8)
 
 
 @dataclass(frozen=True)
@@ -116,17 +117,12 @@ class InsertionConfig:
       phase: neighbouring predictors whose shares differ by less than this are merged.
     """
 
-    steps: int = 100
-    drop: float = 0.005
-    shares: tuple[float, ...] = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
-    phase: float = 0.085
-
-    def __post_init__(self):
-        descending = sorted(set(self.shares), reverse=True)
-        if not self.shares or list(self.shares) != descending or not all(0 < s < 1 for s in self.shares):
-            raise UserError(f"compare.insertion.shares={self.shares} must fall, between 1 and 0")
-        if self.steps < 1 or self.drop < 0 or self.phase < 0:
-            raise UserError("compare.insertion: steps must be 1 or more, drop and phase 0 or more")
+    steps: Updates = 100
+    drop: Fraction = 0.005
+    shares: Annotated[
+        tuple[Annotated[float, Range(0, 1, above=True, below=True)], ...], Entries("descending", fewest=1)
+    ] = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+    phase: Fraction = 0.085
 
 
 @dataclass(frozen=True)
@@ -157,9 +153,9 @@ class CompareConfig:
       counts: settings of 'diffrate_learned'.
     """
 
-    methods: tuple[str, ...] = tuple(METHODS) + LEARNED
-    shares: tuple[float, ...] = (0.5, 0.35)
-    token_modes: tuple[str, ...] | None = None
+    methods: Annotated[tuple[str, ...], Entries("distinct")] = tuple(METHODS) + LEARNED
+    shares: Annotated[tuple[Share, ...], Entries("distinct", decimals=2)] = (0.5, 0.35)
+    token_modes: Annotated[tuple[str, ...], Entries("distinct")] | None = None
     latency_table: str | None = None
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     insertion: InsertionConfig = field(default_factory=InsertionConfig)
@@ -175,7 +171,3 @@ class CompareConfig:
                 raise UserError(f"compare.methods: {name!r} is not known; choose from {known}")
         for mode in self.token_modes or ():
             get_method(mode)
-        if not all(0 < share <= 1 for share in self.shares):
-            raise UserError(
-                f"compare.shares={self.shares} must be shares of the dense network, above 0 and up to 1"
-            )

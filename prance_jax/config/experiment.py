@@ -6,13 +6,28 @@ Sections that train are in `config.stages`, those of single commands in `config.
 
 from __future__ import annotations
 
+import types
 from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
-from prance_jax.config.cascade import CascadeConfig
+from prance_jax.config.cascade import CascadeConfig, cascade_spec
 from prance_jax.config.comparison import CompareConfig
 from prance_jax.config.other_tasks import PiTConfig, SegmentConfig
-from prance_jax.config.stages import DenseConfig, FinetuneConfig, MetaConfig, SelectorConfig
+from prance_jax.config.stages import DenseConfig, FinetuneConfig, MetaConfig, SelectorConfig, ValidationConfig
 from prance_jax.core.errors import UserError
+from prance_jax.core.fields import (
+    Batch,
+    Entries,
+    NumChannels,
+    NumImages,
+    Range,
+    Ratio,
+    Repeats,
+    Seed,
+    Share,
+    Side,
+    Weight,
+)
 from prance_jax.core.sharding import MeshConfig
 from prance_jax.data.load import DataConfig
 from prance_jax.models.reduction import METHODS
@@ -37,13 +52,16 @@ class SpaceConfig:
     """
 
     preset: str = "nano"
-    super_width: int | None = None
-    super_ratio: float | None = None
-    heads: int | None = None
-    head_dim: int | None = None
-    widths: tuple[int, ...] | None = None
-    ratios: tuple[float, ...] | None = None
-    layers: tuple[int, ...] | None = None
+    super_width: NumChannels | None = None
+    super_ratio: Ratio | None = None
+    heads: NumChannels | None = None
+    head_dim: NumChannels | None = None
+    widths: tuple[NumChannels, ...] | None = None
+    ratios: tuple[Ratio, ...] | None = None
+    layers: tuple[Repeats, ...] | None = None
+
+    def __post_init__(self):
+        self.build()
 
     def build(self) -> SearchSpace:
         """Returns the search space; raises UserError for an unknown preset or wrong choices."""
@@ -81,10 +99,10 @@ class ModelConfig:
     """
 
     space: SpaceConfig = field(default_factory=SpaceConfig)
-    patch_size: int = 4
+    patch_size: Side = 4
     weighted_merge: bool = False
-    norm_epsilon: float = 1e-6
-    dtype: str = "float32"
+    norm_epsilon: Share = 1e-6
+    dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
     distilled: bool = False
     residual_maps: bool = True
@@ -105,11 +123,11 @@ class BaselineConfig:
         MACs of PRANCE.
     """
 
-    candidates: int = 200
-    images: int = 512
+    candidates: NumImages = 200
+    images: NumImages = 512
     finetune: bool = False
     single_budget: bool = False
-    reductions: tuple[str, ...] = ("tome", "evit")
+    reductions: Annotated[tuple[str, ...], Entries("distinct")] = ("tome", "evit")
 
     def __post_init__(self):
         for name in self.reductions:
@@ -132,12 +150,12 @@ class EvaluationConfig:
       calibration_images: validation images from which the buckets are chosen.
     """
 
-    batch: int = 250
-    speed_seconds: float = 4.0
-    buckets: int = 4
-    token_multiple: int = 4
-    chunk: int = 25
-    calibration_images: int = 1000
+    batch: Batch = 250
+    speed_seconds: Annotated[float, Range(0, 86_400)] = 4.0
+    buckets: Repeats = 4
+    token_multiple: NumChannels = 4
+    chunk: Batch = 25
+    calibration_images: NumImages = 1000
 
 
 @dataclass(frozen=True)
@@ -156,6 +174,7 @@ class Config:
       meta: stage one.
       selector: stage two.
       finetune: stage three.
+      validation: validation while networks are trained, best checkpoint and early stopping.
       baselines: baselines in the table.
       evaluation: evaluation and adaptive execution.
       compare: the command `compare`.
@@ -168,27 +187,26 @@ class Config:
     """
 
     name: str = "experiment"
-    seeds: tuple[int, ...] = (0,)
-    token_modes: tuple[str, ...] = ("prune",)
-    budgets: tuple[float, ...] = ()
+    seeds: Annotated[tuple[Seed, ...], Entries("distinct", fewest=1)] = (0,)
+    token_modes: Annotated[tuple[str, ...], Entries("distinct", fewest=1)] = ("prune",)
+    budgets: Annotated[tuple[Share, ...], Entries("distinct", decimals=2)] = ()
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     dense: DenseConfig = field(default_factory=DenseConfig)
     meta: MetaConfig = field(default_factory=MetaConfig)
     selector: SelectorConfig = field(default_factory=SelectorConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     baselines: BaselineConfig = field(default_factory=BaselineConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
     cascade: CascadeConfig | None = None
     segment: SegmentConfig = field(default_factory=SegmentConfig)
     pit: PiTConfig = field(default_factory=PiTConfig)
-    checkpoint_seconds: float = 30.0
+    checkpoint_seconds: Weight = 30.0
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def __post_init__(self):
-        if not self.seeds or not self.token_modes:
-            raise UserError("config: seeds and token_modes need at least one entry each")
         for mode in self.token_modes:
             get_method(mode)
         if (self.selector.cost_weights is None) != (not self.budgets):
@@ -197,8 +215,26 @@ class Config:
             raise UserError(f"token_modes={self.token_modes}: a cascade has one token mode")
         if self.cascade is not None and self.budgets:
             raise UserError("budgets: those of a cascade are cascade.budgets")
-        if not all(0 < budget <= 1 for budget in self.budgets):
-            raise UserError(f"budgets={self.budgets} must be shares of dense MACs, above 0 and up to 1")
+        self._check_network()
+
+    def _check_network(self):
+        """Builds the networks for images as the config describes them, so that a misfit is found before any work."""
+        image_size, channels = self.data.image_shape
+        space, section = self.model.space.build(), "config.model"
+        try:
+            space.first_group(self.model.first_group)
+            images = types.SimpleNamespace(image_size=image_size, channels=channels, num_classes=1)
+            spec = self.spec(images, self.token_modes[0])
+            section = "config.cascade"
+            for looks in [] if self.cascade is None else self.cascade.all_looks:
+                cascade_spec(looks, spec)
+            for section, selector in (
+                ("config.selector", self.selector),
+                ("config.segment.selector", self.segment.selector),
+            ):
+                selector.ppo.check_minibatches((space.groups - 1) * selector.batch)
+        except UserError as error:
+            raise UserError(f"{section}: {error}") from error
 
     def spec(self, source, mode: str) -> ModelSpec:
         """Returns the specification of the network.
@@ -222,4 +258,5 @@ class Config:
             distilled=model.distilled,
             residual_maps=model.residual_maps,
             pixels=getattr(source, "pixels", False),
+            multi_label=getattr(source, "multi_label", False),
         )

@@ -1,9 +1,9 @@
 """Reads configurations: a Python file and command-line overrides become frozen, typed dataclasses.
 
 A config file defines ``get_config() -> ml_collections.ConfigDict``. All other code sees only
-dataclasses: the values are checked against a schema of nested frozen dataclasses whose fields are
-int, float, bool, str, Literal, ``X | None``, tuples, or further dataclasses. Every mistake is one
-``UserError`` that names the full key.
+dataclasses: the values are checked against a schema of nested frozen dataclasses, with the types and
+ranges that their fields declare (`core.fields`). Every mistake is one ``UserError`` that names the
+full key.
 """
 
 import dataclasses
@@ -11,12 +11,12 @@ import difflib
 import runpy
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
-from prance_jax.config import values as config_values
 from prance_jax.config.renames import rename_key, rename_keys
+from prance_jax.config.values import parse
+from prance_jax.core import fields
 from prance_jax.core.errors import UserError
 
 Schema = TypeVar("Schema")
@@ -141,16 +141,15 @@ def _apply(override: str, schema: type, raw: dict[str, Any]) -> None:
         raise UserError(f"override {override!r} should look like --{_ROOT}.section.key=value")
     node, section, path = raw, schema, _ROOT
     for depth, part in enumerate(parts):
-        hints = get_type_hints(section)
+        hints = fields.hints(section)
         part = rename_key(section, part, path)
         path = f"{path}.{part}"
         if part not in hints:
             raise _unknown(path, section, schema)
         if depth + 1 == len(parts):
-            node[part] = config_values.parse(text, hints[part], path)
+            node[part] = parse(text, hints[part], path)
             return
-        kinds = config_values.kinds(hints[part])
-        section = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
+        section = next((kind for kind in fields.kinds(hints[part]) if dataclasses.is_dataclass(kind)), None)
         if section is None:
             raise UserError(f"{path} is a single value, it has no field {parts[depth + 1]!r}")
         if node[part] is None:
@@ -180,8 +179,8 @@ def _section(section: type[Schema], mapping: Any, path: str, schema: type) -> Sc
         # Dataclasses do not check types, and a workdir must be able to read this again.
         mapping = to_dict(mapping)
     if not isinstance(mapping, Mapping):
-        raise config_values.wrong(path, mapping, section)
-    hints = get_type_hints(section)
+        raise fields.wrong(path, mapping, section)
+    hints, annotations = fields.hints(section), fields.annotations(section)
     for key in mapping:
         if key not in hints:
             raise _unknown(f"{path}.{key}", section, schema)
@@ -189,11 +188,15 @@ def _section(section: type[Schema], mapping: Any, path: str, schema: type) -> Sc
     for field in dataclasses.fields(section):
         if field.name in mapping:
             key = f"{path}.{field.name}"
-            values[field.name] = _value(hints[field.name], mapping[field.name], key, schema)
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise UserError(
-                f"{path}.{field.name} is missing; it is a {config_values.spell(hints[field.name])}"
+            values[field.name] = fields.convert(
+                hints[field.name],
+                mapping[field.name],
+                key,
+                lambda kind, value, path: _section(kind, value, path, schema),
             )
+            fields.check_ranges(annotations[field.name], values[field.name], key)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise UserError(f"{path}.{field.name} is missing; it is a {fields.spell(hints[field.name])}")
     try:
         return section(**values)
     except UserError as error:
@@ -202,56 +205,18 @@ def _section(section: type[Schema], mapping: Any, path: str, schema: type) -> Sc
         raise UserError(f"{path}: {error}") from error
 
 
-def _value(expected: Any, value: Any, path: str, schema: type) -> Any:
-    """Converts a value to the expected type where no information is lost; else raises UserError."""
-    kinds = config_values.kinds(expected)
-    if value is None and type(None) in kinds:
-        return None
-    for kind in kinds:
-        origin = get_origin(kind)
-        if dataclasses.is_dataclass(kind):
-            if isinstance(value, (Mapping, kind)):
-                return _section(kind, value, path, schema)
-        elif origin is Literal:
-            if any(value == choice and type(value) is type(choice) for choice in get_args(kind)):
-                return value
-        elif origin is tuple:
-            if isinstance(value, (tuple, list)):
-                return _tuple(kind, value, path, schema)
-        elif kind is bool or isinstance(value, bool):
-            if kind is bool and isinstance(value, bool):
-                return value
-        elif kind is int and isinstance(value, Integral):
-            return int(value)
-        elif kind is float and isinstance(value, Real):
-            return float(value)
-        elif kind is str and isinstance(value, str):
-            return value
-    raise config_values.wrong(path, value, expected)
-
-
-def _tuple(expected: Any, values: Sequence[Any], path: str, schema: type) -> tuple:
-    items = get_args(expected)
-    if len(items) == 2 and items[1] is Ellipsis:
-        items = items[:1] * len(values)
-    if len(items) != len(values):
-        raise config_values.wrong(path, values, expected)
-    pairs = enumerate(zip(items, values))
-    return tuple(_value(item, value, f"{path}[{i}]", schema) for i, (item, value) in pairs)
-
-
 def _keys(section: type, prefix: str = _ROOT) -> Iterator[str]:
     """Every full key of a schema, sections included."""
-    for name, expected in get_type_hints(section).items():
+    for name, expected in fields.hints(section).items():
         yield f"{prefix}.{name}"
-        for kind in config_values.kinds(expected):
+        for kind in fields.kinds(expected):
             if dataclasses.is_dataclass(kind):
                 yield from _keys(kind, f"{prefix}.{name}")
 
 
 def _unknown(path: str, section: type, schema: type) -> UserError:
     parent, _, name = path.rpartition(".")
-    siblings = difflib.get_close_matches(name, list(get_type_hints(section)), n=1)
+    siblings = difflib.get_close_matches(name, list(fields.hints(section)), n=1)
     same_name = [key for key in _keys(schema) if key.rpartition(".")[2] == name]
     anywhere = difflib.get_close_matches(path, list(_keys(schema)), n=1, cutoff=0.0)
     nearest = f"{parent}.{siblings[0]}" if siblings else (same_name or anywhere)[0]

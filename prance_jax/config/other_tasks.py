@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from prance_jax.baselines.pit_spec import PiTSizes, PiTSpec
 from prance_jax.config.comparison import PredictorLossConfig
 from prance_jax.config.stages import FinetuneConfig, MetaConfig, SelectorConfig
 from prance_jax.core.errors import UserError
+from prance_jax.core.fields import Entries, Index, Positive, Share
 from prance_jax.models.reduction import METHODS
 from prance_jax.selector.reward import RewardConfig
 from prance_jax.tokens.methods.registry import get_method
@@ -36,9 +38,9 @@ class SegmentConfig:
 
     train: FinetuneConfig = field(default_factory=lambda: FinetuneConfig(steps=2000, batch=32))
     tune: FinetuneConfig = field(default_factory=FinetuneConfig)
-    methods: tuple[str, ...] = ("tome", "cait", "prune", "merge")
-    share: float = 0.7
-    token_modes: tuple[str, ...] | None = None
+    methods: Annotated[tuple[str, ...], Entries("distinct")] = ("tome", "cait", "prune", "merge")
+    share: Share = 0.7
+    token_modes: Annotated[tuple[str, ...], Entries("distinct")] | None = None
     meta: MetaConfig = field(
         default_factory=lambda: MetaConfig(steps=1500, batch=32, random_batch=24, init_from="dense")
     )
@@ -50,8 +52,6 @@ class SegmentConfig:
     finetune: FinetuneConfig = field(default_factory=lambda: FinetuneConfig(steps=500, batch=32))
 
     def __post_init__(self):
-        if not 0 < self.share <= 1:
-            raise UserError(f"segment.share={self.share} must be a share of dense MACs, above 0 and up to 1")
         if self.selector.cost_weights is not None:
             raise UserError(
                 "segment.selector.cost_weights: the segment command trains for one budget, segment.share"
@@ -79,16 +79,12 @@ class PiTConfig(PiTSizes):
       predictor: losses and heads of the predictors.
     """
 
-    share: float = 0.6
-    predictor_blocks: tuple[int, ...] | None = None
-    powers: tuple[float, ...] | None = None
+    share: Share = 0.6
+    predictor_blocks: tuple[Index, ...] | None = None
+    powers: tuple[Positive, ...] | None = None
     train: FinetuneConfig = field(default_factory=FinetuneConfig)
     tune: FinetuneConfig = field(default_factory=FinetuneConfig)
     predictor: PredictorLossConfig = field(default_factory=PredictorLossConfig)
-
-    def __post_init__(self):
-        if not 0 < self.share <= 1:
-            raise UserError(f"pit.share={self.share} must be a share of dense MACs, above 0 and up to 1")
 
     def spec(self, source) -> PiTSpec:
         """Returns the specification of the network without predictors, for a data source."""

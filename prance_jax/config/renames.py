@@ -3,9 +3,9 @@
 import dataclasses
 import warnings
 from collections.abc import Mapping
-from typing import Any, get_type_hints
+from typing import Any
 
-from prance_jax.config import values as config_values
+from prance_jax.core import fields
 from prance_jax.core.errors import UserError
 
 # Dataclass that holds the key -> {old name: current name}.
@@ -50,14 +50,14 @@ def rename_keys(section: type, mapping: Any, path: str, warn: bool) -> Any:
     """
     if not isinstance(mapping, Mapping):
         return mapping
-    hints, renamed = get_type_hints(section), {}
+    hints, renamed = fields.hints(section), {}
     for key, value in mapping.items():
         name = _current_name(section, key)
         if name != key and name in mapping:
             raise UserError(f"{path}: {key} is the old name of {name}; give only {name}")
         if warn:
             rename_key(section, key, path)
-        kinds = config_values.kinds(hints[name]) if name in hints else ()
+        kinds = fields.kinds(hints[name]) if name in hints else ()
         subsection = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
         renamed[name] = value
         if subsection is not None:

@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
 from prance_jax.core.errors import UserError
-from prance_jax.selector.actions import check_keep_choices
+from prance_jax.core.fields import (
+    Batch,
+    CostWeight,
+    Decay,
+    Entries,
+    Fraction,
+    LearningRate,
+    NumChannels,
+    NumImages,
+    PoolSize,
+    Positive,
+    Share,
+    Steps,
+    Updates,
+    Weight,
+)
 from prance_jax.selector.reward import RewardConfig
 from prance_jax.selector.rl.types import PPOConfig
 
@@ -28,21 +44,43 @@ class OptimizerConfig:
         updates.
     """
 
-    name: str = "adamw"
-    learning_rate: float = 1e-3
-    warmup: int = 100
-    weight_decay: float = 0.05
-    beta2: float = 0.99
-    adam_share: float = 0.5
-    max_grad_norm: float = 1.0
-    ema: float = 0.99
-    accumulate: int = 1
+    name: Literal["adamw", "muon"] = "adamw"
+    learning_rate: LearningRate = 1e-3
+    warmup: Steps = 100
+    weight_decay: Weight = 0.05
+    beta2: Decay = 0.99
+    adam_share: Weight = 0.5
+    max_grad_norm: Positive = 1.0
+    ema: Decay = 0.99
+    accumulate: Batch = 1
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """Validation while a network is trained, on the moving average of its parameters.
+
+    Stages that are validated: dense, meta (largest and smallest structure; the score is the mean of both),
+    finetune, fine-tuned baselines and the command `pit`. The selector, the looks of a cascade, pruning of
+    channels and the insertion of predictors are not. Metrics are named val_..., for example `val_accuracy`.
+
+    Attributes:
+      every: steps between validations, the last step included; None for none.
+      images: first images of the shuffled validation set that are used; None for all.
+      patience: validations without a better score after which a stage ends early; None for never.
+      use_checkpoint: checkpoint whose parameters a stage hands on: 'last', or 'best' by the score. The
+        best one is kept beside the last in either case.
+    """
+
+    every: Updates | None = None
+    images: NumImages | None = None
+    patience: Updates | None = None
+    use_checkpoint: Literal["last", "best"] = "last"
 
     def __post_init__(self):
-        if self.accumulate < 1:
-            raise UserError(f"optimizer.accumulate is {self.accumulate}; it must be 1 or more")
-        if self.name not in ("adamw", "muon"):
-            raise UserError(f"optimizer {self.name!r} is not known; choose 'adamw' or 'muon'")
+        if self.every is None and (self.patience is not None or self.use_checkpoint == "best"):
+            raise UserError(
+                "validation.patience and use_checkpoint 'best' need validation.every, steps between validations"
+            )
 
 
 @dataclass(frozen=True)
@@ -58,10 +96,10 @@ class DenseConfig:
       optimizer: its optimizer.
     """
 
-    steps: int = 1000
-    batch: int = 64
+    steps: Steps = 1000
+    batch: Batch = 64
     init_from: str | None = None
-    label_smoothing: float = 0.0
+    label_smoothing: Fraction = 0.0
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
 
@@ -90,16 +128,22 @@ class MetaConfig:
       optimizer: its optimizer.
     """
 
-    steps: int = 1500
-    batch: int = 64
-    random_batch: int = 32
-    smallest_keep: float = 0.6
-    largest_alone: float = 0.0
-    reduce_from: float = 0.3
+    steps: Steps = 1500
+    batch: Batch = 64
+    random_batch: Batch = 32
+    smallest_keep: Share = 0.6
+    largest_alone: Fraction = 0.0
+    reduce_from: Fraction = 0.3
     init_from: str | None = None
-    distillation: float = 0.5
-    label_smoothing: float = 0.0
+    distillation: Fraction = 0.5
+    label_smoothing: Fraction = 0.0
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+    def __post_init__(self):
+        if self.random_batch > self.batch:
+            raise UserError(
+                f"random_batch={self.random_batch} are images of the batch, so it should be from 1 to {self.batch}"
+            )
 
 
 @dataclass(frozen=True)
@@ -123,32 +167,38 @@ class SelectorConfig:
       ppo: settings of PPO.
     """
 
-    updates: int = 200
-    batch: int = 256
-    pool: int = 8192
-    policy: str = "lattice"
-    state: str = "rich"
-    keep_choices: tuple[float, ...] = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0)
-    hidden: tuple[int, ...] = (256, 256)
-    cost_weights: tuple[float, float] | None = None
+    updates: Updates = 200
+    batch: Batch = 256
+    pool: PoolSize = 8192
+    policy: Literal["lattice", "gaussian"] = "lattice"
+    state: Literal["rich", "lean", "keys"] = "rich"
+    keep_choices: Annotated[tuple[Share, ...], Entries("ascending", fewest=1)] = (
+        0.25,
+        0.4,
+        0.55,
+        0.7,
+        0.85,
+        1.0,
+    )
+    hidden: tuple[NumChannels, ...] = (256, 256)
+    cost_weights: tuple[CostWeight, CostWeight] | None = None
     latency_table: str | None = None
     reward: RewardConfig = field(default_factory=RewardConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
 
     def __post_init__(self):
-        if self.policy not in ("lattice", "gaussian"):
-            raise UserError(f"selector policy {self.policy!r} is not known; choose 'lattice' or 'gaussian'")
-        check_keep_choices(self.keep_choices)
         if (self.reward.cost == "latency") != (self.latency_table is not None):
             raise UserError(
                 "selector: reward.cost 'latency' and latency_table belong together; give both or neither"
             )
-        if self.cost_weights is not None and not (
-            self.cost_weights[0] < self.cost_weights[1] and 0 < self.cost_weights[1]
-        ):
-            raise UserError(
-                f"selector.cost_weights={self.cost_weights} must be (lowest, highest), the highest above 0"
-            )
+        if self.cost_weights is not None:
+            check_cost_weights(self.cost_weights)
+
+
+def check_cost_weights(cost_weights: tuple[float, float]) -> None:
+    """Checks that cost weights are (lowest, highest); raises UserError if not."""
+    if not cost_weights[0] < cost_weights[1] or cost_weights[1] <= 0:
+        raise UserError(f"cost_weights={cost_weights} must be (lowest, highest), the highest above 0")
 
 
 @dataclass(frozen=True)
@@ -171,17 +221,11 @@ class FinetuneConfig:
       optimizer: its optimizer.
     """
 
-    steps: int = 500
-    batch: int = 64
-    distillation: float = 0.5
-    teacher: str = "meta"
-    label_smoothing: float = 0.0
+    steps: Steps = 500
+    batch: Batch = 64
+    distillation: Fraction = 0.5
+    teacher: Literal["meta", "dense", "dense_tuned"] = "meta"
+    label_smoothing: Fraction = 0.0
     round_to_buckets: bool = False
-    every_budget_steps: int | None = None
+    every_budget_steps: Steps | None = None
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=3e-4, warmup=50))
-
-    def __post_init__(self):
-        if self.teacher not in ("meta", "dense", "dense_tuned"):
-            raise UserError(
-                f"finetune.teacher {self.teacher!r} is not known; choose 'meta', 'dense' or 'dense_tuned'"
-            )

@@ -1,10 +1,10 @@
-"""Configuration values as text: on the command line and in messages."""
+"""Reads the text of an override by the type of its key."""
 
 import dataclasses
-import types
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 from prance_jax.core.errors import UserError
+from prance_jax.core.fields import kinds, wrong
 
 
 def parse(text: str, expected: Any, path: str) -> Any:
@@ -12,7 +12,7 @@ def parse(text: str, expected: Any, path: str) -> Any:
 
     Args:
       text: the value as written on the command line, for example ``(1,0.5),(2,1)``.
-      expected: type of the key, from the annotation of the dataclass field.
+      expected: type of the key, from `core.fields.hints`.
       path: full key, for messages.
 
     Returns:
@@ -53,38 +53,6 @@ def parse(text: str, expected: Any, path: str) -> Any:
                 + ", ".join(f"{path}.{field.name}" for field in dataclasses.fields(kind))
             )
     raise wrong(path, text, expected)
-
-
-def kinds(expected: Any) -> tuple[Any, ...]:
-    """Returns the members of a union, or the type itself."""
-    return get_args(expected) if get_origin(expected) in (Union, types.UnionType) else (expected,)
-
-
-def wrong(path: str, value: Any, expected: Any) -> UserError:
-    """Returns the error for a value of the wrong type.
-
-    Args:
-      path: full key.
-      value: the value that was given.
-      expected: type that the key should have.
-    """
-    return UserError(f"{path} = {value!r} has the wrong type; it should be {spell(expected)}")
-
-
-def spell(expected: Any) -> str:
-    """Returns a type as people write it, for example ``int or None``."""
-    if get_origin(expected) is Literal:
-        return "one of " + ", ".join(repr(choice) for choice in get_args(expected))
-    if dataclasses.is_dataclass(expected):
-        return f"a section with the fields {', '.join(get_type_hints(expected))}"
-    members = kinds(expected)
-    if len(members) > 1:
-        return " or ".join(spell(kind) for kind in members)
-    if get_origin(expected) is tuple:
-        return (
-            f"tuple[{', '.join('...' if item is Ellipsis else spell(item) for item in get_args(expected))}]"
-        )
-    return "None" if expected is type(None) else getattr(expected, "__name__", str(expected))
 
 
 def _split(text: str) -> list[str]:

@@ -7,3 +7,7 @@ class UserError(ValueError):
     The message states what was wrong, where, and what would be right. The command line prints it as
     one line and exits with a non-zero status. Files on disk stay intact.
     """
+
+
+class WriteError(UserError):
+    """Reports a file or folder that could not be written."""

@@ -20,6 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from prance_jax.core.errors import UserError
+from prance_jax.core.fields import NumChannels, check_fields
 
 Tree = Any
 
@@ -39,12 +40,11 @@ class MeshConfig:
       fsdp: devices over which parameters and optimizer state are sharded as well.
     """
 
-    data: int | None = None
-    fsdp: int = 1
+    data: NumChannels | None = None
+    fsdp: NumChannels = 1
 
     def __post_init__(self):
-        if self.fsdp < 1 or (self.data is not None and self.data < 1):
-            raise UserError(f"mesh: data and fsdp must be 1 or more, not {self.data} and {self.fsdp}")
+        check_fields(self, "mesh")
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh | None:
@@ -234,6 +234,24 @@ def init_distributed(distributed: str | None) -> None:
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"--distributed {distributed}: the processes did not reach each other ({error})"
+        ) from error
+    check_devices()
+
+
+def check_devices() -> None:
+    """Checks that JAX finds a device of the platform that it should use.
+
+    Raises:
+      UserError: there is none.
+    """
+    try:
+        jax.devices()
+    except Exception as error:  # its type depends on the platform
+        wanted = jax.config.jax_platforms
+        reason = (str(error) or "none is installed").splitlines()[0]
+        raise UserError(
+            f"JAX finds no device of platform {wanted or 'cpu'} ({reason}); install JAX for it, or set "
+            "JAX_PLATFORMS to another one, such as cpu"
         ) from error
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from prance_jax.core.errors import UserError
 from prance_jax.data.augment import AugmentConfig, augment
 from prance_jax.data.check_images import ANY_VALUE, check_images
-from prance_jax.data.source import Split, shuffled
+from prance_jax.data.source import ClassBalance, Split, check_balance_exponent, shuffled
 
 
 class ArrayTables(NamedTuple):
@@ -21,7 +21,7 @@ class ArrayTables(NamedTuple):
 
     Attributes:
       images: uint8 or float32 [N, S, S, C], not normalised.
-      labels: int32 [N].
+      labels: int32 [N], or [N, num_classes] of zeros and ones (see `Source`).
     """
 
     images: jax.Array
@@ -109,6 +109,7 @@ class Arrays(NormalisedSource):
       fixed_sets: images and labels by set name, as given.
       normalisation: of all images.
       augment: augmentation of training images.
+      balance: how training images, sorted by class, are drawn; None: all equally often.
     """
 
     classes: tuple[str, ...]
@@ -116,12 +117,18 @@ class Arrays(NormalisedSource):
     fixed_sets: Mapping[str, tuple[np.ndarray, np.ndarray]]
     normalisation: Normalisation
     augment: AugmentConfig
+    balance: ClassBalance | None = None
     _splits: dict[str, Split] = field(default_factory=dict, repr=False)
 
     @property
     def image_size(self) -> int:
         """Side of an image in pixels."""
         return self.tables.images.shape[1]
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.tables.labels.ndim == 2
 
     @property
     def channels(self) -> int:
@@ -150,7 +157,7 @@ class Arrays(NormalisedSource):
           batch: number of images; static under `jit`.
 
         Returns:
-          Images float32 [batch, S, S, C], normalised, and labels int32 [batch].
+          Images float32 [batch, S, S, C], normalised, and labels, not mixed.
         """
         return self._sample(tables, key, batch, self.augment.plain)
 
@@ -174,7 +181,11 @@ class Arrays(NormalisedSource):
 
     def _sample(self, tables: ArrayTables, key: jax.Array, batch: int, config: AugmentConfig):
         index_key, key = jax.random.split(key)
-        index = jax.random.randint(index_key, (-(-batch // config.repeats),), 0, tables.labels.shape[0])
+        count = -(-batch // config.repeats)
+        if self.balance is None:
+            index = jax.random.randint(index_key, (count,), 0, tables.labels.shape[0], dtype=jnp.int32)
+        else:
+            index = self.balance.sample(index_key, count)
         index = jnp.repeat(index, config.repeats)[:batch]
         images = self.normalisation.to_float(tables.images[index])
         labels = tables.labels[index]
@@ -190,6 +201,7 @@ def from_arrays(
     value_range: tuple[float, float] | None = None,
     augment: AugmentConfig = AugmentConfig(),
     classes: Sequence[str] | None = None,
+    balance_exponent: float = 1.0,
     **splits: tuple[np.ndarray, np.ndarray],
 ) -> Arrays:
     """Makes a data source from arrays of images and labels.
@@ -198,7 +210,8 @@ def from_arrays(
     8-bit images stay 8-bit until use.
 
     Args:
-      train: images [N, S, S, C] and integer labels [N].
+      train: images [N, S, S, C] and integer labels [N]; or labels [N, num_classes] of zeros and ones,
+        where an image may have several.
       num_classes: number of classes; labels are 0 .. num_classes - 1.
       mean: one number, or one for each channel.
       std: one positive number, or one for each channel.
@@ -207,6 +220,8 @@ def from_arrays(
         any value, not mapped.
       augment: augmentation of training images.
       classes: class names for reports; by default the numbers.
+      balance_exponent: exponent of `data.source.ClassBalance`: 1 draws all training images equally
+        often, 0 all classes.
       **splits: `validation` and `test`, each as `train`.
 
     Returns:
@@ -215,7 +230,7 @@ def from_arrays(
     Raises:
       UserError: a set is empty, has the wrong rank, lengths that differ, labels out of range, pixels
         that are not finite or outside of their range, or a type whose range is unknown; sets differ
-        in image shape; or `mean`, `std`, `augment` or `classes` do not fit.
+        in image shape; or `mean`, `std`, `augment`, `classes` or `balance_exponent` do not fit.
     """
     if value_range == ANY_VALUE and (augment.rand_augment or augment.jitter):
         raise UserError("RandAugment and jitter change images in [0, 1]; give those, with their value_range")
@@ -224,15 +239,27 @@ def from_arrays(
         for name, pair in {"train": train, **splits}.items()
     }
     shape = checked["train"][0].shape[1:]
-    for name, (images, _) in checked.items():
+    for name, (images, labels) in checked.items():
         if images.shape[1:] != shape:
             raise UserError(f"{name} images are {images.shape[1:]}, training images {shape}; they must agree")
+        if labels.ndim != checked["train"][1].ndim:
+            raise UserError(f"{name} and training labels differ: one label per image, or several in all sets")
     classes = tuple(map(str, range(num_classes) if classes is None else classes))
     if len(classes) != num_classes:
         raise UserError(f"{len(classes)} class names for {num_classes} classes")
     normalisation = Normalisation.by_channel(mean, std, shape[-1])
-    tables = ArrayTables(*map(jnp.asarray, checked.pop("train")))
-    return Arrays(classes, tables, checked, normalisation, augment)
+    check_balance_exponent(balance_exponent)
+    images, labels = checked.pop("train")
+    balance = None
+    if balance_exponent != 1:
+        if labels.ndim == 2:
+            raise UserError("balance_exponent needs one label per image; with several it must be 1")
+        by_class = np.argsort(labels, kind="stable")
+        images, labels = images[by_class], labels[by_class]
+        counts = np.bincount(labels, minlength=num_classes)
+        balance = ClassBalance(tuple(counts.tolist()), balance_exponent)
+    tables = ArrayTables(jnp.asarray(images), jnp.asarray(labels))
+    return Arrays(classes, tables, checked, normalisation, augment, balance)
 
 
 def _by_channel(name: str, value: float | Sequence[float], channels: int) -> tuple[float, ...]:

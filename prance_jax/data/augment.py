@@ -10,12 +10,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 
 from prance_jax.core.errors import UserError
+from prance_jax.core.fields import Batch, Decay, Fraction, Index, Range, Share, Weight, check_fields
 from prance_jax.data import crops
 from prance_jax.data.rand_augment import brightness, color, contrast, rand_augment
 
@@ -42,32 +43,19 @@ class AugmentConfig:
     """
 
     crop: Literal["none", "pad", "resized"] = "none"
-    pad: int = 4
-    min_area: float = 0.08
+    pad: Annotated[int, Range(0, 2**13)] = 4
+    min_area: Share = 0.08
     flip: bool = False
-    rand_augment: int = 0
-    magnitude: float = 9.0
-    jitter: float = 0.0
-    erase: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    repeats: int = 1
+    rand_augment: Index = 0
+    magnitude: Annotated[float, Range(0, 10)] = 9.0
+    jitter: Decay = 0.0
+    erase: Fraction = 0.0
+    mixup: Weight = 0.0
+    cutmix: Weight = 0.0
+    repeats: Batch = 1
 
     def __post_init__(self):
-        if not (
-            0 < self.min_area <= 1
-            and 0 <= self.erase <= 1
-            and 0 <= self.jitter < 1
-            and 0 <= self.magnitude <= 10
-        ):
-            raise UserError(
-                "augment: expected min_area in (0, 1], erase in [0, 1], jitter in [0, 1) and magnitude in "
-                f"[0, 10], not {self.min_area}, {self.erase}, {self.jitter}, {self.magnitude}"
-            )
-        if min(self.pad, self.rand_augment, self.mixup, self.cutmix) < 0 or self.repeats < 1:
-            raise UserError(
-                "augment: pad, rand_augment, mixup and cutmix must be 0 or more, repeats 1 or more"
-            )
+        check_fields(self, "augment")
         if self.rand_augment and self.jitter:
             raise UserError("augment: rand_augment changes colours already; leave out jitter")
 
@@ -95,17 +83,20 @@ def augment(
     Args:
       config: strength of each augmentation.
       images: float32 [B, S, S, C] in [0, 1].
-      labels: int32 [B].
+      labels: int32 [B], or [B, num_classes] of zeros and ones.
       key: random key.
       normalise: function that normalises images in [0, 1].
       num_classes: number of classes.
 
     Returns:
-      Normalised images, and labels: int32 [B], unchanged, or float32 [B, num_classes] after mixing.
+      Normalised images, and labels: unchanged, or float32 [B, num_classes] after mixing.
 
     Raises:
-      UserError: RandAugment or jitter is on and the images do not have three channels.
+      UserError: RandAugment or jitter is on and the images do not have three channels, or images
+        with several labels would be mixed.
     """
+    if (config.mixup or config.cutmix) and labels.ndim == 2:
+        raise UserError("mixup and cutmix need one label per image; set data.augment.mixup and cutmix to 0")
     if (config.rand_augment or config.jitter) and images.shape[-1] != 3:
         raise UserError(f"RandAugment and jitter need 3 channels; these images have {images.shape[-1]}")
     keys = jax.random.split(key, 6)
@@ -143,7 +134,7 @@ def padded_crop(image: jax.Array, key: jax.Array, pad: int) -> jax.Array:
       float32 [S, S, C].
     """
     padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
-    top, left = jax.random.randint(key, (2,), 0, 2 * pad + 1)
+    top, left = jax.random.randint(key, (2,), 0, 2 * pad + 1, dtype=jnp.int32)
     return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
 
 
@@ -159,7 +150,7 @@ def resized_crop(image: jax.Array, key: jax.Array, min_area: float) -> jax.Array
       float32 [S, S, C].
     """
     height, width, _ = image.shape
-    uniform = jax.random.uniform(key, (crops.TRIES, 4))
+    uniform = jax.random.uniform(key, (crops.TRIES, 4), dtype=jnp.float32)
     box = crops.random_resized(uniform, height, width, min_area)
     scale = jnp.stack([height / box.height, width / box.width]).astype(jnp.float32)
     shift = -jnp.stack([box.top, box.left]).astype(jnp.float32) * scale
@@ -177,7 +168,7 @@ def jitter(image: jax.Array, key: jax.Array, strength: float) -> jax.Array:
     Returns:
       float32 [S, S, 3] in [0, 1].
     """
-    factors = jax.random.uniform(key, (3,), minval=1 - strength, maxval=1 + strength)
+    factors = jax.random.uniform(key, (3,), minval=1 - strength, maxval=1 + strength, dtype=jnp.float32)
     for change, factor in zip((brightness, contrast, color), factors):
         image = change(image, factor)
     return image
@@ -201,17 +192,19 @@ def erase(image: jax.Array, key: jax.Array, probability: float) -> jax.Array:
     """
     height, width, _ = image.shape
     apply_key, box_key, noise_key = jax.random.split(key, 3)
-    uniform = jax.random.uniform(box_key, (crops.TRIES, 4))
+    uniform = jax.random.uniform(box_key, (crops.TRIES, 4), dtype=jnp.float32)
     area = height * width * (0.02 + (0.33 - 0.02) * uniform[:, 0])
-    shape = jnp.exp(jnp.log(0.3) * (1 - 2 * uniform[:, 1]))
+    shape = jnp.exp(jnp.log(jnp.float32(0.3)) * (1 - 2 * uniform[:, 1]))
     heights, widths = jnp.round(jnp.sqrt(area * shape)), jnp.round(jnp.sqrt(area / shape))
     fits = (heights < height) & (widths < width)
     top = jnp.floor(uniform[:, 2] * (height - heights + 1))
     left = jnp.floor(uniform[:, 3] * (width - widths + 1))
     first = jnp.argmax(fits)
     in_box = _box_mask(height, width, top[first], left[first], heights[first], widths[first])
-    is_erased = jnp.any(fits) & jax.random.bernoulli(apply_key, probability)
-    return jnp.where((in_box & is_erased)[..., None], jax.random.normal(noise_key, image.shape), image)
+    is_erased = jnp.any(fits) & jax.random.bernoulli(apply_key, jnp.float32(probability))
+    return jnp.where(
+        (in_box & is_erased)[..., None], jax.random.normal(noise_key, image.shape, dtype=jnp.float32), image
+    )
 
 
 def mix(
@@ -239,10 +232,10 @@ def mix(
     method_key, share_key, box_key = jax.random.split(key, 3)
     use_cutmix = jax.random.bernoulli(method_key) if mixup and cutmix else jnp.asarray(cutmix > 0)
     alpha = jnp.where(use_cutmix, cutmix or 1.0, mixup or 1.0)
-    share = jax.random.beta(share_key, alpha, alpha)
+    share = jax.random.beta(share_key, alpha, alpha, dtype=jnp.float32)
     _, height, width, _ = images.shape
     half = jnp.sqrt(1 - share) / 2
-    centre = jax.random.uniform(box_key, (2,))
+    centre = jax.random.uniform(box_key, (2,), dtype=jnp.float32)
     edges = lambda middle, side: (
         jnp.clip(jnp.round((middle - half) * side), 0, side),
         jnp.clip(jnp.round((middle + half) * side), 0, side),
@@ -253,11 +246,11 @@ def mix(
     other = images[::-1]
     mixed = jnp.where(use_cutmix, jnp.where(in_box, other, images), share * images + (1 - share) * other)
     share = jnp.where(use_cutmix, share_outside_box, share)
-    one_hot = jax.nn.one_hot(labels, num_classes)
+    one_hot = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
     return mixed, share * one_hot + (1 - share) * one_hot[::-1]
 
 
 def _box_mask(height: int, width: int, top, left, box_height, box_width) -> jax.Array:
     """Returns bool [height, width]: whether a pixel is in the box."""
-    rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
+    rows, columns = jnp.arange(height, dtype=jnp.int32)[:, None], jnp.arange(width, dtype=jnp.int32)[None, :]
     return (rows >= top) & (rows < top + box_height) & (columns >= left) & (columns < left + box_width)

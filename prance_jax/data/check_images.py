@@ -26,12 +26,12 @@ def check_images(
     Args:
       name: of the set, for messages.
       images: [N, S, S, C].
-      labels: integers [N].
+      labels: integers [N]; or zeros and ones [N, num_classes], where an image may have several labels.
       num_classes: number of classes.
       value_range: pixel values of black and white, see `data.arrays.from_arrays`.
 
     Returns:
-      The images as they are if uint8 from 0 to 255, else float32 in [0, 1]; labels int32 [N].
+      The images as they are if uint8 from 0 to 255, else float32 in [0, 1]; labels int32, shaped as given.
 
     Raises:
       UserError: what `data.arrays.from_arrays` states for one set.
@@ -41,9 +41,16 @@ def check_images(
         raise UserError(f"{name} images have shape {images.shape}; expected [images, side, side, channels]")
     if len(images) == 0:
         raise UserError(f"{name} set is empty; give it at least one image")
+    if labels.shape == (len(images), num_classes):
+        for index in np.flatnonzero(~np.isin(labels, (0, 1)).all(axis=1))[:1]:
+            raise UserError(
+                f"{name} labels of image {index} are not all 0 or 1, as several labels per image must be"
+            )
+        return _to_unit(name, images, value_range), labels.astype(np.int32)
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
         raise UserError(
-            f"{name} labels have shape {labels.shape}, type {labels.dtype}; expected {len(images)} integers"
+            f"{name} labels have shape {labels.shape}, type {labels.dtype}; expected {len(images)} integers, or "
+            f"zeros and ones [{len(images)}, {num_classes}] where an image may have several labels"
         )
     for index in np.flatnonzero((labels < 0) | (labels >= num_classes))[:1]:
         raise UserError(f"{name} label {labels[index]} of image {index} is outside 0 .. {num_classes - 1}")

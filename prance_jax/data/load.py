@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -37,13 +38,22 @@ class DataConfig:
       augment: augmentation of the training images of 'folder' and 'tfds'.
     """
 
-    name: str = "digits"
+    name: Literal["digits", "digit_masks", "folder", "tfds", "noise"] = "digits"
     digits: DigitsConfig = field(default_factory=DigitsConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     folder: FolderConfig = field(default_factory=FolderConfig)
     tfds: TfdsConfig = field(default_factory=TfdsConfig)
     images: ImagesConfig = field(default_factory=ImagesConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Side of an image in pixels, and its channels."""
+        if self.name in ("digits", "digit_masks"):
+            return self.digits.canvas, 1
+        if self.name == "noise":
+            return self.noise.image_size, self.noise.channels
+        return self.images.size, self.images.channels
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prance_jax.core.errors import UserError
+from prance_jax.core.fields import NumChannels, NumImages, Side, check_fields
 from prance_jax.data.arrays import Arrays, from_arrays
 from prance_jax.data.check_images import ANY_VALUE
 
@@ -22,14 +22,13 @@ class NoiseConfig:
       images: number of images in each split.
     """
 
-    image_size: int = 224
-    channels: int = 3
-    num_classes: int = 1000
-    images: int = 64
+    image_size: Side = 224
+    channels: NumChannels = 3
+    num_classes: NumImages = 1000
+    images: NumImages = 64
 
     def __post_init__(self):
-        if min(self.image_size, self.channels, self.num_classes, self.images) < 1:
-            raise UserError(f"data.noise: every size must be 1 or more, not {self}")
+        check_fields(self, "noise")
 
 
 def load_noise_source(config: NoiseConfig) -> Arrays:

@@ -37,9 +37,9 @@ def rand_augment(image: jax.Array, key: jax.Array, operations: int, magnitude: f
     """
     for operation_key in jax.random.split(key, operations):
         number_key, apply_key, strength_key, sign_key = jax.random.split(operation_key, 4)
-        strength = jnp.clip(magnitude + 0.5 * jax.random.normal(strength_key), 0, 10) / 10
-        sign = jnp.where(jax.random.bernoulli(sign_key), 1.0, -1.0)
-        number = jax.random.randint(number_key, (), 0, len(COLOURS) + len(GEOMETRY))
+        strength = jnp.clip(magnitude + 0.5 * jax.random.normal(strength_key, dtype=jnp.float32), 0, 10) / 10
+        sign = jnp.where(jax.random.bernoulli(sign_key), jnp.float32(1), jnp.float32(-1))
+        number = jax.random.randint(number_key, (), 0, len(COLOURS) + len(GEOMETRY), dtype=jnp.int32)
         coloured = jax.lax.switch(number, tuple(COLOURS.values()), image, strength, sign)
         moved = affine(
             image, *jax.lax.switch(number - len(COLOURS), tuple(GEOMETRY.values()), strength * sign)
@@ -167,7 +167,7 @@ def affine(image: jax.Array, matrix: jax.Array, shift: jax.Array) -> jax.Array:
     height, width, _ = image.shape
     sides = jnp.array([height, width], jnp.float32)
     middle = (sides - 1) / 2
-    grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), -1) - middle
+    grid = jnp.moveaxis(jnp.indices((height, width), dtype=jnp.int32), 0, -1) - middle
     source = grid @ matrix.T + middle + shift * sides
     # Positions outside the image are read from a frame of the filling colour.
     framed = jnp.pad(image - FILL, ((1, 1), (1, 1), (0, 0))) + FILL
@@ -184,7 +184,7 @@ def rotation(degrees: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the matrix and shift of a counter-clockwise rotation about the middle."""
     angle = jnp.deg2rad(degrees)
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    return jnp.stack([cos, sin, -sin, cos]).reshape(2, 2).astype(jnp.float32), jnp.zeros(2)
+    return jnp.stack([cos, sin, -sin, cos]).reshape(2, 2).astype(jnp.float32), jnp.zeros(2, jnp.float32)
 
 
 def shear(down: jax.Array | float, across: jax.Array | float) -> tuple[jax.Array, jax.Array]:
@@ -194,7 +194,7 @@ def shear(down: jax.Array | float, across: jax.Array | float) -> tuple[jax.Array
       down: rows added per column.
       across: columns added per row.
     """
-    return jnp.eye(2).at[0, 1].set(down).at[1, 0].set(across), jnp.zeros(2)
+    return jnp.eye(2, dtype=jnp.float32).at[0, 1].set(down).at[1, 0].set(across), jnp.zeros(2, jnp.float32)
 
 
 def translation(down: jax.Array | float, across: jax.Array | float) -> tuple[jax.Array, jax.Array]:
@@ -204,7 +204,7 @@ def translation(down: jax.Array | float, across: jax.Array | float) -> tuple[jax
       down: share of the side, in rows.
       across: share of the side, in columns.
     """
-    return jnp.eye(2), jnp.stack([jnp.float32(down), jnp.float32(across)])
+    return jnp.eye(2, dtype=jnp.float32), jnp.stack([jnp.float32(down), jnp.float32(across)])
 
 
 # (image, level in 0 .. 1, sign -1 or 1) -> image.

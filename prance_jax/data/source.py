@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+
+from prance_jax.core.errors import UserError
 
 Tables = Any
 """A pytree of arrays: everything that `Source.sample` reads."""
@@ -21,7 +25,8 @@ class Split(NamedTuple):
     Attributes:
       images: float32 [N, S, S, C], normalised; an array, or an object that decodes a slice on
         access.
-      labels: int32 [N], or int32 [N, S, S] where every pixel has a label.
+      labels: int32 [N]; int32 [N, S, S] where every pixel has a label; int32 [N, num_classes], zeros and
+        ones, where an image may have several.
       extra: arrays [N] by which reports may group (digits: `clutter`, `glyph`); may be empty.
     """
 
@@ -30,9 +35,9 @@ class Split(NamedTuple):
     extra: Mapping[str, np.ndarray]
 
     def some(self, count: int) -> Split:
-        """Returns `count` random images (at most all) in their order, the same at every call."""
+        """Returns `count` random images (at most all) in their order, decoded, the same at every call."""
         if count >= len(self.labels):
-            return self
+            return self._replace(images=self.images[:])
         index = np.sort(shuffled(len(self.labels))[:count])
         extra = {name: values[index] for name, values in self.extra.items()}
         return Split(self.images[index], self.labels[index], extra)
@@ -43,13 +48,90 @@ def shuffled(count: int) -> np.ndarray:
     return np.random.default_rng(0).permutation(count)
 
 
+@dataclass(frozen=True)
+class ClassBalance:
+    """Draws from a training set that is sorted by class, with replacement, rare classes more often.
+
+    A class is drawn with a probability proportional to its number of images to the power of the
+    exponent, then one of its images. Exponent 1 draws all images equally often, 0 all classes, 0.5 is
+    square-root sampling.
+
+    Attributes:
+      counts: images of each class.
+      exponent: from 0 to 1.
+
+    Reference: Decoupling Representation and Classifier for Long-Tailed Recognition (Kang et al. 2020),
+      arXiv 1910.09217, eq. 1.
+    """
+
+    counts: tuple[int, ...]
+    exponent: float
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """Probability of each class; 0 for a class without images."""
+        counts = np.array(self.counts, np.float64)
+        weights = np.where(counts > 0, np.maximum(counts, 1) ** self.exponent, 0)
+        return weights / weights.sum()
+
+    @property
+    def first(self) -> np.ndarray:
+        """Position of the first image of each class."""
+        return np.cumsum(self.counts) - self.counts
+
+    def sample(self, key: jax.Array, count: int) -> jax.Array:
+        """Returns the positions of images, int32 [count], inside `jit`.
+
+        Args:
+          key: random key.
+          count: number of images; static.
+        """
+        class_key, image_key = jax.random.split(key)
+        classes = jnp.arange(len(self.counts), dtype=jnp.int32)
+        labels = jax.random.choice(
+            class_key, classes, (count,), p=jnp.asarray(self.probabilities, jnp.float32)
+        )
+        counts, first = (jnp.asarray(values, jnp.int32) for values in (self.counts, self.first))
+        return first[labels] + jax.random.randint(image_key, (count,), 0, counts[labels], dtype=jnp.int32)
+
+    def sample_on_host(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Returns the positions of images, int [count], drawn by NumPy.
+
+        Args:
+          rng: random generator; it moves on.
+          count: number of images.
+        """
+        labels = rng.choice(len(self.counts), count, p=self.probabilities)
+        return self.first[labels] + rng.integers(0, np.array(self.counts)[labels])
+
+
+def check_balance_exponent(exponent: float) -> None:
+    """Raises UserError if an exponent of `ClassBalance` is not from 0 to 1."""
+    if not 0 <= exponent <= 1:
+        raise UserError(
+            f"balance_exponent is {exponent}; it must be from 0 (all classes equally often) to 1 (all images)"
+        )
+
+
+def check_one_label(source: Source, what: str) -> None:
+    """Raises UserError if images of a source may have several labels.
+
+    Args:
+      source: the data source.
+      what: what needs one label per image, for the message.
+    """
+    if getattr(source, "multi_label", False):
+        raise UserError(f"{what} needs one label per image; the images of this data set may have several")
+
+
 class Source(Protocol):
     """Training batches that are drawn on the device, and fixed validation and test sets.
 
-    Two members are optional. A source that is too large for the device has `batches(batch, start)`,
+    Three members are optional. A source that is too large for the device has `batches(batch, start)`,
     which yields the tables of step `start`, `start` + 1, ..., in place of `tables`;
     `prefetch_to_device` handles both. A source with a label for every pixel has `pixels` = True;
-    its labels are int32 [batch, S, S] in place of [batch].
+    its labels are int32 [batch, S, S] in place of [batch]. A source whose images may have several labels
+    has `multi_label` = True; its labels are int32 [batch, num_classes], zeros and ones.
 
     Attributes:
       image_size: side of an image in pixels.

@@ -14,6 +14,7 @@ from prance_jax.baselines.predictor_config import PredictorConfig
 from prance_jax.baselines.predictor_vit import PredictorViT
 from prance_jax.core.sharding import constrain_batch, replicate, replicate_in_jit, shard_batch
 from prance_jax.data.source import Split
+from prance_jax.evaluation.average_precision import mean_average_precision
 from prance_jax.models.forward import forward_adaptive
 from prance_jax.models.reduction import ScheduledReduction, forward_reduced, scheduled_macs
 from prance_jax.models.vit import ViT
@@ -27,12 +28,15 @@ class Evaluation(NamedTuple):
     """Predictions and cost of N images.
 
     Attributes:
-      predicted: int32 [N], predicted class; [N, S, S] for segmentation.
-      correct: bool [N]; for segmentation float [N], share of pixels that are right.
+      predicted: int32 [N], predicted class; [N, S, S] for segmentation; bool [N, num_classes] where
+        images have several labels.
+      correct: bool [N]; for segmentation float [N], share of pixels that are right; with several labels
+        share of classes that are right.
       macs: float32 [N], multiply-accumulates.
       tokens_left: float32 [N], tokens after the last layer over the original ones.
       tokens_mean: float32 [N], the same, averaged over layers.
       parameters: float32 [N], parameters in use.
+      mean_ap: mean average precision where images have several labels, else None.
     """
 
     predicted: np.ndarray
@@ -41,11 +45,27 @@ class Evaluation(NamedTuple):
     tokens_left: np.ndarray
     tokens_mean: np.ndarray
     parameters: np.ndarray
+    mean_ap: float | None = None
 
     @property
     def top1(self) -> float:
         """Mean of `correct`."""
         return float(self.correct.mean())
+
+    @property
+    def score(self) -> float:
+        """Mean average precision where images have several labels, else `top1`."""
+        return self.top1 if self.mean_ap is None else self.mean_ap
+
+
+def changed_images(predicted: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Returns bool [N]: images whose predicted class, or any of whose labels, differs.
+
+    Args:
+      predicted: as in `Evaluation`.
+      reference: the same of another network.
+    """
+    return (predicted != reference).reshape(len(predicted), -1).any(axis=1)
 
 
 @functools.lru_cache(maxsize=None)
@@ -66,7 +86,7 @@ def compile_forward(
 
     Returns:
       (params, policy_params, images, key) -> dict of [B] arrays: the fields of `Evaluation` without
-      `correct`.
+      `correct` and `mean_ap`; with several labels per image also the logits.
     """
     model = ViT(spec)
 
@@ -86,7 +106,9 @@ def compile_forward(
             structure, logits = out.structure, out.logits
             cost, tokens_after = macs(spec, structure, decision_cost), tokens_after_layers(spec, structure)
         mean = sum(jnp.asarray(count, jnp.float32) for count in tokens_after) / len(tokens_after)
-        predicted = jnp.argmax(logits, axis=-1)
+        answers = {"predicted": jnp.argmax(logits, axis=-1)}
+        if spec.multi_label:
+            answers = {"predicted": logits > 0, "logits": logits}
         values = {
             "macs": cost.total,
             "tokens_left": jnp.asarray(tokens_after[-1], jnp.float32) / spec.tokens,
@@ -96,11 +118,11 @@ def compile_forward(
         # A static structure costs the same for every image; its exact integers may exceed int32.
         per_image = {
             name: jnp.broadcast_to(
-                jnp.asarray(float(value) if isinstance(value, int) else value), images.shape[:1]
+                jnp.asarray(float(value) if isinstance(value, int) else value, jnp.float32), images.shape[:1]
             )
             for name, value in values.items()
         }
-        return replicate_in_jit(mesh, {"predicted": predicted, **per_image})
+        return replicate_in_jit(mesh, {**answers, **per_image})
 
     return jax.jit(run)
 
@@ -142,8 +164,11 @@ def evaluate(
         out = jax.device_get(run(params, policy_params, images, batch_key))
         pieces.append({name: value[: total - start] for name, value in out.items()})
     joined = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-    correct = joined["predicted"] == split.labels
-    return Evaluation(correct=correct if correct.ndim == 1 else correct.mean(axis=(1, 2)), **joined)
+    correct, mean_ap = joined["predicted"] == split.labels, None
+    if spec.multi_label:
+        mean_ap = mean_average_precision(split.labels, joined.pop("logits"))
+    correct = correct if correct.ndim == 1 else correct.reshape(total, -1).mean(axis=1)
+    return Evaluation(correct=correct, mean_ap=mean_ap, **joined)
 
 
 def _rows(split: Split, start: int, first: int, last: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from prance_jax.baselines.channel_gates import gate_share_at_macs
 from prance_jax.baselines.channel_removal import remove_channels
 from prance_jax.baselines.predictor_config import PredictorConfig
 from prance_jax.config.comparison import DIFFRATE_LEARNED, MCTF_CONSISTENT, SPVIT_INSERTED
+from prance_jax.data.source import check_one_label
 from prance_jax.experiments.experiment import Experiment
 from prance_jax.experiments.insertion import Insertion
 from prance_jax.experiments.stage_runner import TableEntry, budget_suffix
@@ -31,6 +32,7 @@ def comparison_rows(experiment: Experiment, seed: int) -> list[TableEntry]:
       experiment: the run.
       seed: of the run.
     """
+    check_one_label(experiment.source, "the command compare")
     spec, config = experiment.spec(experiment.config.token_modes[0]), experiment.config.compare
     table = None if config.latency_table is None else load_block_latency(config.latency_table, spec)
     trains = config.finetune.steps > 0

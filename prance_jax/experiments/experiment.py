@@ -6,6 +6,7 @@ import dataclasses
 
 from prance_jax.adaptive.calibrate import calibrate_budget_table
 from prance_jax.config.experiment import Config
+from prance_jax.data.source import Source
 from prance_jax.experiments.prance_stages import PranceStages
 from prance_jax.experiments.stage_runner import TableEntry, budget_suffix
 from prance_jax.selector.policies import PolicyWithCost
@@ -18,9 +19,17 @@ STAGES = ("dense", "meta", "selector", "finetune")
 class Experiment(PranceStages):
     """The stages of a config in a workdir, and the rows of one selector at several budgets."""
 
-    def __init__(self, config: Config, workdir: Workdir, progress: Progress, *, train: bool = True):
+    def __init__(
+        self,
+        config: Config,
+        workdir: Workdir,
+        progress: Progress,
+        *,
+        train: bool = True,
+        source: Source | None = None,
+    ):
         """Takes the arguments of `StageRunner`."""
-        super().__init__(config, workdir, progress, train=train)
+        super().__init__(config, workdir, progress, train=train, source=source)
         self._at_budgets: dict[tuple[int, str], list[TableEntry]] = {}
 
     def run(self, stage: str) -> None:

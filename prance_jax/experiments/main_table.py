@@ -7,12 +7,11 @@ seedN/MODE/finetune_static.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import jax.numpy as jnp
 
 from prance_jax.config.experiment import Config
-from prance_jax.core.files import write_atomic
+from prance_jax.core.files import read_json, try_write
 from prance_jax.evaluation.static_search import search_static_structure
 from prance_jax.experiments.experiment import Experiment
 from prance_jax.experiments.stage_runner import TableEntry, budget_suffix
@@ -68,7 +67,7 @@ def best_static(experiment: Experiment, seed: int, mode: str, budget: float) -> 
     """
     spec, settings = experiment.spec(mode), experiment.config.baselines
     file = experiment.workdir.path / f"static_seed{seed}_{mode}.json"
-    structure = _read_structure(file, budget)
+    structure = read_json(file, lambda record: _parse_structure(record, budget))
     if structure is None:
         experiment.progress.note(
             f"seed{seed}/{mode}: searching the best of {settings.candidates} static structures"
@@ -83,7 +82,7 @@ def best_static(experiment: Experiment, seed: int, mode: str, budget: float) -> 
             images=settings.images,
             seed=seed,
         )
-        write_atomic(file, json.dumps({"budget": budget, "loss": loss, "structure": structure}))
+        try_write(file, json.dumps({"budget": budget, "loss": loss, "structure": structure}))
     policy = StaticPolicy(structure)
     params = experiment.meta(seed)
     if settings.finetune:
@@ -136,13 +135,8 @@ def _method(baseline: str, mode: str, config: Config) -> str:
     return baseline if mode == config.token_modes[0] else f"{baseline}_{mode}"
 
 
-def _read_structure(file: Path, budget: float) -> Structure | None:
-    """The structure of an earlier search at the same budget; None without one."""
-    try:
-        record = json.loads(file.read_text())
-        if record["budget"] != budget:
-            return None
-        (groups,) = record["structure"]
-        return Structure(tuple(GroupChoice(*(tuple(field) for field in group)) for group in groups))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _parse_structure(record: dict, budget: float) -> Structure | None:
+    """The structure of an earlier search; None if it was at another budget."""
+    (groups,) = record["structure"]
+    structure = Structure(tuple(GroupChoice(*(tuple(field) for field in group)) for group in groups))
+    return structure if record["budget"] == budget else None

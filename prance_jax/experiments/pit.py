@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 
 from prance_jax.baselines.pit_spec import PiTSpec, pit_at_share, pit_macs
 from prance_jax.config.stages import FinetuneConfig
-from prance_jax.core.sharding import check_batch_sizes
+from prance_jax.core.sharding import check_batch_sizes, fetch_local
+from prance_jax.data.source import Split, check_one_label
 from prance_jax.experiments.experiment import Experiment
 from prance_jax.experiments.stage_runner import budget_suffix
 from prance_jax.training.metrics import read_metrics
@@ -55,11 +57,18 @@ def pit_rows(experiment: Experiment, seed: int) -> list[PiTRow]:
       seed: of the run.
     """
     source, config = experiment.source, experiment.config.pit
+    check_one_label(source, "the command pit")
     check_batch_sizes(
         experiment.mesh, **{"pit.train.batch": config.train.batch, "pit.tune.batch": config.tune.batch}
     )
     dense_spec = config.spec(source)
     train_key, tune_key = jax.random.split(experiment.key(seed, "pit"))
+
+    def accuracy(spec: PiTSpec, params: Any, split: Split) -> float:
+        return top1(spec, params, split, experiment.config.evaluation.batch)
+
+    def validate(spec: PiTSpec, state: Any) -> dict[str, float]:
+        return {"val_accuracy": accuracy(spec, fetch_local(state["ema"]), experiment.validation_split)}
 
     def trained(name: str, spec: PiTSpec, settings: FinetuneConfig, key: jax.Array, *teacher: Any) -> Any:
         return experiment.train_stage(
@@ -70,6 +79,7 @@ def pit_rows(experiment: Experiment, seed: int) -> list[PiTRow]:
             settings.batch,
             (key, *teacher),
             ("loss", "accuracy"),
+            functools.partial(validate, spec),
         )["ema"]
 
     dense = trained("dense", dense_spec, config.train, train_key)
@@ -81,14 +91,14 @@ def pit_rows(experiment: Experiment, seed: int) -> list[PiTRow]:
             entries.append((name, spec, trained(name, spec, config.tune, tune_key, dense)))
     rows: list[PiTRow] = []
     for name, spec, params in entries:
-        accuracy = top1(spec, params, source.split("test"), experiment.config.evaluation.batch)
+        test_accuracy = accuracy(spec, params, source.split("test"))
         num_macs, num_predictors = pit_macs(spec), len(spec.predictor_blocks)
         rows.append(
             PiTRow(
                 name,
                 seed,
-                accuracy,
-                accuracy - (rows[0].top1 if rows else accuracy),
+                test_accuracy,
+                test_accuracy - (rows[0].top1 if rows else test_accuracy),
                 num_macs / 1e9,
                 num_macs / pit_macs(dense_spec),
                 spec.keep_rates,

@@ -21,7 +21,7 @@ from prance_jax.baselines.predictor_config import PredictorConfig
 from prance_jax.core.sharding import replicate
 from prance_jax.experiments.stage_runner import StageRunner, TableEntry, budget_suffix
 from prance_jax.models.reduction import ScheduledReduction
-from prance_jax.selector.policies import DecisionPolicy, RandomCostPolicy
+from prance_jax.selector.policies import DecisionPolicy, RandomCostPolicy, StaticPolicy
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.structure import GroupChoice
 from prance_jax.training.checkpoint import Checkpoints
@@ -34,6 +34,12 @@ from prance_jax.zoo.from_dense import load_initial_params, meta_from_dense
 
 class PranceStages(StageRunner):
     """What each stage trains, and from what. Methods train what is missing."""
+
+    def check(self) -> None:
+        """Builds selectors too, see `StageRunner.check`."""
+        super().check()
+        for mode in self.config.token_modes:
+            self.selector(mode)
 
     @property
     def meta_spec(self) -> ModelSpec:
@@ -78,6 +84,7 @@ class PranceStages(StageRunner):
             config.batch,
             (self.key(seed, "dense"),),
             ("loss", "accuracy"),
+            self.validator(spec, {"val_accuracy": self.largest}),
         )["ema"]
 
     def meta(self, seed: int) -> Any:
@@ -90,6 +97,11 @@ class PranceStages(StageRunner):
         step = pretrain.meta_step(
             spec, config, self.first_group(), keep_choices, self.source.sample, self.mesh
         )
+        smallest = spec.space.smallest((config.smallest_keep,) * spec.rates)
+        policies = {
+            "val_accuracy": StaticPolicy(spec.largest),
+            "val_accuracy_smallest": StaticPolicy(smallest),
+        }
         name = f"seed{seed}/meta"
         has_begun = Checkpoints(self.workdir.checkpoints / name).latest() is not None
         start = None if has_begun or config.init_from is None else self._meta_start(seed)
@@ -101,6 +113,7 @@ class PranceStages(StageRunner):
             config.batch,
             (self.key(seed, "meta"),),
             ("loss", "accuracy", "accuracy_random"),
+            self.validator(spec, policies),
         )["ema"]
 
     def policy_params(self, seed: int, mode: str, budget: float | None = None) -> Any:
@@ -161,6 +174,7 @@ class PranceStages(StageRunner):
             config.batch,
             (self.key(seed, kind, mode), policy_params, self._teacher(seed)),
             ("loss", "accuracy", "macs_kept"),
+            self.validator(spec, {"val_accuracy": policy}, policy_params),
         )["ema"]
 
     def prance(self, seed: int, mode: str, budget: float | None = None) -> TableEntry:
@@ -232,6 +246,7 @@ class PranceStages(StageRunner):
             config.finetune.batch,
             (key, teacher),
             ("loss", "accuracy"),
+            self.validator(spec, {"val_accuracy": self.largest if reduction is None else reduction}),
         )["ema"]
 
     def _meta_start(self, seed: int) -> Callable[[Any], Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,13 +16,14 @@ from prance_jax.core.errors import UserError
 from prance_jax.core.sharding import check_batch_sizes, fetch_local, make_mesh, replicate, shard_state
 from prance_jax.data.load import load_source
 from prance_jax.data.prefetch import prefetch_to_device
+from prance_jax.data.source import Source, Split, check_one_label
 from prance_jax.evaluation.evaluate import Evaluation, evaluate
 from prance_jax.models.reduction import ScheduledReduction
 from prance_jax.selector.policies import DecisionPolicy, StaticPolicy
 from prance_jax.spec.model_spec import ModelSpec
-from prance_jax.training.checkpoint import Checkpoints
 from prance_jax.training.loop import Stage, restore_stage, run_stage
 from prance_jax.training.metrics import MetricsWriter
+from prance_jax.training.optimizer import make_optimizer
 from prance_jax.training.progress import Progress
 from prance_jax.training.tensorboard import TensorBoardWriter
 from prance_jax.training.workdir import Workdir
@@ -68,7 +70,15 @@ class TableEntry:
 class StageRunner:
     """Trains stages in a workdir, or restores those that are finished."""
 
-    def __init__(self, config: Config, workdir: Workdir, progress: Progress, *, train: bool = True):
+    def __init__(
+        self,
+        config: Config,
+        workdir: Workdir,
+        progress: Progress,
+        *,
+        train: bool = True,
+        source: Source | None = None,
+    ):
         """Loads the data and checks that batches can be divided over the devices.
 
         Args:
@@ -76,14 +86,39 @@ class StageRunner:
           workdir: where checkpoints and metrics are kept.
           progress: prints progress and notes.
           train: whether a missing stage is trained; if not, it is a UserError.
+          source: the images, for example from `data.arrays.from_arrays`; None for those of `config.data`.
+
+        Raises:
+          UserError: batches cannot be divided, or the data set has several labels per image and the config
+            needs one.
         """
         self.config, self.workdir, self.progress, self.train = config, workdir, progress, train
-        self.source, self.mesh = load_source(config.data), make_mesh(config.mesh)
+        self.source, self.mesh = source or load_source(config.data), make_mesh(config.mesh)
+        workdir.check_classes(tuple(map(str, self.source.classes)))
+        if config.cascade is not None:
+            check_one_label(self.source, "a cascade")
+        if config.selector.reward.quality != "agreement":
+            check_one_label(self.source, f"selector.reward.quality {config.selector.reward.quality!r}")
         stages = ("dense", "meta", "selector", "finetune")
         check_batch_sizes(self.mesh, **{f"{name}.batch": getattr(config, name).batch for name in stages})
         check_batch_sizes(self.mesh, **{"evaluation.batch": config.evaluation.batch})
         self.metrics = MetricsWriter(workdir.metrics_file, TensorBoardWriter(workdir.events, progress.note))
         self._finished: dict[str, Any] = {}
+
+    def check(self) -> None:
+        """Builds networks and optimizers, to find values of the config that cannot work.
+
+        Raises:
+          UserError: a value cannot work, or a file that the config names does not exist.
+        """
+        for mode in self.config.token_modes:
+            self.spec(mode)
+        for name in ("dense", "meta", "finetune"):
+            section = getattr(self.config, name)
+            make_optimizer(section.optimizer, section.steps)
+        origin = self.config.meta.init_from
+        if origin not in (None, "dense") and not Path(origin).exists():
+            raise UserError(f"meta.init_from: {origin} does not exist; give a weight file, or 'dense'")
 
     def spec(self, mode: str) -> ModelSpec:
         """Returns the network of a token mode, for the images of this run."""
@@ -132,8 +167,9 @@ class StageRunner:
         batch: int,
         arguments: tuple,
         headline: tuple[str, ...],
+        validate: Callable[[Any], dict[str, float]] | None = None,
     ) -> Any:
-        """Trains a stage on batches of the source, or restores it, and returns its final state.
+        """Trains a stage on batches of the source, or restores it, and returns the state that it hands on.
 
         Args:
           name: name of the stage: its folder of checkpoints, and its name in the metrics.
@@ -144,6 +180,7 @@ class StageRunner:
           batch: images per step.
           arguments: (key, *rest) of `step`, copied to every device before the first step.
           headline: metrics in the progress line.
+          validate: see `Stage`; from `validator`, for example.
         """
         loaded: list = []
 
@@ -154,10 +191,48 @@ class StageRunner:
             key, *rest = loaded[0]
             return step(state, index, key, next(loaded[1]), *rest)
 
-        return self.run_or_restore(Stage(name, steps, init, run_step, headline))
+        return self.run_or_restore(Stage(name, steps, init, run_step, headline, validate))
+
+    def validator(
+        self,
+        spec: ModelSpec,
+        policies: Mapping[str, DecisionPolicy | ScheduledReduction | PredictorConfig],
+        policy_params: Any = (),
+    ) -> Callable[[Any], dict[str, float]]:
+        """Returns the validation of a stage: (state) -> accuracy of its moving average under each policy.
+
+        With several labels per image it is the mean average precision, `mean_ap` in place of `accuracy`.
+
+        Args:
+          spec: the network.
+          policies: what the network runs under, by name of the metric.
+          policy_params: parameters of the policies.
+        """
+
+        def validate(state):
+            params, split, batch = (
+                fetch_local(state["ema"]),
+                self.validation_split,
+                self.config.evaluation.batch,
+            )
+            return {
+                name.replace("accuracy", "mean_ap") if spec.multi_label else name: evaluate(
+                    spec, policy, params, policy_params, split, batch=batch, mesh=self.mesh
+                ).score
+                for name, policy in policies.items()
+            }
+
+        return validate
+
+    @property
+    def validation_split(self) -> Split:
+        """The images of a validation while training: as many as there are labels, the first ones."""
+        split = self.source.split("validation")
+        # A slice of a stream's images would be decoded whole.
+        return split._replace(labels=split.labels[: self.config.validation.images], extra={})
 
     def run_or_restore(self, stage: Stage) -> Any:
-        """Runs a stage from its newest checkpoint to its end and returns the final state.
+        """Runs a stage from its newest checkpoint to its end and returns the state that it hands on.
 
         Raises:
           UserError: the stage is not finished and this run may not train.
@@ -170,17 +245,11 @@ class StageRunner:
                     self.workdir.checkpoints,
                     self.metrics,
                     checkpoint_seconds=self.config.checkpoint_seconds,
+                    validation=self.config.validation,
                     progress=self.progress,
                 )
             else:
-                folder = self.workdir.checkpoints / stage.name
-                latest = Checkpoints(folder, read_only=True).latest()
-                if latest != stage.steps:
-                    raise UserError(
-                        f"{self.workdir.path}: stage {stage.name} is at step {latest or 0} of {stage.steps}; "
-                        "run the train command on this workdir first"
-                    )
-                state = restore_stage(sharded, self.workdir.checkpoints)
+                state = restore_stage(sharded, self.workdir.checkpoints, self.config.validation)
             self._finished[stage.name] = fetch_local(state)
         return self._finished[stage.name]
 

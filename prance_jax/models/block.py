@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Callable
 
 import flax.linen as nn
@@ -11,94 +10,18 @@ import jax.numpy as jnp
 
 from prance_jax.core.sizes import Size
 from prance_jax.models import attention
-from prance_jax.models.elastic import broadcast_width, dense, fit_channels, layer_norm
+from prance_jax.models.elastic import (
+    AffineWeights,
+    NormWeights,
+    activation,
+    apply_norm,
+    dense,
+    fit_channels,
+    identity_init,
+)
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.tokens.regroup import Grouping, pool_tokens, regroup
 from prance_jax.tokens.token_set import AttentionSignals, TokenSet, leading_tokens
-
-
-def identity_init(key: jax.Array, shape: tuple[int, int], dtype=jnp.float32) -> jax.Array:
-    """Initialises a residual map as the plain residual.
-
-    Args:
-      key: not used.
-      shape: (inputs, outputs).
-      dtype: of the result.
-    """
-    return jnp.eye(*shape, dtype=dtype)
-
-
-def sincos_init(key: jax.Array, shape: tuple[int, int], dtype=jnp.float32) -> jax.Array:
-    """Initialises learned positions as 2-D sines and cosines; class tokens start at zero.
-
-    Frequencies alternate over the channels, so that every narrow width has all of them.
-
-    Args:
-      key: not used.
-      shape: (class tokens + side^2, channels).
-      dtype: of the result.
-
-    Reference: Beyer et al. 2022, arXiv 2205.01580.
-    """
-    tokens, channels = shape
-    side = math.isqrt(tokens - 1)
-    position = jnp.arange(side, dtype=dtype)
-    frequency = 10_000 ** -jnp.linspace(0, 1, max(channels // 4, 1), dtype=dtype)
-    angles = position[:, None] * frequency
-    rows, columns = jnp.repeat(angles, side, axis=0), jnp.tile(angles, (side, 1))
-    waves = jnp.stack([jnp.sin(rows), jnp.cos(rows), jnp.sin(columns), jnp.cos(columns)], axis=-1).reshape(
-        side**2, -1
-    )
-    waves = jnp.pad(waves, ((tokens - side**2, 0), (0, max(channels - waves.shape[1], 0))))
-    return waves[:, :channels]
-
-
-class AffineWeights(nn.Module):
-    """Weights of an affine map, stored whole: kernel [inputs, outputs], bias [outputs].
-
-    Attributes:
-      inputs: channels in.
-      outputs: channels out.
-      kernel_init: initialiser of the kernel.
-    """
-
-    inputs: int
-    outputs: int
-    kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
-
-    @nn.compact
-    def __call__(self) -> tuple[jax.Array, jax.Array]:
-        kernel = self.param("kernel", self.kernel_init, (self.inputs, self.outputs))
-        return kernel, self.param("bias", nn.initializers.zeros, (self.outputs,))
-
-
-class NormWeights(nn.Module):
-    """Weights of a LayerNorm, stored whole: scale and bias [channels].
-
-    Attributes:
-      channels: channels that are stored.
-    """
-
-    channels: int
-
-    @nn.compact
-    def __call__(self) -> tuple[jax.Array, jax.Array]:
-        scale = self.param("scale", nn.initializers.ones, (self.channels,))
-        return scale, self.param("bias", nn.initializers.zeros, (self.channels,))
-
-
-def apply_norm(spec: ModelSpec, weights: NormWeights, x: jax.Array, width_in: Size, width: Size) -> jax.Array:
-    """Applies LayerNorm to the channels that arrive.
-
-    Args:
-      spec: the network; official deployment scales the result by sqrt(width / super width).
-      weights: scale and bias.
-      x: [B, N, C].
-      width_in: channels that count.
-      width: the chosen width.
-    """
-    share = broadcast_width(width, x.ndim) / spec.space.super_width if spec.scale_norm else None
-    return layer_norm(x, *weights(), width_in, spec.norm_epsilon, share)
 
 
 class Block(nn.Module):
@@ -122,6 +45,8 @@ class Block(nn.Module):
         self.proj = AffineWeights(space.heads * vo, space.super_width)
         self.norm2 = NormWeights(space.super_width)
         self.fc1 = AffineWeights(space.super_width, mlp_dim)
+        if self.spec.architecture.gated_mlp:
+            self.fc1_g = AffineWeights(space.super_width, mlp_dim)
         self.fc2 = AffineWeights(mlp_dim, space.super_width)
         if self.maps_residual:
             self.residual_map = AffineWeights(space.super_width, space.super_width, identity_init)
@@ -151,9 +76,12 @@ class Block(nn.Module):
         """
         x = apply_norm(self.spec, self.norm1, tokens.features, width_in, width)
         q, k, v = self._queries_keys_values(x, width_in, num_queries)
+        angles = attention.rotary_angles(self.spec, tokens)
+        q, k = attention.rotate(q, angles), attention.rotate(k, angles)
         bias = attention.key_bias(tokens)
         mixed = self._mix(q, k, v, bias, policy)
-        signals = attention.attention_signals(q, k, v, attention.visible_bias(bias, policy), received)
+        visible, has_cls = attention.visible_bias(bias, policy), self.spec.architecture.class_token
+        signals = attention.attention_signals(q, k, v, visible, received, has_cls)
         if num_queries is not None:
             tokens = leading_tokens(tokens, num_queries)
         return self._project(tokens, mixed, width_in, width), signals
@@ -191,9 +119,11 @@ class Block(nn.Module):
             x = dense(x, *weights, width_in, weights[1].size, weights[1].size)
             return x.reshape(*x.shape[:2], -1, space.heads, channels).transpose(2, 0, 3, 1, 4)
 
-        q, k = heads(tokens, (kernel[:, :split], offset[:split]), qk)
+        angles = attention.rotary_angles(self.spec, tokens)
+        q, k = (attention.rotate(x, angles) for x in heads(tokens, (kernel[:, :split], offset[:split]), qk))
         bias = attention.key_bias(tokens)
-        signals = attention.attention_signals(q, k, None, bias, received=True)
+        has_cls = self.spec.architecture.class_token
+        signals = attention.attention_signals(q, k, None, bias, received=True, has_cls=has_cls)
         grouping = group(tokens, signals)
         merged = regroup(tokens, *grouping)
         (v,) = heads(merged, (kernel[:, split:], offset[split:]), vo)
@@ -243,17 +173,22 @@ class Block(nn.Module):
           mlp_dim: hidden units.
           width_out: channels that are written.
         """
-        space = self.spec.space
-        x = tokens.features
+        space, architecture = self.spec.space, self.spec.architecture
+        x, act = tokens.features, activation(architecture.act_layer)
         h = apply_norm(self.spec, self.norm2, x, width, width)
 
-        def mlp(h, first, second):
-            h = dense(h, *first, width, mlp_dim, space.max_mlp_dim)
-            # gelu(0) is 0, so inactive hidden units stay 0.
-            return dense(nn.gelu(h, approximate=False), *second, mlp_dim, width_out, space.max_width)
+        def mlp(h, first, second, gate=None):
+            hidden = dense(h, *first, width, mlp_dim, space.max_mlp_dim)
+            # The activation of 0 is 0, so inactive hidden units stay 0.
+            hidden = (
+                act(hidden)
+                if gate is None
+                else hidden * act(dense(h, *gate, width, mlp_dim, hidden.shape[-1]))
+            )
+            return dense(hidden, *second, mlp_dim, width_out, space.max_width)
 
         mlp = jax.checkpoint(mlp) if self.spec.remat else mlp
-        h = mlp(h, self.fc1(), self.fc2())
+        h = mlp(h, self.fc1(), self.fc2(), *([self.fc1_g()] if architecture.gated_mlp else []))
         if self.maps_residual:
             residual = dense(x, *self.residual_map(), width, width_out, space.max_width)
         else:

@@ -58,7 +58,7 @@ def forward_first_group(
       params: its parameters.
       images: float [B, S, S, channels].
       first_choice: structure of group 0.
-      added: [B, spec.positions, width], added to the embedding of class tokens and patches; None adds nothing.
+      added: [B, spec.all_tokens, width], added to the embedding of prefix tokens and patches; None adds nothing.
       scores: float32 [B, spec.cells], which choose the cells that are split; None without `spec.refined_cells`.
     """
     return model.apply({"params": params}, images, first_choice, added, scores, method="forward_first_group")
@@ -166,7 +166,7 @@ def init_params(model: ViT, key: jax.Array) -> Params:
       key: of the random numbers.
     """
     spec = model.spec.unrefined
-    image = jax.ShapeDtypeStruct((1, spec.image_size, spec.image_size, spec.channels), "float32")
+    image = jax.ShapeDtypeStruct((1, *spec.image_shape), "float32")
 
     def run_all(model: ViT, images: jax.Array) -> None:
         """Uses every part of the network, so that every part gets parameters."""

@@ -50,7 +50,7 @@ class ScheduledReduction:
         Args:
           spec: the network.
         """
-        count, counts, extra_prefix_tokens = spec.tokens, [], spec.class_tokens - 1
+        count, counts, extra_prefix_tokens = spec.tokens, [], spec.extra_prefix_tokens
         requests = self.schedule.tokens_after(spec.space.depth, spec.tokens)
         if not spec.reduces_last_layer(self.method):
             requests = (*requests[:-1], spec.tokens)
@@ -186,14 +186,14 @@ def forward_segmenter(
 
     def remember(before: TokenSet, after: TokenSet) -> None:
         """Keeps the features of every patch as they were when it was dropped."""
-        known = features[-1] if features else jnp.zeros_like(before.features[:, 1:])
+        known = features[-1] if features else jnp.zeros_like(before.features[:, spec.num_prefix_tokens :])
         known = jnp.pad(known, ((0, 0), (0, spec.patches - known.shape[1]), (0, 0)))
         features.append(last_features(known, before, after))
 
     def run(model: ViT) -> jax.Array:
         watch = remember if fill is None else None
         tokens = model.forward_reduced(images, spec.largest, reduction.layer_reduction(spec), watch).tokens
-        grid = unmerge(tokens, fill or "nearest", features[-1] if features else None)
+        grid = unmerge(tokens, fill or "nearest", features[-1] if features else None, spec.grid)
         return model.pixel_logits(grid, spec.largest.widths[-1])
 
     return model.apply({"params": params}, method=run)

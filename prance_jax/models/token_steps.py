@@ -47,7 +47,7 @@ class LayerReduction(NamedTuple):
 
     Attributes:
       method: the token method.
-      num_keep: tokens after each layer, ints (compact) or int32 [B] (masked), all class tokens counted. A layer that
+      num_keep: tokens after each layer, ints (compact) or int32 [B] (masked), all prefix tokens counted. A layer that
         keeps all tokens runs without the method, as the last one does where no head reads the result.
       proportional: whether attention weighs tokens by their sizes; None: as the method does.
     """
@@ -155,7 +155,9 @@ def scheduled_step(spec: ModelSpec, reduction: LayerReduction, watch: Watch | No
             return attention_only(layer, block, tokens, size, carry)
         before, tokens, signals = attend_and_reduce(spec, block, tokens, size, reduction.method, (num_keep,))
         if reduction.proportional is not None:
-            tokens = tokens._replace(size=tokens.members if reduction.proportional else None)
+            # `members` counts token 0 as one more, as a prefix token; without prefix it is a patch.
+            members = tokens.members if spec.num_prefix_tokens else tokens.members.at[:, 0].add(-1.0)
+            tokens = tokens._replace(size=members if reduction.proportional else None)
         if watch is not None:
             watch(before, tokens)
         return tokens, signals, carry
@@ -196,7 +198,7 @@ def attend_and_reduce(
       tokens: the tokens that arrive.
       size: sizes of the layer.
       method: the token method.
-      num_keep: tokens after each step of the method, all class tokens counted; ints or int32 [B].
+      num_keep: tokens after each step of the method, all prefix tokens counted; ints or int32 [B].
       **options: of the method's `reduce`.
 
     Returns:
@@ -217,17 +219,17 @@ def reduce_tokens(
     num_keep: tuple[Size, ...],
     **options,
 ) -> TokenSet:
-    """Reduces the tokens of a network by a method that knows one class token; a distillation token is left out of it.
+    """Reduces the tokens of a network by a method that knows one prefix token; the others are left out of it.
 
     Args:
       spec: the network.
       method: the token method.
-      tokens: the tokens, all class tokens among them.
+      tokens: the tokens, all prefix tokens among them.
       signals: of the attention before.
-      num_keep: tokens after each step of the method, all class tokens counted.
+      num_keep: tokens after each step of the method, all prefix tokens counted.
       **options: of the method's `reduce`.
     """
-    extra_prefix_tokens = spec.class_tokens - 1
+    extra_prefix_tokens = spec.extra_prefix_tokens
     if not extra_prefix_tokens:
         return method.reduce(tokens, signals, *num_keep, **options)
     others, their_signals = split_prefix(tokens, signals, extra_prefix_tokens)
@@ -243,16 +245,16 @@ def group_tokens(
     signals: AttentionSignals,
     num_keep: tuple[Size, ...],
 ) -> Grouping:
-    """Groups the tokens of a network by a method that is one step ahead; a distillation token is a group of its own.
+    """Groups the tokens of a network by a method that is one step ahead; each other prefix token is a group of its own.
 
     Args:
       spec: the network.
       method: the token method; `method.group_ahead` is not None.
-      tokens: the tokens, all class tokens among them.
+      tokens: the tokens, all prefix tokens among them.
       signals: of the attention that is about to be applied.
-      num_keep: number of groups, all class tokens counted.
+      num_keep: number of groups, all prefix tokens counted.
     """
-    extra_prefix_tokens = spec.class_tokens - 1
+    extra_prefix_tokens = spec.extra_prefix_tokens
     if not extra_prefix_tokens:
         return method.group_ahead(tokens, signals, *num_keep)
     others, their_signals = split_prefix(tokens, signals, extra_prefix_tokens)

@@ -1,31 +1,32 @@
 """The meta-network: a Vision Transformer that holds every structure of its search space (PRANCE, section 3.1).
 
-`token_steps.forward_layers` is the one loop over layers. The methods here say which layers run, at which sizes, and with
-which token steps.
+`token_steps.forward_layers` is the one loop over layers. The methods here choose layers, sizes and token steps.
 
-A decision needs the keys of the layer before it. So a group of layers ends after the attention of its last layer; the
-MLP of that layer runs with the next group, at the width that the decision chose:
+A decision needs the keys of the layer before it. So a group ends after the attention of its last layer; the MLP of
+that layer runs with the next group, at the width that the decision chose:
 
     forward_first_group  embedding, group 0 up to the attention of its last layer
     forward_group        MLP of the layer before, then group g up to the attention of its last layer   (g = 1, 2, ...)
     forward_head         MLP of the last layer, norm, classifier; for pixels, of the patches back on the grid
 
-A classifier reads class tokens alone. So in the last layer only they attend and go through the MLP, see
-`ModelSpec.num_queries`; keys and values are those of all tokens.
+A classifier may read class tokens alone. Then only they attend in the last layer, see `ModelSpec.num_queries`.
 
-No layer runs at a width that was not chosen. What comes before a decision does not depend on it.
 """
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+import functools
+from typing import Mapping
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
+from prance_jax.core.checks import check_images
 from prance_jax.core.sizes import Size
 from prance_jax.models import heads
-from prance_jax.models.block import AffineWeights, Block, NormWeights, apply_norm, sincos_init
+from prance_jax.models.block import Block
+from prance_jax.models.elastic import AffineWeights, NormWeights, sincos_init
 from prance_jax.models.outputs import GroupState, ViTOutput
 from prance_jax.models.token_steps import (
     LayerReduction,
@@ -44,22 +45,32 @@ from prance_jax.tokens.unmerge import unmerge, values_of_patches
 
 
 class ViT(nn.Module):
-    """Elastic ViT: pre-norm, class token, learned absolute positions, exact GELU.
+    """Elastic ViT: by default class token, learned absolute positions, exact GELU; see `Architecture`.
 
     Attributes:
-      spec: everything that decides shapes and semantics.
-      pretrained_cfg: of public weights: mean, std, labels, see `zoo.families.config`; computes nothing.
+      spec: shapes and semantics.
+      pretrained_cfg: a `PretrainedConfig`.
     """
 
     spec: ModelSpec
-    pretrained_cfg: Any = None
+    pretrained_cfg: object = None
 
     def setup(self):
         spec, space = self.spec, self.spec.space
         width = space.super_width
         self.patch_embed = AffineWeights(spec.patch_values, width, nn.initializers.lecun_normal())
-        self.cls_token = self.param("cls_token", nn.initializers.truncated_normal(0.02), (width,))
-        self.pos_embed = self.param("pos_embed", sincos_init, (spec.positions, width))
+        parts, grid_init = spec.architecture, functools.partial(sincos_init, grid=spec.grid)
+        token = lambda name, *rows: self.param(
+            name, nn.initializers.truncated_normal(0.02, "float32"), (*rows, width)
+        )
+        # In this order, so that a seed gives the weights that it always gave.
+        prefix = [token("cls_token")] if parts.class_token else []
+        self.pos_embed = (
+            self.param("pos_embed", grid_init, (spec.positions, width)) if spec.positions else None
+        )
+        prefix += [token("dist_token")] if spec.distilled else []
+        self.prefix = prefix + ([token("reg_token", parts.reg_tokens)] if parts.reg_tokens else [])
+        self.norm_pre = NormWeights(width) if parts.pre_norm else None
         self.blocks = [
             Block(
                 spec,
@@ -70,18 +81,16 @@ class ViT(nn.Module):
             for layer in range(space.depth)
         ]
         self.norm = NormWeights(width)
-        self.head = AffineWeights(width, spec.outputs)
+        self.head = AffineWeights(width, spec.outputs) if spec.num_classes else None
         self.exits = [heads.Exit(spec, name=f"exit_{group}") for group in spec.exits]
-        if spec.distilled:
-            self.dist_token = self.param("dist_token", nn.initializers.truncated_normal(0.02), (width,))
-            self.head_dist = AffineWeights(width, spec.num_classes)
+        self.head_dist = AffineWeights(width, spec.outputs) if spec.distilled and spec.num_classes else None
 
     def __call__(self, images: jax.Array, structure: Structure | None = None) -> jax.Array:
         """Classifies images under a structure that is known beforehand.
 
         Args:
           images: float [B, S, S, channels], normalised as in training.
-          structure: static (compact execution) or per image (masked execution); by default the largest.
+          structure: static (compact) or per image (masked); by default the largest.
 
         Returns:
           Logits float32 [B, num_classes]; for pixels [B, S, S, num_classes].
@@ -100,10 +109,10 @@ class ViT(nn.Module):
         Args:
           tokens: tokens after the attention of that layer.
           size: sizes of the layer.
-          only_read: apply it to class tokens alone, which are all that a classifier reads; for pixels to all tokens.
+          only_read: apply it only to the tokens that a head reads.
           group: index of the group; by default the last one.
         """
-        if only_read and not self.spec.pixels:
+        if only_read and not self.spec.reads_all_tokens:
             tokens = leading_tokens(tokens, self.spec.class_tokens)
         block = self.blocks[self.spec.space.last_layers[group]]
         return block.apply_mlp(tokens, size.width, size.mlp_dim, size.width)
@@ -117,8 +126,6 @@ class ViT(nn.Module):
     ) -> ViTOutput:
         """Classifies images under a static structure with a token method in its layers.
 
-        In the last layer only the tokens are computed that the head reads, see `ModelSpec.num_queries`.
-
         Args:
           images: float [B, S, S, channels].
           structure: static; its keep rates are not used.
@@ -131,7 +138,7 @@ class ViT(nn.Module):
         tokens = self.initial_tokens(images, structure.widths[0])
         tokens, _, _ = forward_layers(self.blocks, tokens, layers, sizes, dict.fromkeys(layers, step))
         last = self.apply_last_mlp(tokens, sizes[-1], only_read=self.spec.reads_class_tokens_only)
-        class_token = apply_norm(self.spec, self.norm, last.features[:, :1], width, width)[:, 0]
+        class_token = heads.pool(self.spec, self.norm, last, width)[:, 0]
         return ViTOutput(self.head_logits(last, width), last if self.spec.pixels else tokens, class_token)
 
     def forward_first_group(
@@ -185,12 +192,11 @@ class ViT(nn.Module):
         width = choice.widths[-1]
         # A group of one layer reduces its tokens after the attention that the signals are of.
         patch_attention = values_of_patches(arriving if len(layers) == 1 else tokens, signals.cls_attention)
-        # The compiler leaves out what nothing reads.
         early_logits = self.early_logits(tokens, width)
         return GroupState(tokens, signals, width, choice.mlp_dims[-1], early_logits, patch_attention)
 
     def forward_head(self, state: GroupState) -> jax.Array:
-        """Finishes the network: logits float32 [B, num_classes]; for pixels [B, S, S, num_classes]."""
+        """Finishes the network: logits as of `head_logits`."""
         size = LayerSizes(state.width, state.width, state.mlp_dim)
         tokens = self.apply_last_mlp(state.tokens, size, only_read=self.spec.reads_class_tokens_only)
         return self.head_logits(tokens, state.width)
@@ -207,12 +213,13 @@ class ViT(nn.Module):
         Args:
           images: float [B, S, S, channels].
           width: channels of the embedding.
-          added: [B, spec.positions, width], added to class tokens and patches; None adds nothing.
+          added: [B, spec.all_tokens, width], added to prefix tokens and patches; None adds nothing.
           scores: float32 [B, spec.cells], the highest ones choose the cells that are split; None without
             `spec.refined_cells`.
         """
-        weights = [self.cls_token, self.dist_token] if self.spec.distilled else [self.cls_token]
-        embedding = heads.EmbeddingWeights(self.patch_embed(), weights, self.pos_embed)
+        check_images(images, self.spec.image_shape)
+        prefix = [jnp.atleast_2d(part) for part in self.prefix]
+        embedding = heads.EmbeddingWeights(self.patch_embed(), prefix, self.pos_embed, self.norm_pre)
         return heads.embed(self.spec, embedding, images, width, added, scores)
 
     def classify(self, features: jax.Array, width: Size, head: AffineWeights | None = None) -> jax.Array:
@@ -236,15 +243,17 @@ class ViT(nn.Module):
           width: channels that count.
 
         Returns:
-          float32 [B, num_classes]: the classifier's on CLS; of a distilled network the mean of both classifiers. For
-          pixels [B, S, S, num_classes]: a dropped patch takes the logits of the nearest one that remains (`unmerge`).
+          float32 [B, num_classes], of what `heads.pool` returns; of a distilled network the mean of both classifiers;
+          without classes [B, C], what one would read. For pixels [B, S, S, num_classes]: a dropped patch takes the
+          logits of the nearest one that remains (`unmerge`).
         """
         if self.spec.pixels:
-            return self.pixel_logits(unmerge(tokens), width)
-        logits = self.classify(tokens.features[:, :1], width)[:, 0]
+            return self.pixel_logits(unmerge(tokens, grid=self.spec.grid), width)
+        read = lambda index: heads.pool(self.spec, self.norm, tokens, width, index)
+        logits = heads.apply_head(self.spec, self.head, read(0), width)[:, 0]
         if not self.spec.distilled:
             return logits
-        return (logits + self.classify(tokens.features[:, 1:2], width, self.head_dist)[:, 0]) / 2
+        return (logits + heads.apply_head(self.spec, self.head_dist, read(1), width)[:, 0]) / 2
 
     def pixel_logits(self, grid: jax.Array, width: Size) -> jax.Array:
         """Computes the logits of all pixels, float32 [B, S, S, num_classes].
@@ -256,7 +265,7 @@ class ViT(nn.Module):
         return heads.patches_to_pixels(self.spec, self.classify(grid, width))
 
     def early_logits(self, tokens: TokenSet, width: Size) -> jax.Array:
-        """Computes the head's answer before the network is finished, for decisions.
+        """Computes the head's answer before the network ends, for decisions.
 
         Args:
           tokens: tokens between two groups.

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from prance_jax.core.files import atomic_file
 from prance_jax.results.names import display_name
 from prance_jax.results.plots import title_of
 from prance_jax.results.rows import Results, Row
@@ -108,7 +109,8 @@ def plot_comparison(results: Results, path: str | Path) -> None:
     names = [display_name(key) for key in keys]
     figure.legend([handles[key] for key in keys], names, loc="outside right center", frameon=False)
     figure.suptitle(title_of(results), fontsize=9)
-    figure.savefig(path, dpi=130)
+    with atomic_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=130)
     pyplot.close(figure)
 
 

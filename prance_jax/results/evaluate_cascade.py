@@ -15,8 +15,8 @@ from prance_jax.cascade.executor import serve_cascade
 from prance_jax.cascade.forward import forward_path
 from prance_jax.cascade.policies import SelectorDecisions, confidence_decisions
 from prance_jax.cascade.routing import ConfidenceRule
-from prance_jax.core.timing import throughput
 from prance_jax.evaluation.evaluate import compile_forward
+from prance_jax.evaluation.timing import throughput
 from prance_jax.experiments.cascade.rows import CascadeRow, cascade_rows, method_entries
 from prance_jax.experiments.cascade.stages import CascadeStages
 from prance_jax.experiments.stage_runner import TableEntry

@@ -14,8 +14,8 @@ from prance_jax.adaptive.executor import serve_adaptive
 from prance_jax.adaptive.predictor_executor import choose_token_buckets, collect_token_counts, serve_predictor
 from prance_jax.adaptive.rounding import BucketedPolicy
 from prance_jax.baselines.predictor_config import PredictorConfig
-from prance_jax.core.timing import throughput
-from prance_jax.evaluation.evaluate import compile_forward
+from prance_jax.evaluation.evaluate import Evaluation, compile_forward
+from prance_jax.evaluation.timing import throughput
 from prance_jax.experiments.experiment import Experiment
 from prance_jax.experiments.main_table import table_entries
 from prance_jax.experiments.stage_runner import TableEntry
@@ -62,15 +62,13 @@ def evaluate_rows(
         for entry in entries:
             evaluation = evaluations[entry.method]
             macs_kept = float(evaluation.macs.mean()) / full
-            won, lost = won_and_lost(evaluation.correct, dense.correct)
             speed = speeds.get(entry.method)
             speedup = speed / speeds["dense"] if speed else None
             rows.append(
                 Row(
                     method=entry.method,
                     seed=seed,
-                    top1=evaluation.top1,
-                    top1_change=evaluation.top1 - dense.top1,
+                    **_accuracy(evaluation, dense),
                     gmacs=float(evaluation.macs.mean()) / 1e9,
                     macs_kept=macs_kept,
                     tokens_left=float(evaluation.tokens_left.mean()),
@@ -79,11 +77,17 @@ def evaluate_rows(
                     images_per_s=speed,
                     speedup=speedup,
                     realised_share=speedup * macs_kept if speedup else None,
-                    won=won,
-                    lost=lost,
                 )
             )
         yield Results(tuple(rows), images, hardware(), command, elapsed())
+
+
+def _accuracy(evaluation: Evaluation, dense: Evaluation) -> dict[str, float]:
+    """The figures of a row that say how right it is; with several labels no image is won or lost."""
+    if evaluation.mean_ap is not None:
+        return {"mean_ap": evaluation.mean_ap, "mean_ap_change": evaluation.mean_ap - dense.mean_ap}
+    won, lost = won_and_lost(evaluation.correct, dense.correct)
+    return {"top1": evaluation.top1, "top1_change": evaluation.top1 - dense.top1, "won": won, "lost": lost}
 
 
 def _speeds(experiment: Experiment, entries: list[TableEntry]) -> dict[str, float]:

@@ -6,6 +6,8 @@ import re
 import statistics
 from pathlib import Path
 
+from prance_jax.core.errors import UserError
+from prance_jax.core.files import atomic_file
 from prance_jax.results.names import display_name
 from prance_jax.results.rows import Results, Row, Speed
 
@@ -49,6 +51,8 @@ def plot_results(results: Results, path: str | Path) -> None:
       results: all rows of a run. Rows without a measured speed are left out of the right panel.
       path: the file.
     """
+    if any(row.mean_ap is not None for row in results.rows):
+        raise UserError("the picture of accuracy needs one label per image; see the table for the mAP")
     import matplotlib
 
     matplotlib.use("Agg")
@@ -94,7 +98,8 @@ def plot_results(results: Results, path: str | Path) -> None:
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     figure.suptitle(title_of(results), fontsize=9)
     figure.supxlabel(_caption(results.rows), fontsize=8)
-    figure.savefig(path, dpi=150)
+    with atomic_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=150)
     pyplot.close(figure)
 
 
@@ -146,7 +151,8 @@ def plot_speed(rows: list[Speed], path: str | Path, title: str) -> None:
     panels[0][0].set_ylabel("top-1 accuracy, %")
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     figure.suptitle(title, fontsize=9)
-    figure.savefig(path, dpi=150)
+    with atomic_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=150)
     pyplot.close(figure)
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from prance_jax.core.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,10 @@ class Row:
       method: ``dense``, ``meta_largest``, ``best_static``, ``random_policy``, ``prance_prune``,
         ...; `names.display_name` gives the name for readers.
       seed: seed of the training run.
-      top1: share of the images classified correctly.
+      top1: share of the images classified correctly; None where images have several labels.
       top1_change: top1 minus that of the dense network of the same seed.
+      mean_ap: mean average precision where images have several labels.
+      mean_ap_change: mean_ap minus that of the dense network of the same seed.
       gmacs: mean multiply-accumulates per image, in 1e9.
       macs_kept: gmacs over those of the dense network.
       tokens_left: share of the tokens kept at the end, in the last group. PRANCE's paper prints
@@ -100,6 +105,8 @@ class Row:
     seed: int
     top1: float | None = None
     top1_change: float | None = None
+    mean_ap: float | None = None
+    mean_ap_change: float | None = None
     gmacs: float | None = None
     macs_kept: float | None = None
     tokens_left: float | None = None
@@ -154,6 +161,17 @@ def load_results(workdir: str | Path) -> Results:
         raise UserError(f"{path} does not exist; run evaluate on this workdir first") from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is not a results file ({error}); run evaluate again") from error
+
+
+def stored_results(workdir: str | Path) -> Results | None:
+    """Returns the results of a workdir; None before its first evaluation, or, with a warning, if damaged."""
+    if not (Path(workdir) / "results.json").exists():
+        return None
+    try:
+        return load_results(workdir)
+    except UserError as error:
+        _log.warning("%s", error)
+        return None
 
 
 def _row(record: dict) -> Row:

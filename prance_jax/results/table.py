@@ -33,10 +33,9 @@ def save_results(results: Results, workdir: str | Path, name: str = "results") -
       name: ``results``, or ``comparison`` for the compare command.
 
     Raises:
-      UserError: the disk is full.
+      WriteError: a file cannot be written.
     """
     folder = Path(workdir)
-    folder.mkdir(parents=True, exist_ok=True)
     record = {
         **dataclasses.asdict(results),
         "rows": [_without_nan(dataclasses.asdict(row)) for row in results.rows],
@@ -130,6 +129,8 @@ class _Column(NamedTuple):
 _COLUMNS = (
     _Column(("top1",), "top-1 %", _percent(2)),
     _Column(("top1_change",), "change", _percent(2), True),
+    _Column(("mean_ap",), "mAP %", _percent(2)),
+    _Column(("mean_ap_change",), "change", _percent(2), True),
     _Column(("gmacs",), "GMACs", _figures),
     _Column(("macs_kept",), "MACs %", _percent(1)),
     _Column(("macs_p05", "macs_p50", "macs_p95"), "MACs 5/50/95 %", _percent(0)),
@@ -155,6 +156,7 @@ _MIN_NAME = 16  # columns for the name of a method, at least
 _SPREAD = (
     "top1",
     "top1_change",
+    "mean_ap",
     "macs_kept",
     "tokens_left",
     "speedup",

@@ -38,7 +38,9 @@ def sample_cost_weights(key: jax.Array, cost_weights: tuple, batch: int) -> jax.
       float32 [B].
     """
     low, high = map(cost_weight_to_asinh, cost_weights)
-    return cost_weight_from_asinh(jax.random.uniform(key, (batch,), minval=low, maxval=high))
+    return cost_weight_from_asinh(
+        jax.random.uniform(key, (batch,), minval=low, maxval=high, dtype=jnp.float32)
+    )
 
 
 def reward_scale(cost_weight: jax.Array) -> jax.Array:

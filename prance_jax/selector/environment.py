@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from prance_jax.core.losses import correct_predictions
 from prance_jax.core.sharding import constrain_batch
 from prance_jax.models.forward import forward_first_group, forward_group, forward_rest
 from prance_jax.models.outputs import GroupState
@@ -62,7 +63,7 @@ class EnvState(NamedTuple):
     Attributes:
       group_state: state of inference after the groups decided so far.
       choices: choice of group 0 and of every group decided so far.
-      labels: int32 [B], or [B, S, S].
+      labels: int32 [B], or [B, S, S]; with several labels per image [B, num_classes].
       full_logits: float32 [B, num_classes], or [B, S, S, num_classes].
       utility: float32 [B], of the structure finished after the previous decision; 0 before the
         first.
@@ -122,7 +123,7 @@ class PranceEnv:
         Returns:
           The first observation, float32 [B, D], and the state.
         """
-        indices = jax.random.randint(key, (self.batch,), 0, env_params.labels.shape[0])
+        indices = jax.random.randint(key, (self.batch,), 0, env_params.labels.shape[0], dtype=jnp.int32)
         images = constrain_batch(self.mesh, env_params.images[indices])
         group_state = forward_first_group(self.model, env_params.params, images, self.first_choice)
         env_state = EnvState(
@@ -130,7 +131,7 @@ class PranceEnv:
             choices=(self.first_choice,),
             labels=env_params.labels[indices],
             full_logits=env_params.full_logits[indices],
-            utility=jnp.zeros(self.batch),
+            utility=jnp.zeros(self.batch, jnp.float32),
             cost_weight=self._cost_weights(jax.random.fold_in(key, 1), env_params),
         )
         return self.encoder(group_state, 1, env_state.cost_weight), env_state
@@ -167,7 +168,7 @@ class PranceEnv:
         cost = macs_share if self.cost is None else self.cost(structure)
         quality = prediction_quality(self.config, logits, env_state.labels, env_state.full_logits)
         info = {
-            "correct": mean_per_image((jnp.argmax(logits, -1) == env_state.labels).astype(jnp.float32)),
+            "correct": mean_per_image(correct_predictions(logits, env_state.labels).astype(jnp.float32)),
             "macs_kept": macs_share,
             "cost": cost,
             "tokens_left": tokens_after_layers(spec, structure)[-1] / spec.tokens,
@@ -175,14 +176,14 @@ class PranceEnv:
         observation = (
             self.encoder(group_state, group + 1, env_state.cost_weight)
             if group < self.horizon
-            else jnp.zeros((self.batch, self.encoder.size))
+            else jnp.zeros((self.batch, self.encoder.size), jnp.float32)
         )
         utility_t = utility(quality, cost, env_state.cost_weight)
         reward = compute_reward(self.config, utility_t, env_state.utility, choice.keep)
         if self.encoder.sees_cost_weight:
             reward = reward * reward_scale(env_state.cost_weight)
         env_state = env_state._replace(group_state=group_state, choices=choices, utility=utility_t)
-        return observation, env_state, reward, jnp.full(self.batch, group == self.horizon), info
+        return observation, env_state, reward, jnp.full(self.batch, group == self.horizon, bool), info
 
     def _cost_weights(self, key: jax.Array, env_params: EnvParams) -> jax.Array:
         """float32 [B]: the one cost weight, or one sampled per episode."""

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from prance_jax.core.errors import UserError
 from prance_jax.models.elastic import broadcast_width, mask_channels
+from prance_jax.models.heads import mean_of_patches
 from prance_jax.models.outputs import GroupState
 from prance_jax.selector.cost_weight import cost_weight_to_asinh
 from prance_jax.spec.model_spec import ModelSpec
@@ -29,6 +31,9 @@ class ObservationEncoder:
       CLS, shares of tokens and width that remain, and the index of the decision.
     * 'rich', both, with the normalised class token and the attention from CLS to every token.
 
+    A network that classifies the mean of the patches has it in place of the class token; without CLS the
+    attention is that which tokens receive.
+
     Attributes:
       spec: the network.
       kind: 'keys', 'lean' or 'rich'.
@@ -41,6 +46,11 @@ class ObservationEncoder:
     sees_cost_weight: bool = False
 
     def __post_init__(self):
+        if not self.spec.num_classes and self.kind != "keys":
+            raise UserError(
+                f"selector state {self.kind!r} needs the confidence of a classifier, and num_classes=0 has none; "
+                "set 'keys', or num_classes to the number of classes"
+            )
         if self.kind not in KINDS:
             raise UserError(f"selector state {self.kind!r} is not known; choose from {', '.join(KINDS)}")
 
@@ -94,9 +104,11 @@ class ObservationEncoder:
         count = jnp.broadcast_to(jnp.asarray(state.tokens.count, jnp.float32), (batch,))
         sharpness = jnp.sum(attention**2, axis=1) / count
         width = jnp.broadcast_to(broadcast_width(state.width, 1) / space.max_width, (batch,))
-        decision = jnp.broadcast_to(jax.nn.one_hot(group - 1, space.groups - 1), (batch, space.groups - 1))
+        decision = jnp.broadcast_to(
+            jax.nn.one_hot(group - 1, space.groups - 1, dtype=jnp.float32), (batch, space.groups - 1)
+        )
         shares = jnp.stack([count / self.spec.tokens, sharpness, width], axis=1)
-        return jnp.concatenate([shares, _confidence(state.early_logits), decision], axis=1)
+        return jnp.concatenate([shares, _confidence(self.spec, state.early_logits), decision], axis=1)
 
     def _per_token(self, state: GroupState, values: jax.Array) -> jax.Array:
         """Values of valid tokens, zero-padded to the original token count: [B, tokens]."""
@@ -105,18 +117,30 @@ class ObservationEncoder:
         return jnp.pad(values, ((0, 0), (0, self.spec.tokens - values.shape[1])))
 
     def _class_token(self, state: GroupState) -> jax.Array:
-        """CLS scaled to unit mean square over its active channels: [B, max_width]."""
-        x = mask_channels(state.tokens.features[:, 0].astype(jnp.float32), state.width)
+        """CLS, or the mean of the patches, scaled to unit mean square over its active channels: [B, max_width]."""
+        x = state.tokens.features[:, 0]
+        if self.spec.architecture.global_pool != "token":
+            x = mean_of_patches(self.spec, state.tokens, state.tokens.features)[:, 0]
+        x = mask_channels(x.astype(jnp.float32), state.width)
         x = x * jax.lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) / broadcast_width(state.width, 2) + 1e-6)
         return jnp.pad(x, ((0, 0), (0, self.spec.space.max_width - x.shape[1])))
 
 
-def _confidence(logits: jax.Array) -> jax.Array:
-    """Largest probability, its margin over the second, entropy over its maximum: [B, 3]."""
-    log_prob = jax.nn.log_softmax(logits.astype(jnp.float32))
+def _confidence(spec: ModelSpec, logits: jax.Array) -> jax.Array:
+    """Largest probability, its margin over the second, entropy over its maximum: [B, 3].
+
+    With several labels per image: largest probability, smallest margin of a class between yes and no, mean
+    entropy over its maximum.
+    """
+    logits = logits.astype(jnp.float32)
+    if spec.multi_label:
+        prob = jax.nn.sigmoid(logits)
+        entropy = optax.sigmoid_binary_cross_entropy(logits, prob).mean(axis=-1) / jnp.log(2.0)
+        return jnp.stack([prob.max(axis=-1), jnp.abs(2 * prob - 1).min(axis=-1), entropy], axis=1)
+    log_prob = jax.nn.log_softmax(logits)
     classes = log_prob.shape[-1]
     top = jax.lax.top_k(jnp.exp(log_prob), min(2, classes))[0]
-    entropy = -jnp.sum(jnp.exp(log_prob) * log_prob, axis=-1) / jnp.log(max(classes, 2))
+    entropy = -jnp.sum(jnp.exp(log_prob) * log_prob, axis=-1) / jnp.log(jnp.float32(max(classes, 2)))
     return jnp.stack([top[:, 0], top[:, 0] - top[:, -1], entropy], axis=1)
 
 

@@ -176,7 +176,9 @@ class RandomPolicy:
         """
         keys = jax.random.split(key, self.actions.components)
         columns = [
-            jax.random.categorical(column_key, size_bias * jnp.linspace(0.0, 1.0, size), shape=(batch,))
+            jax.random.categorical(
+                column_key, size_bias * jnp.linspace(0.0, 1.0, size, dtype=jnp.float32), shape=(batch,)
+            )
             for column_key, size in zip(keys, self.actions.nvec)
         ]
         return jnp.stack(columns, axis=1)

@@ -17,11 +17,14 @@ A selector of all budgets has another cost weight in each episode; `environment`
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from prance_jax.core.errors import UserError
+from prance_jax.core.fields import CostWeight, Positive, Share, Weight, check_fields
+from prance_jax.core.losses import binary_kl_divergence, has_several_labels
 from prance_jax.selector.cost_weight import ASINH_SCALE
 
 
@@ -40,7 +43,8 @@ class RewardConfig:
       the difficulty of the image, which is most of the noise of the other two, drops out. It needs
       no labels.
 
-    For segmentation all three are computed per pixel and averaged over the image.
+    For segmentation all three are computed per pixel and averaged over the image. With several labels per
+    image there is 'agreement' alone: the KL divergences of all labels together.
 
     Attributes:
       quality: 'correct', 'probability' or 'agreement'.
@@ -60,27 +64,18 @@ class RewardConfig:
       cost_weight_rate: step size of the dual ascent.
     """
 
-    quality: str = "correct"
-    cost: str = "macs"
-    agreement_floor: float = 4.0
+    quality: Literal["correct", "probability", "agreement"] = "correct"
+    cost: Literal["macs", "latency"] = "macs"
+    agreement_floor: Positive = 4.0
     reward_mending: bool = False
-    cost_weight: float = 0.4
-    keep_weight: float = 0.1
+    cost_weight: CostWeight = 0.4
+    keep_weight: Weight = 0.1
     marginal: bool = False
-    target_macs: float | None = None
-    cost_weight_rate: float = 0.5
+    target_macs: Share | None = None
+    cost_weight_rate: Weight = 0.5
 
     def __post_init__(self):
-        if self.quality not in ("correct", "probability", "agreement"):
-            raise UserError(
-                f"reward quality {self.quality!r} is not known; choose correct, probability or agreement"
-            )
-        if self.cost not in ("macs", "latency"):
-            raise UserError(f"reward cost {self.cost!r} is not known; choose 'macs' or 'latency'")
-        if self.target_macs is not None and not 0 < self.target_macs <= 1:
-            raise UserError(
-                f"target_macs={self.target_macs} is not a share of dense MACs; it must be in (0, 1]"
-            )
+        check_fields(self, "reward")
 
 
 def prediction_quality(
@@ -92,12 +87,23 @@ def prediction_quality(
       config: settings of the reward.
       logits: float32 [B, num_classes] of the finished structure; for segmentation [B, S, S,
         num_classes].
-      labels: int32 [B]; for segmentation [B, S, S].
+      labels: int32 [B]; for segmentation [B, S, S]; with several labels per image [B, num_classes].
       full_logits: logits of the full network, shaped like `logits`.
 
     Returns:
       quality_t, float32 [B].
+
+    Raises:
+      UserError: images have several labels and the quality is not 'agreement'.
     """
+    if has_several_labels(logits, labels):
+        if config.quality != "agreement":
+            raise UserError(
+                f"selector.reward.quality is {config.quality!r}; with several labels per image it must be "
+                "'agreement'"
+            )
+        kl_divergence = binary_kl_divergence(logits, full_logits).sum(axis=-1)
+        return -jnp.minimum(kl_divergence, config.agreement_floor)
     if config.quality == "agreement":
         log_full, log_prob = jax.nn.log_softmax(full_logits), jax.nn.log_softmax(logits)
         kl_divergence = jnp.sum(jnp.exp(log_full) * (log_full - log_prob), axis=-1)
@@ -111,7 +117,7 @@ def prediction_quality(
 
 
 def mean_per_image(score: jax.Array) -> jax.Array:
-    """Averages scores of pixels [B, S, S] to [B]; returns scores of images [B] as they are."""
+    """Averages scores of pixels [B, S, S] or labels [B, K] to [B]; returns scores of images [B] as they are."""
     return score if score.ndim == 1 else score.mean(axis=tuple(range(1, score.ndim)))
 
 

@@ -17,7 +17,7 @@ from prance_jax.cascade.executor import ServedOutput, serve_cascade
 from prance_jax.cascade.observation import LARGEST_PROBABILITY
 from prance_jax.cascade.policies import SelectorDecisions
 from prance_jax.cascade.table import node_costs
-from prance_jax.core.checks import check_images
+from prance_jax.core.checks import check_budget, check_finite, check_images
 from prance_jax.selector.observation import mlp_macs
 from prance_jax.serving.sharded import serve_sharded
 from prance_jax.spec.cascade import START, Cascade
@@ -220,9 +220,11 @@ class CascadeModel:
 
     def _check(self, images: jax.Array, budget: jax.Array | float | None) -> jax.Array:
         """Checks the arguments of a call and returns the cost weight of the budget."""
-        spec = self.spec
-        check_images(images, (spec.image_size, spec.image_size, spec.channels))
-        return self.budget_table.cost_weight(self.default_budget if budget is None else budget)
+        check_images(images, self.spec.image_shape)
+        check_finite(images)
+        budget = self.default_budget if budget is None else budget
+        check_budget(budget, *self.budget_table.range, images.shape[0])
+        return self.budget_table.cost_weight(budget)
 
 
 def dearest_node(cascade: Cascade) -> int:

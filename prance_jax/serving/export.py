@@ -1,7 +1,7 @@
 """Export: a model as one file that `prance_jax.load_exported` runs anywhere.
 
 The file is a zip archive of three entries. The program is StableHLO by `jax.export`, with a
-symbolic batch size, for CPU, CUDA and TPU. The weights are separate arrays, so the program stays
+symbolic batch size, for CPU, CUDA and TPU. A model of many budgets takes one budget per image. The weights are separate arrays, so the program stays
 small. A JSON card describes input, output and what was measured.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import os
 import zipfile
 from pathlib import Path
 from typing import Any, Mapping
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
-from prance_jax.core.files import disk_errors
+from prance_jax.core.files import atomic_file
 from prance_jax.serving.cascade_model import CascadeModel
 from prance_jax.serving.exported import CARD, FORMAT, PROGRAM, VERSION, WEIGHTS
 from prance_jax.serving.model import AdaptiveModel
@@ -42,7 +41,7 @@ def export(
       The card.
 
     Raises:
-      UserError: the disk is full; an older file at `path` is then intact.
+      WriteError: the file cannot be written; an older file at `path` is then intact.
     """
     spec = model.spec
     leaves, tree = jax.tree.flatten((model.params, model.policy_params))
@@ -52,13 +51,13 @@ def export(
         return dataclasses.replace(model, params=params, policy_params=policy_params)(images, *budget)
 
     (batch,) = jax_export.symbolic_shape("batch")
-    shape = (spec.image_size, spec.image_size, spec.channels)
+    shape = spec.image_shape
     arguments = [
         tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves),
         jax.ShapeDtypeStruct((batch, *shape), jnp.float32),
     ]
     if model.budget_table is not None:
-        arguments.append(jax.ShapeDtypeStruct((), jnp.float32))
+        arguments.append(jax.ShapeDtypeStruct((batch,), jnp.float32))
     program = jax_export.export(jax.jit(run), platforms=PLATFORMS)(*arguments)
     card = {
         "format": FORMAT,
@@ -76,16 +75,8 @@ def export(
     }
     weights = io.BytesIO()
     np.savez(weights, **{str(index): np.asarray(leaf) for index, leaf in enumerate(leaves)})
-    path = Path(path)
-    part_path = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with zipfile.ZipFile(part_path, "w") as file:
-                file.writestr(CARD, json.dumps(card, indent=1))
-                file.writestr(PROGRAM, program.serialize())
-                file.writestr(WEIGHTS, weights.getvalue())
-            os.replace(part_path, path)
-    finally:
-        part_path.unlink(missing_ok=True)
+    with atomic_file(path) as partial, zipfile.ZipFile(partial, "w") as file:
+        file.writestr(CARD, json.dumps(card, indent=1))
+        file.writestr(PROGRAM, program.serialize())
+        file.writestr(WEIGHTS, weights.getvalue())
     return card

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from prance_jax.cascade.policies import SelectorDecisions
 from prance_jax.cascade.routing import route, selector_actions
 from prance_jax.cascade.table import stop_nodes
 from prance_jax.core.errors import UserError
+from prance_jax.core.fields import check_type
 from prance_jax.experiments.cascade.stages import CascadeStages
 from prance_jax.experiments.experiment import Experiment
 from prance_jax.experiments.stage_runner import TableEntry
@@ -44,9 +47,12 @@ def load(
     Raises:
       UserError: there is no such workdir, seed or mode, or training has not finished.
     """
+    check_type(workdir, "load: workdir", str, os.PathLike)
+    check_type(seed, "load: seed", Integral, type(None))
+    check_type(token_mode, "load: token_mode", str, type(None))
     config = Workdir(workdir).config()
     seed = config.seeds[0] if seed is None else seed
-    mode = token_mode or config.token_modes[0]
+    mode = config.token_modes[0] if token_mode is None else token_mode
     if seed not in config.seeds or mode not in config.token_modes:
         raise UserError(
             f"{workdir} has seeds {config.seeds} and token modes {config.token_modes}, not seed {seed} "

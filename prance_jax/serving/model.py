@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from prance_jax.adaptive.buckets import Buckets
 from prance_jax.adaptive.budget import BudgetTable
 from prance_jax.adaptive.executor import AdaptiveOutput, serve_adaptive
-from prance_jax.core.checks import check_images
+from prance_jax.core.checks import check_budget, check_finite, check_images
 from prance_jax.core.errors import UserError
 from prance_jax.core.old_names import renamed
 from prance_jax.selector.policies import DecisionPolicy, PolicyWithCost
@@ -32,7 +32,7 @@ class Explanation:
     """What the selector chose for one image, and what that costs.
 
     Attributes:
-      predicted: index of the predicted class.
+      predicted: index of the predicted class; with several labels per image the indices of all.
       macs_kept: MACs as a share of the dense MACs, the selector included.
       widths: embedding width of each layer, in channels.
       mlp_dims: hidden units of each layer's MLP.
@@ -41,7 +41,7 @@ class Explanation:
         pruned; int32 [P] each.
     """
 
-    predicted: int
+    predicted: int | tuple[int, ...]
     macs_kept: float
     widths: tuple[int, ...]
     mlp_dims: tuple[int, ...]
@@ -152,7 +152,7 @@ class AdaptiveModel:
             structure = output.structure.image(index)
             explanations.append(
                 Explanation(
-                    predicted=int(logits.argmax()),
+                    predicted=self._predicted(logits),
                     macs_kept=macs(self.spec, structure, self.decision_cost).total / full,
                     widths=structure.widths,
                     mlp_dims=structure.mlp_dims,
@@ -209,15 +209,22 @@ class AdaptiveModel:
         """Returns the same model with another chunk size, in images."""
         return dataclasses.replace(self, chunk=chunk)
 
+    def _predicted(self, logits: np.ndarray) -> int | tuple[int, ...]:
+        if self.spec.multi_label:
+            return tuple(int(index) for index in np.flatnonzero(logits > 0))
+        return int(logits.argmax())
+
     def _check(self, images: jax.Array, budget: jax.Array | float | None) -> jax.Array | None:
         """Checks the arguments of a call and returns the cost weight of the budget."""
-        spec = self.spec
-        check_images(images, (spec.image_size, spec.image_size, spec.channels))
+        check_images(images, self.spec.image_shape)
+        check_finite(images)
         if self.budget_table is None:
             if budget is not None:
                 raise UserError(_ONE_BUDGET)
             return None
-        return self.budget_table.cost_weight(self.budget_table.range[1] if budget is None else budget)
+        budget = self.budget_table.range[1] if budget is None else budget
+        check_budget(budget, *self.budget_table.range, images.shape[0])
+        return self.budget_table.cost_weight(budget)
 
 
 _ONE_BUDGET = (

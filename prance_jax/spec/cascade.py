@@ -1,10 +1,10 @@
-"""Cascades: networks that look at an image several times and can answer at several exits.
+"""Cascades: networks that look at an image several times, with several exits.
 
 A *look* is one pass of a ViT over the image, on a grid of its own. A *step* runs some groups of one look at a static
-structure and ends in an exit, where the network has an answer. The steps form a tree: at every node the image stops
-with the answer that it has, or goes on by one of a few steps, deeper in the same look or in a later look.
+structure and ends in an exit, with an answer. The steps form a tree: at every node an image stops
+with its answer, or goes on: deeper in the same look, or in a later one.
 
-Reference: cascades of ViTs with early exits: DVT, arXiv 2105.15075; CF-ViT, arXiv 2203.03821.
+Reference: DVT, arXiv 2105.15075; CF-ViT, arXiv 2203.03821.
 """
 
 from __future__ import annotations
@@ -42,11 +42,14 @@ class Look:
     def __post_init__(self):
         if self.shares not in SHARES:
             raise UserError(f"look: shares={self.shares!r} is not known; choose from {', '.join(SHARES)}")
+        size, classes = self.spec.image_size, self.spec.num_classes
+        if not classes or len(set(self.spec.grid)) > 1:
+            raise UserError(f"look: it needs classes, a square; num_classes={classes}, image_size={size}")
 
 
 @dataclass(frozen=True)
 class CascadeSpec:
-    """The looks of a cascade, in the order in which an image may pass them.
+    """The looks of a cascade, in the order of their use.
 
     Attributes:
       looks: the looks; the last one is the network itself, see `dense`.
@@ -54,7 +57,7 @@ class CascadeSpec:
     Raises:
       UserError: there is no look, the last one shares weights with itself, another one differs from it in
         what all must have in common, the last layer of another one computes class tokens alone, the
-        networks classify pixels, or cells and patches of an earlier look do not nest.
+        networks classify pixels, or cells and patches of looks do not nest.
     """
 
     looks: tuple[Look, ...]
@@ -66,11 +69,12 @@ class CascadeSpec:
             raise UserError(
                 f"the last look has all weights; set shares='none', not {self.looks[-1].shares!r}"
             )
-        if self.last.pixels:
-            raise UserError("a cascade stops at one class per image; pixels must be False, it is True")
+        for name in ("pixels", "multi_label"):
+            if getattr(self.last, name):
+                raise UserError(f"a cascade stops at one class per image; {name} must be False, it is True")
         for number, look in enumerate(self.looks[:-1]):
             spec, last = look.spec, self.last
-            for field in ("num_classes", "channels", "distilled", "pixels", "dtype"):
+            for field in ("num_classes", "channels", "distilled", "pixels", "dtype", "architecture"):
                 if getattr(spec, field) != getattr(last, field):
                     raise UserError(
                         f"look {number} has {field}={getattr(spec, field)}; it must have that of the last look, "

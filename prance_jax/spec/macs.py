@@ -8,7 +8,7 @@ The papers print MACs as "FLOPs". Everything that runs is counted once:
   have queries and an MLP, all tokens have keys and values;
 - residual maps, token reduction, the selector at each decision, the classifier.
 
-Softmax, norms and GELU are not multiply-accumulates; `element_operations` counts their elements.
+Softmax, norms and GELU are not multiply-accumulates; `spec.element_operations` counts their elements.
 Matching of pairs under a schedule is not counted, as in the papers, see
 `models.reduction.scheduled_macs`.
 
@@ -26,7 +26,6 @@ Tests check the counts (first measured 2026-11-20):
 
 from __future__ import annotations
 
-import operator
 from typing import NamedTuple
 
 import jax
@@ -85,27 +84,28 @@ def macs(spec: ModelSpec, structure: Structure, selector: int = 0, counts: Token
     space = spec.space
     token_optimization = _token_method_macs(spec, structure) if counts is None else 0
     counts = counts or token_counts(spec, structure)
-    widths, mlp_dims = _numbers(structure, structure.widths), _numbers(structure, structure.mlp_dims)
-    before, after = _numbers(structure, counts.attention), _numbers(structure, counts.mlp)
-    mixed = before if counts.values is None else _numbers(structure, counts.values)
+    widths, mlp_dims = as_numbers(structure, structure.widths), as_numbers(structure, structure.mlp_dims)
+    before, after = as_numbers(structure, counts.attention), as_numbers(structure, counts.mlp)
+    mixed = before if counts.values is None else as_numbers(structure, counts.values)
     attention = mlp = residual_maps = 0
-    for layer, (width_in, width_out) in enumerate(_widths_in_out(spec, widths)):
+    mlp_inputs = 1 + spec.architecture.gated_mlp
+    for layer, (width_in, width_out) in enumerate(widths_in_out(spec, widths)):
         qk, vo = (space.heads * channels for channels in spec.head_dims(layer))
         queries, projected = before[layer], mixed[layer]
         if layer == space.depth - 1 and counts.last_queries is not None:
             queries = projected = counts.last_queries
         attention += (queries + before[layer]) * width_in * qk + queries * before[layer] * (qk + vo)
         attention += vo * (mixed[layer] * width_in + projected * widths[layer])
-        mlp += after[layer] * mlp_dims[layer] * (widths[layer] + width_out)
+        mlp += after[layer] * mlp_dims[layer] * (mlp_inputs * widths[layer] + width_out)
         if _has_residual_map(spec, layer):
             residual_maps += after[layer] * widths[layer] * width_out
     return Macs(
-        patch_embedding=(spec.tokens - spec.class_tokens) * spec.patch_values * widths[0],
+        patch_embedding=(spec.tokens - spec.num_prefix_tokens) * spec.patch_values * widths[0],
         attention=attention,
         mlp=mlp,
         residual_maps=residual_maps,
         token_optimization=token_optimization,
-        selector=selector * (space.groups - 1),
+        selector=selector * (space.groups - 1) + (_observed_maps(spec, before) if selector else 0),
         classifier=spec.read_tokens * widths[-1] * spec.outputs,
     )
 
@@ -134,9 +134,9 @@ def exit_macs(spec: ModelSpec, groups: tuple[GroupChoice, ...]) -> Amount:
       spec: of the network.
       groups: choices of the first groups, static or per image; all groups for the network's own head.
     """
-    count = token_counts(spec, Structure(groups)).mlp[-1] if spec.pixels else spec.class_tokens
+    count = token_counts(spec, Structure(groups)).mlp[-1] if spec.reads_all_tokens else spec.class_tokens
     reads_head = len(groups) == spec.space.groups or spec.pixels
-    (width,) = _numbers(Structure(groups), groups[-1].widths[-1:])
+    (width,) = as_numbers(Structure(groups), groups[-1].widths[-1:])
     return (
         _last_mlp_macs(spec, groups, count) + (spec.read_tokens if reads_head else 1) * width * spec.outputs
     )
@@ -154,48 +154,11 @@ def single_look_macs(spec: ModelSpec, structure: Structure) -> int:
 
 def _last_mlp_macs(spec: ModelSpec, groups: tuple[GroupChoice, ...], count: Size) -> Amount:
     """MACs of the MLP of the last layer of the last of these groups, which writes the width that it reads."""
-    width, mlp_dim, count = _numbers(
+    width, mlp_dim, count = as_numbers(
         Structure(groups), (groups[-1].widths[-1], groups[-1].mlp_dims[-1], count)
     )
     residual = width if _has_residual_map(spec, spec.space.last_layers[len(groups) - 1]) else 0
-    return count * width * (2 * mlp_dim + residual)
-
-
-class ElementOperations(NamedTuple):
-    """Elements of one image in element-wise functions; ints or float32 [B].
-
-    Attributes:
-      softmax: entries of all attention maps.
-      norm: entries of all LayerNorms.
-      gelu: entries of all GELUs.
-    """
-
-    softmax: Amount
-    norm: Amount
-    gelu: Amount
-
-
-def element_operations(spec: ModelSpec, structure: Structure) -> ElementOperations:
-    """Counts the elements in softmax, LayerNorm and GELU, which MACs do not include.
-
-    Args:
-      spec: of the network.
-      structure: static or per image.
-    """
-    space, counts = spec.space, token_counts(spec, structure)
-    widths, mlp_dims = _numbers(structure, structure.widths), _numbers(structure, structure.mlp_dims)
-    before, after = _numbers(structure, counts.attention), _numbers(structure, counts.mlp)
-    queries = before if counts.last_queries is None else [*before[:-1], counts.last_queries]
-    widths_in = [width_in for width_in, _ in _widths_in_out(spec, widths)]
-    layers = zip(before, after, widths_in, widths)
-    return ElementOperations(
-        softmax=space.heads * sum(map(operator.mul, queries, before)),
-        norm=sum(
-            num_before * width_in + num_after * width for num_before, num_after, width_in, width in layers
-        )
-        + spec.read_tokens * widths[-1],
-        gelu=sum(count * mlp_dim for count, mlp_dim in zip(after, mlp_dims)),
-    )
+    return count * width * ((2 + spec.architecture.gated_mlp) * mlp_dim + residual)
 
 
 def count_parameters(spec: ModelSpec, structure: Structure) -> Amount:
@@ -206,16 +169,18 @@ def count_parameters(spec: ModelSpec, structure: Structure) -> Amount:
       structure: static or per image.
     """
     space = spec.space
-    widths, mlp_dims = _numbers(structure, structure.widths), _numbers(structure, structure.mlp_dims)
-    total = widths[0] * (spec.patch_values + 1) + widths[0] * (spec.class_tokens + spec.positions)
-    for layer, (width_in, width_out) in enumerate(_widths_in_out(spec, widths)):
+    widths, mlp_dims = as_numbers(structure, structure.widths), as_numbers(structure, structure.mlp_dims)
+    total = widths[0] * (spec.patch_values + 1) + widths[0] * (spec.num_prefix_tokens + spec.positions)
+    total = total + 2 * widths[0] * spec.architecture.pre_norm
+    for layer, (width_in, width_out) in enumerate(widths_in_out(spec, widths)):
         width = widths[layer]
         qk, vo = (space.heads * channels for channels in spec.head_dims(layer))
         total = total + 2 * width_in + (width_in + 1) * (2 * qk + vo) + (vo + 1) * width
-        total = total + 2 * width + (width + 1) * mlp_dims[layer] + (mlp_dims[layer] + 1) * width_out
+        hidden, num_inputs = mlp_dims[layer], 1 + spec.architecture.gated_mlp
+        total = total + 2 * width + num_inputs * (width + 1) * hidden + (hidden + 1) * width_out
         if _has_residual_map(spec, layer):
             total = total + (width + 1) * width_out
-    return total + 2 * widths[-1] + spec.class_tokens * (widths[-1] + 1) * spec.outputs
+    return total + 2 * widths[-1] + (1 + spec.distilled) * (widths[-1] + 1) * spec.outputs
 
 
 def _has_residual_map(spec: ModelSpec, layer: int) -> bool:
@@ -223,8 +188,13 @@ def _has_residual_map(spec: ModelSpec, layer: int) -> bool:
     return spec.residual_maps and layer + 1 in spec.space.first_layers
 
 
-def _widths_in_out(spec: ModelSpec, widths: list[Amount]) -> list[tuple[Amount, Amount]]:
-    """Channels that each layer's attention reads and each layer's MLP writes."""
+def widths_in_out(spec: ModelSpec, widths: list[Amount]) -> list[tuple[Amount, Amount]]:
+    """Returns the channels that each layer's attention reads and each layer's MLP writes.
+
+    Args:
+      spec: of the network.
+      widths: of its layers; may be those of the first groups only.
+    """
     space = spec.space
     widths_in = list(widths)
     if spec.enter_at_widest:
@@ -234,19 +204,30 @@ def _widths_in_out(spec: ModelSpec, widths: list[Amount]) -> list[tuple[Amount, 
     return list(zip(widths_in, [*widths_in[1:], widths[-1]]))
 
 
+def _observed_maps(spec: ModelSpec, counts: list[Amount]) -> Amount:
+    """MACs of the attention maps that only a selector reads: without CLS an observation needs a whole map."""
+    if spec.architecture.class_token:
+        return 0
+    method, space = spec.method, spec.space
+    reduced = space.first_layers[1:] if method.needs_received or method.needs_importance else ()
+    return sum(
+        counts[layer] ** 2 * space.attention_width for layer in space.last_layers[:-1] if layer not in reduced
+    )
+
+
 def _token_method_macs(spec: ModelSpec, structure: Structure) -> Amount:
     """Multiply-accumulates of the token method at all decision points."""
     method, space, total = spec.method, spec.space, 0
-    counts, widths = token_counts(spec, structure).attention, _numbers(structure, structure.widths)
-    extra_prefix_tokens = spec.class_tokens - 1
+    counts, widths = token_counts(spec, structure).attention, as_numbers(structure, structure.widths)
+    extra_prefix_tokens = spec.extra_prefix_tokens
     for first, group in zip(space.first_layers[1:], structure.groups[1:]):
-        all_before, *all_after = _numbers(
+        all_before, *all_after = as_numbers(
             structure, (counts[first], *spec.tokens_after(counts[first], group.keep))
         )
-        # A distillation token takes no part in the reduction.
+        # Extra prefix tokens take no part in the reduction; a placeholder for CLS does.
         before, after = all_before - extra_prefix_tokens, [count - extra_prefix_tokens for count in all_after]
         total += method.macs(before, tuple(after), widths[first], space.head_dim)
-        if method.needs_received:
+        if method.needs_received or (method.needs_importance and not spec.architecture.class_token):
             total += all_before**2 * space.attention_width
         if method.group_ahead is not None:
             # All tokens are regrouped, and the attention output per query is averaged, too.
@@ -258,8 +239,13 @@ def _token_method_macs(spec: ModelSpec, structure: Structure) -> Amount:
     return total
 
 
-def _numbers(structure: Structure, sizes: tuple[Size, ...]) -> list[Amount]:
-    """Keeps integers of a static structure exact; others become float32, as totals exceed int32."""
+def as_numbers(structure: Structure, sizes: tuple[Size, ...]) -> list[Amount]:
+    """Keeps integers of a static structure exact; others become float32, as totals exceed int32.
+
+    Args:
+      structure: static or per image.
+      sizes: ints or int32 [B].
+    """
     if structure.static and all(isinstance(size, int) for size in sizes):
         return list(sizes)
     return [float(size) if isinstance(size, int) else jnp.asarray(size, jnp.float32) for size in sizes]

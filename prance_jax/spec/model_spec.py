@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from prance_jax.core.errors import UserError
+from prance_jax.core.fields import NumChannels, Range, Repeats, Share, Side, check_fields
 from prance_jax.core.sizes import Rate, Size
+from prance_jax.spec.architecture import Architecture, ChannelCounts, TokenLayout
 from prance_jax.spec.search_space import SearchSpace
 from prance_jax.tokens.method import TokenMethod
 from prance_jax.tokens.methods.registry import get_method
 
 
 @dataclass(frozen=True)
-class ChannelCounts:
-    """Channels of each layer after channel pruning.
-
-    Attributes:
-      qk: channels of a head's queries and keys, for each layer.
-      vo: channels of a head's values, for each layer.
-      hidden: hidden units of the MLP, for each layer.
-    """
-
-    qk: tuple[int, ...]
-    vo: tuple[int, ...]
-    hidden: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class ModelSpec:
+class ModelSpec(TokenLayout):
     """A meta-network, or a plain ViT: a meta-network with one structure.
 
     `enter_at_widest`, `scale_norm`, `token_floor` and `full_last_layer` reproduce the released
@@ -36,9 +24,10 @@ class ModelSpec:
 
     Attributes:
       space: the structures that the weights hold.
-      image_size: side of the square image, in pixels.
+      image_size: side of the image, or its rows and columns, in pixels.
       patch_size: side of a patch, in pixels; divides `image_size`.
-      num_classes: classes of an image, or of a pixel if `pixels`.
+      num_classes: classes of an image, or of a pixel if `pixels`. 0: no head, the answer is what the head would
+        read (timm's features).
       channels: of the image.
       token_optimization: token method at every decision point: 'prune', 'merge' or 'prune_merge' of
         the paper, or another name in `tokens.methods.registry.METHODS`, for example 'tome'.
@@ -57,6 +46,8 @@ class ModelSpec:
         the paper. Without them a structure of one width is a plain ViT, see `zoo.extract`.
       pixels: predict a class for each pixel, from all patches. Reduced tokens are put back on the
         grid first. False: one class for the image.
+      multi_label: an image may have several of the classes; each is predicted by the sigmoid of its
+        logit. False: one class, by the softmax.
       exits: groups, ascending and without the last one, at whose end the network can answer: each has a
         norm and a classifier of its own, which read what the head reads.
       enter_at_widest: the layer before a decision point writes the largest width, which the
@@ -70,58 +61,79 @@ class ModelSpec:
       refined_cells: number of cells, each of 2 x 2 patches, that enter as four tokens; every other cell
         enters as one. Scores choose the cells of each image, see `tokens.unmerge.CellSplit`. None:
         every patch is a token.
+      architecture: what public ViTs differ in; by default DeiT's.
 
     Raises:
-      UserError: a field is out of its range, `pixels` and `distilled` are both set, or `refined_cells`
-        does not fit the grid, the token method or `pixels`.
+      UserError: a field is out of its range, or does not go with another one.
     """
 
     space: SearchSpace
-    image_size: int
-    patch_size: int
-    num_classes: int
-    channels: int = 3
+    image_size: Side | tuple[Side, Side]
+    patch_size: Side
+    num_classes: Annotated[int, Range(0, 2**24)]
+    channels: NumChannels = 3
     token_optimization: str = "prune"
     weighted_merge: bool = False
-    norm_epsilon: float = 1e-6
-    dtype: str = "float32"
+    norm_epsilon: Share = 1e-6
+    dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
     channels_left: ChannelCounts | None = None
     distilled: bool = False
     residual_maps: bool = True
     pixels: bool = False
+    multi_label: bool = False
     exits: tuple[int, ...] = ()
     enter_at_widest: bool = False
     scale_norm: bool = False
-    token_floor: int = 2
+    token_floor: Repeats = 2
     full_last_layer: bool = False
     refined_cells: int | None = None
+    architecture: Architecture = Architecture()
 
     def __post_init__(self):
+        check_fields(self, "network")
         get_method(self.token_optimization)
-        if self.image_size <= 0 or self.patch_size <= 0 or self.image_size % self.patch_size:
-            raise UserError(
-                f"image size {self.image_size} is not a positive multiple of patch size {self.patch_size}"
-            )
-        if self.num_classes < 1 or self.channels < 1:
-            raise UserError(f"num_classes={self.num_classes} and channels={self.channels} must be positive")
-        if self.pixels and self.distilled:
-            raise UserError(
-                "pixels=True classifies patches, distilled=True classifies class tokens only; set one of them"
-            )
+        if any(side % self.patch_size for side in self.image_sides):
+            raise UserError(f"image size {self.image_size} is not a multiple of patch size {self.patch_size}")
+        self._check_combinations()
         last = self.space.groups - 1
         if list(self.exits) != sorted(set(self.exits)) or not all(0 <= group < last for group in self.exits):
             raise UserError(
                 f"exits={self.exits} must be groups from 0 to {last - 1}, ascending and without repeats; the "
                 "last group ends in the head"
             )
-        if self.dtype not in ("float32", "bfloat16"):
-            raise UserError(f"dtype {self.dtype!r} is not supported; set 'float32' or 'bfloat16'")
         if self.refined_cells is not None:
             self._check_cells()
 
+    def _check_combinations(self) -> None:
+        if self.pixels and self.multi_label:
+            raise UserError("pixels=True predicts one class for each pixel, so multi_label must be False")
+        if self.distilled and self.reads_all_tokens:
+            raise UserError(
+                "pixels=True and global_pool='avg' classify patches, distilled=True class tokens only; set one of them"
+            )
+        if self.distilled and not self.architecture.class_token:
+            raise UserError("distilled=True has a CLS and a distillation token; set class_token=True")
+        if not self.num_classes and (self.pixels or self.exits):
+            raise UserError(
+                f"num_classes=0 has no classifier, which pixels=True and exits need; there are pixels={self.pixels} "
+                f"and exits={self.exits}"
+            )
+        if self.architecture.rope_temperature is not None:
+            if self.space.head_dim % 4 or self.channels_left is not None:
+                raise UserError(
+                    "rope_temperature rotates whole heads: their width must be a multiple of 4 and their channels "
+                    f"not pruned; the width is {self.space.head_dim}, channels_left={self.channels_left}"
+                )
+        rows, columns = self.grid
+        if rows != columns and (self.method.needs_grid or self.refined_cells is not None):
+            raise UserError(
+                f"image_size={self.image_size} has {rows} x {columns} patches; token_optimization='cait' and "
+                "refined_cells need a square"
+            )
+
     def _check_cells(self) -> None:
-        side = self.image_size // self.patch_size
+        side = self.grid[0]
         if side % 2 or not 0 <= self.refined_cells <= self.cells:
             raise UserError(
                 f"refined_cells={self.refined_cells} needs an even number of patches on a side and must be 0 to the "
@@ -158,65 +170,20 @@ class ModelSpec:
         """Counts the tokens after each step of a reduction.
 
         Args:
-          count: tokens before it, class tokens counted; int or int32 [B].
+          count: tokens before it, prefix tokens counted; int or int32 [B].
           rates: keep rate of each step; float or float32 [B] each.
 
         Returns:
           Tokens after each step; int or int32 [B] each.
         """
-        return self.method.tokens_after(count, rates, self.fewest_tokens, self.patches, self.class_tokens - 1)
-
-    @property
-    def patches(self) -> int:
-        """Patches of an image."""
-        return (self.image_size // self.patch_size) ** 2
-
-    @property
-    def class_tokens(self) -> int:
-        """Number of class tokens: CLS, and the distillation token if there is one."""
-        return 1 + self.distilled
-
-    @property
-    def cells(self) -> int:
-        """Cells of 2 x 2 patches."""
-        return self.patches // 4
-
-    @property
-    def positions(self) -> int:
-        """Learned positions: of class tokens and of all patches."""
-        return self.class_tokens + self.patches
-
-    @property
-    def tokens(self) -> int:
-        """Tokens before any reduction: class tokens, and patches or cells."""
-        if self.refined_cells is None:
-            return self.positions
-        return self.class_tokens + self.cells + 3 * self.refined_cells
+        return self.method.tokens_after(
+            count, rates, self.fewest_tokens, self.patches, self.extra_prefix_tokens
+        )
 
     @property
     def unrefined(self) -> ModelSpec:
         """This network with every patch as a token; it has the same weights."""
         return self if self.refined_cells is None else dataclasses.replace(self, refined_cells=None)
-
-    @property
-    def fewest_tokens(self) -> int:
-        """Fewest tokens after a reduction, all class tokens counted."""
-        return self.token_floor + self.distilled
-
-    @property
-    def outputs(self) -> int:
-        """Logits that the head computes for one token: for all pixels of a patch if `pixels`."""
-        return self.num_classes * (self.patch_size**2 if self.pixels else 1)
-
-    @property
-    def read_tokens(self) -> int:
-        """Tokens that the heads classify: class tokens, or all patches if `pixels`."""
-        return self.patches if self.pixels else self.class_tokens
-
-    @property
-    def reads_class_tokens_only(self) -> bool:
-        """Whether the last MLP runs on class tokens alone, which are all that a classifier reads."""
-        return not (self.full_last_layer or self.pixels)
 
     def num_queries(self, layer: int) -> int | None:
         """Counts the leading tokens whose attention a layer computes.
@@ -246,11 +213,6 @@ class ModelSpec:
           method: of the schedule.
         """
         return method.group_ahead is not None or not self.reads_class_tokens_only
-
-    @property
-    def patch_values(self) -> int:
-        """Values of one flattened patch."""
-        return self.patch_size**2 * self.channels
 
     @property
     def largest(self):

@@ -15,7 +15,7 @@ import numpy as np
 from prance_jax.core.errors import UserError
 from prance_jax.core.old_names import renamed
 from prance_jax.core.sizes import Rate, Size
-from prance_jax.spec.structure import GroupChoice, Structure
+from prance_jax.spec.structure import GroupChoice, Structure, sample_choices
 
 
 @dataclass(frozen=True)
@@ -199,14 +199,13 @@ class SearchSpace:
         """
         num_layers = self.layers[group]
         widths_key, ratios_key, keep_key = jax.random.split(key, 3)
-        widths = jax.random.choice(widths_key, jnp.asarray(self.widths, jnp.int32), (num_layers, batch))
-        ratios = jax.random.choice(ratios_key, jnp.asarray(self.ratios, jnp.float32), (num_layers, batch))
+        widths = sample_choices(widths_key, self.widths, "int32", (num_layers, batch))
+        ratios = sample_choices(ratios_key, self.ratios, "float32", (num_layers, batch))
         keep = ()
         if group:
             keys = jax.random.split(keep_key, len(keep_choices))
             keep = tuple(
-                jax.random.choice(key, jnp.asarray(choices, jnp.float32), (batch,))
-                for key, choices in zip(keys, keep_choices)
+                sample_choices(key, choices, "float32", (batch,)) for key, choices in zip(keys, keep_choices)
             )
         return GroupChoice(tuple(widths), tuple(self.mlp_dim(widths, ratios)), keep)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from prance_jax.core.old_names import renamed
@@ -88,3 +89,18 @@ class Structure(NamedTuple):
             layers = " ".join(f"{width}/{mlp_dim}" for width, mlp_dim in zip(group.widths, group.mlp_dims))
             parts.append(f"[{layers}{keep}]")
         return " ".join(parts)
+
+
+def sample_choices(
+    key: jax.Array, choices: tuple[float, ...], dtype: str, shape: tuple[int, ...]
+) -> jax.Array:
+    """Samples uniformly; `jax.random.choice` samples other values under `jax_enable_x64`.
+
+    Args:
+      key: random key.
+      choices: values to sample from.
+      dtype: of the result.
+      shape: of the result.
+    """
+    index = jax.random.randint(key, shape, 0, len(choices), dtype=jnp.int32)
+    return jnp.asarray(choices, dtype)[index]

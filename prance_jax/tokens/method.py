@@ -54,6 +54,7 @@ class TokenMethod:
       tracks_sizes: whether `reduce` updates `TokenSet.size` (`regroup(sized=...)`). Attention is
         proportional to sizes wherever a token set has them.
       needs_received: whether it reads `AttentionSignals.received`.
+      needs_importance: whether it reads `AttentionSignals.cls_attention`.
       takes_weighted: whether `reduce` has the keyword argument `weighted`; see
         `prance_jax.tokens.methods.prance.merge`.
       needs_grid: whether the tokens that arrive must form a grid of patches.
@@ -71,6 +72,7 @@ class TokenMethod:
     rates: int = 1
     tracks_sizes: bool = True
     needs_received: bool = False
+    needs_importance: bool = True
     takes_weighted: bool = False
     needs_grid: bool = False
     schedules: Callable[[int, int], list[Schedule]] = constant_schedules
@@ -84,11 +86,11 @@ class TokenMethod:
         The request of a step is floor(rate x tokens), with at least `floor` tokens.
 
         Args:
-          count: tokens that arrive, all class tokens included: int or int32 [B].
+          count: tokens that arrive, all prefix tokens included: int or int32 [B].
           rates: keep rate of each step, in (0, 1].
           floor: smallest number of tokens to request.
           patches: original patches of the image.
-          extra_prefix_tokens: class tokens other than CLS; they count, but are never reduced.
+          extra_prefix_tokens: see `prance_jax.tokens.prefix`; they count, but are never reduced.
         """
         counts = []
         for rate in rates:

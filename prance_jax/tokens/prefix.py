@@ -1,6 +1,8 @@
-"""Extra class tokens (say, a distillation token) are taken out before a token method runs.
+"""Extra prefix tokens (a distillation token, registers) are taken out before a token method runs.
 
-So no method has to handle them. They stand behind CLS: [CLS, extra class tokens, patches].
+So no method has to handle them. A method gets one prefix token, which it neither removes nor merges: the first one, CLS as
+a rule. The others stand behind it: [first, extra prefix tokens, patches]. A network without prefix tokens has -1 extra
+ones: its methods get a placeholder, which is removed again.
 """
 
 from __future__ import annotations
@@ -16,12 +18,13 @@ from prance_jax.tokens.token_set import AttentionSignals, TokenSet
 def split_prefix(
     tokens: TokenSet, signals: AttentionSignals, extra_prefix_tokens: int
 ) -> tuple[TokenSet, AttentionSignals]:
-    """Takes the extra class tokens out of a token set and its signals.
+    """Takes the extra prefix tokens out of a token set and its signals.
 
     Args:
       tokens: all tokens [B, N].
       signals: signals of all tokens [B, N].
-      extra_prefix_tokens: class tokens other than CLS.
+      extra_prefix_tokens: prefix tokens but the first one; -1 if there is none, then the placeholder is a copy of the first
+        patch.
 
     Returns:
       Tokens and signals of the other N - extra_prefix_tokens.
@@ -42,17 +45,17 @@ def split_prefix(
 
 
 def join_prefix(reduced: TokenSet, tokens: TokenSet, extra_prefix_tokens: int) -> TokenSet:
-    """Puts the extra class tokens back behind CLS, unchanged.
+    """Puts the extra prefix tokens back, unchanged; removes a placeholder.
 
     Args:
-      reduced: reduced tokens, without the extra class tokens.
+      reduced: reduced tokens, without the extra prefix tokens.
       tokens: all tokens before the reduction.
-      extra_prefix_tokens: class tokens other than CLS.
+      extra_prefix_tokens: as for `split_prefix`.
     """
 
     def join(new: jax.Array | None, old: jax.Array | None) -> jax.Array | None:
-        if new is None:
-            return None
+        if new is None or extra_prefix_tokens < 0:
+            return None if new is None else new[:, 1:]
         extra = (
             jnp.ones_like(new[:, :1].repeat(extra_prefix_tokens, 1))
             if old is None
@@ -66,13 +69,16 @@ def join_prefix(reduced: TokenSet, tokens: TokenSet, extra_prefix_tokens: int) -
 
 
 def prefix_groups(grouping: Grouping, extra_prefix_tokens: int) -> Grouping:
-    """Extends a grouping by the extra class tokens, each a group by itself behind CLS.
+    """Extends a grouping by the extra prefix tokens, each a group by itself; removes a placeholder.
 
     Args:
       grouping: groups of the tokens without them.
-      extra_prefix_tokens: class tokens other than CLS.
+      extra_prefix_tokens: as for `split_prefix`.
     """
     batch = len(grouping.new_index)
+    num_keep = shift_size(grouping.num_keep, extra_prefix_tokens)
+    if extra_prefix_tokens < 0:
+        return Grouping(jnp.maximum(grouping.new_index[:, 1:] - 1, -1), num_keep, grouping.weights[:, 1:])
     extra = jnp.broadcast_to(
         jnp.arange(1, 1 + extra_prefix_tokens, dtype=grouping.new_index.dtype), (batch, extra_prefix_tokens)
     )
@@ -80,4 +86,4 @@ def prefix_groups(grouping: Grouping, extra_prefix_tokens: int) -> Grouping:
     new_index = jnp.concatenate([grouping.new_index[:, :1], extra, shifted], axis=1)
     ones = jnp.ones((batch, extra_prefix_tokens), grouping.weights.dtype)
     weights = jnp.concatenate([grouping.weights[:, :1], ones, grouping.weights[:, 1:]], axis=1)
-    return Grouping(new_index, shift_size(grouping.num_keep, extra_prefix_tokens), weights)
+    return Grouping(new_index, num_keep, weights)

@@ -17,7 +17,7 @@ from prance_jax.core.sizes import BoundedSize, Rate, Size, array_size, size_valu
 
 
 class TokenSet(NamedTuple):
-    """Tokens of a batch; token 0 is CLS.
+    """Tokens of a batch: prefix tokens (CLS first, if there is one), then the others.
 
     Features of invalid tokens are arbitrary finite numbers; nothing valid depends on them.
 
@@ -54,9 +54,9 @@ class TokenSet(NamedTuple):
 
         Counted from `token_of_patch`, so it also holds where a method does not update sizes.
         """
-        slots = jnp.arange(self.features.shape[1])
+        slots = jnp.arange(self.features.shape[1], dtype=jnp.int32)
         patches = jnp.sum(self.token_of_patch[:, :, None] == slots, axis=1, dtype=jnp.float32)
-        # A class token counts as one.
+        # Token 0, a prefix token, counts as one.
         return jnp.maximum(patches.at[:, 0].add(1.0), 1.0)
 
 
@@ -65,7 +65,7 @@ class AttentionSignals(NamedTuple):
 
     Attributes:
       cls_attention: float32 [B, N], attention from CLS to each token, mean over heads; 0 for
-        invalid tokens.
+        invalid tokens. In a network without CLS it is `received`.
       keys: float32 [B, N, D], mean over heads.
       values: float32 [B, N], L2 norm of the values, heads concatenated; None where they are not
         computed yet (one step ahead).
@@ -79,16 +79,16 @@ class AttentionSignals(NamedTuple):
     received: jax.Array | None = None
 
 
-def initial_tokens(features: jax.Array, class_tokens: int = 1) -> TokenSet:
+def initial_tokens(features: jax.Array, num_prefix_tokens: int = 1) -> TokenSet:
     """Returns a token set with all tokens valid and of size one.
 
     Args:
-      features: [B, class_tokens + P, C], CLS first.
-      class_tokens: CLS and other class tokens, say a distillation token.
+      features: [B, num_prefix_tokens + P, C], CLS first.
+      num_prefix_tokens: CLS and other tokens that are no patches, say a distillation token.
     """
     batch, tokens, _ = features.shape
-    token_of_patch = jnp.arange(class_tokens, tokens, dtype=jnp.int32)
-    token_of_patch = jnp.broadcast_to(token_of_patch, (batch, tokens - class_tokens))
+    token_of_patch = jnp.arange(num_prefix_tokens, tokens, dtype=jnp.int32)
+    token_of_patch = jnp.broadcast_to(token_of_patch, (batch, tokens - num_prefix_tokens))
     return TokenSet(features, None, None, token_of_patch)
 
 
@@ -178,8 +178,8 @@ def _importance(tokens: TokenSet, importance: jax.Array) -> jax.Array:
 def _sorting(values: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The order that makes values [B, N] fall, and the rank of each value in it."""
     # Not `top_k` and a scatter: on several devices the compiler would gather the batch for those.
-    order = jnp.argsort(-values, axis=1, stable=True)
-    return order, jnp.argsort(order, axis=1)
+    order = jnp.argsort(-values, axis=1, stable=True).astype(jnp.int32)
+    return order, jnp.argsort(order, axis=1).astype(jnp.int32)
 
 
 def leading_tokens(tokens: TokenSet, count: int) -> TokenSet:
@@ -223,7 +223,7 @@ def prefix_mask(slots: int, num_keep: Size) -> jax.Array:
       slots: length of the token axis; the result is shorter if `num_keep` has a lower bound.
       num_keep: int32 [B], may be bounded.
     """
-    return jnp.arange(array_size(num_keep, slots)) < size_value(num_keep)[:, None]
+    return jnp.arange(array_size(num_keep, slots), dtype=jnp.int32) < size_value(num_keep)[:, None]
 
 
 def compose_index(token_of_patch: jax.Array, mapping: jax.Array) -> jax.Array:
@@ -237,4 +237,4 @@ def compose_index(token_of_patch: jax.Array, mapping: jax.Array) -> jax.Array:
       `token_of_patch` after the reduction.
     """
     moved = jnp.take_along_axis(mapping, jnp.maximum(token_of_patch, 0), axis=1)
-    return jnp.where(token_of_patch < 0, -1, moved)
+    return jnp.where(token_of_patch < 0, -1, moved).astype(jnp.int32)

@@ -7,6 +7,7 @@ and of cells of 2 x 2 patches elsewhere.
 from __future__ import annotations
 
 import functools
+import math
 from typing import Literal, NamedTuple
 
 import jax
@@ -18,7 +19,12 @@ from prance_jax.tokens.token_set import TokenSet, descending_rank
 Fill = Literal["nearest", "zero"]
 
 
-def unmerge(tokens: TokenSet, fill: Fill = "nearest", last: jax.Array | None = None) -> jax.Array:
+def unmerge(
+    tokens: TokenSet,
+    fill: Fill = "nearest",
+    last: jax.Array | None = None,
+    grid: tuple[int, int] | None = None,
+) -> jax.Array:
     """Returns features of every original patch, [B, P, C]: those of the token that contains it.
 
     Args:
@@ -26,13 +32,13 @@ def unmerge(tokens: TokenSet, fill: Fill = "nearest", last: jax.Array | None = N
       fill: what pruned patches get where `last` is None: 'nearest', the features of the nearest
         patch that still has a token (by distance on the grid, ties to the lower index); or 'zero'.
       last: [B, P, C], features for pruned patches, see `last_features`.
+      grid: rows and columns of patches; None: a square.
     """
     token_of_patch = tokens.token_of_patch
     if last is None and fill == "nearest":
         has_token = token_of_patch >= 0
-        distance = jnp.where(
-            has_token[:, None, :], jnp.asarray(_squared_distances(token_of_patch.shape[1])), np.inf
-        )
+        grid = grid or (math.isqrt(token_of_patch.shape[1]),) * 2
+        distance = jnp.where(has_token[:, None, :], jnp.asarray(_squared_distances(*grid)), np.inf)
         nearest = jnp.argmin(distance, axis=2)
         # If only CLS remains, there is no nearest patch.
         token_of_patch = jnp.where(
@@ -107,31 +113,34 @@ class CellSplit(NamedTuple):
         coarse = jnp.take_along_axis(cells, whole[:, :, None], axis=1)
         return jnp.concatenate([fine.reshape(order.shape[0], -1, patches.shape[-1]), coarse], axis=1)
 
-    def arrange(self, grid: jax.Array, class_tokens: int) -> jax.Array:
-        """Arranges values of class tokens and patches as those of tokens; a whole cell gets the mean of its patches.
+    def arrange(self, grid: jax.Array, num_prefix_tokens: int) -> jax.Array:
+        """Arranges values of prefix tokens and patches as those of tokens; a whole cell gets the mean of its patches.
 
         Args:
-          grid: [B or 1, class_tokens + P, C].
-          class_tokens: number of class tokens, which come first.
+          grid: [B or 1, num_prefix_tokens + P, C].
+          num_prefix_tokens: number of tokens that are no patches, which come first.
 
         Returns:
-          [B, class_tokens + tokens, C].
+          [B, num_prefix_tokens + tokens, C].
         """
-        prefix, patches = grid[:, :class_tokens], grid[:, class_tokens:]
+        prefix, patches = grid[:, :num_prefix_tokens], grid[:, num_prefix_tokens:]
         others = self.choose(patches, _patches_of_cells(patches).mean(axis=2))
         return jnp.concatenate(
             [jnp.broadcast_to(prefix, (others.shape[0], *prefix.shape[1:])), others], axis=1
         )
 
-    def token_of_patch(self, class_tokens: int) -> jax.Array:
+    def token_of_patch(self, num_prefix_tokens: int) -> jax.Array:
         """Returns the index of the token that contains each patch, int32 [B, P]; see `TokenSet`.
 
         Args:
-          class_tokens: number of class tokens, which come first.
+          num_prefix_tokens: number of tokens that are no patches, which come first.
         """
         rank = self.rank[:, :, None]
         is_split = rank < self.num_split
-        token = jnp.where(is_split, 4 * rank + jnp.arange(4), 3 * self.num_split + rank) + class_tokens
+        token = (
+            jnp.where(is_split, 4 * rank + jnp.arange(4, dtype=jnp.int32), 3 * self.num_split + rank)
+            + num_prefix_tokens
+        )
         side = round(self.rank.shape[1] ** 0.5)
         token = token.reshape(-1, side, side, 2, 2).transpose(0, 1, 3, 2, 4)
         return token.reshape(-1, 4 * side * side).astype(jnp.int32)
@@ -146,8 +155,7 @@ def _patches_of_cells(grid: jax.Array) -> jax.Array:
 
 
 @functools.lru_cache(maxsize=None)
-def _squared_distances(patches: int) -> np.ndarray:
-    """float32 [P, P], squared distances on a square grid."""
-    side = round(patches**0.5)
-    position = np.stack(np.divmod(np.arange(patches), side), axis=1).astype(np.float32)
+def _squared_distances(rows: int, columns: int) -> np.ndarray:
+    """float32 [P, P], squared distances on a grid."""
+    position = np.stack(np.divmod(np.arange(rows * columns), columns), axis=1).astype(np.float32)
     return ((position[:, None] - position[None]) ** 2).sum(axis=2)

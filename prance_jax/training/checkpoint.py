@@ -7,7 +7,8 @@ writes into a temporary folder and renames it, so a killed process leaves no hal
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,21 +53,27 @@ class Checkpoints:
     def __init__(self, directory: str | Path, keep: int = 2, read_only: bool = False):
         self.directory = Path(directory).absolute()
         self._keep, self._read_only = keep, read_only
+        self._best: int | None = None
         self._open: Any = None
 
-    def save(self, step: int, tree: Any, note: Mapping[str, Any] | None = None) -> None:
+    def save(
+        self, step: int, tree: Any, note: Mapping[str, Any] | None = None, best: int | None = None
+    ) -> None:
         """Writes a checkpoint and returns when it is on the disk.
 
         Args:
           step: its step, larger than all steps saved before.
           tree: a pytree of arrays; typed PRNG keys are stored as their data.
           note: JSON values that belong to the checkpoint but not to the tree.
+          best: step of the best checkpoint, this one or an older one, which is kept as well; None for
+            none.
 
         Raises:
           UserError: the disk is full; the previous checkpoint is intact.
         """
         import orbax.checkpoint as ocp
 
+        self._best = best
         arrays = {
             path: leaf
             for path, leaf in tree_leaves.leaves_by_path(tree_leaves.plain_arrays(tree)).items()
@@ -100,7 +107,8 @@ class Checkpoints:
             return []
         if not self.directory.is_dir():
             raise UserError(f"checkpoint folder {self.directory} is a file")
-        steps = sorted(self._manager(create=False).all_steps())
+        with _silent_orbax():
+            steps = sorted(self._manager(create=False).all_steps())
         names = [path.name for path in self.directory.iterdir()]
         known = ("-tmp", ".damaged")
         foreign = [name for name in names if not name.isdigit() and not any(part in name for part in known)]
@@ -224,7 +232,7 @@ class Checkpoints:
             import orbax.checkpoint as ocp
 
             options = ocp.CheckpointManagerOptions(
-                max_to_keep=self._keep,
+                preservation_policy=self,
                 create=create,
                 cleanup_tmp_directories=not self._read_only,
                 # After save() the metrics on the disk rely on it.
@@ -232,6 +240,18 @@ class Checkpoints:
             )
             self._open = ocp.CheckpointManager(self.directory, options=options)
         return self._open
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Returns which checkpoints are kept: the newest and the best one; Orbax deletes the others.
+
+        Args:
+          checkpoints: all of them, oldest first.
+          context: of Orbax; not used.
+        """
+        oldest = len(checkpoints) - self._keep
+        return [
+            index >= oldest or checkpoint.step == self._best for index, checkpoint in enumerate(checkpoints)
+        ]
 
     def _close(self) -> None:
         if self._open is not None:
@@ -241,15 +261,21 @@ class Checkpoints:
 
 @contextmanager
 def _silent_orbax() -> Iterator[None]:
-    """Hides the tracebacks that Orbax's threads log of a failure that is raised anyway."""
-    logger = logging.getLogger("absl")
+    """Hides the tracebacks that Orbax's threads print of a failure that is raised anyway."""
+    logger, hook = logging.getLogger("absl"), sys.excepthook
 
     def drop(record: logging.LogRecord) -> bool:
         return False
 
+    def drop_late_reads(kind: type, error: BaseException, trace: Any) -> None:
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            hook(kind, error, trace)
+
     logger.addFilter(drop)
+    sys.excepthook = drop_late_reads
     try:
         yield
+        sys.excepthook = hook  # after a failure other reads may end at any later time
     finally:
         logger.removeFilter(drop)
 

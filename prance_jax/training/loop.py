@@ -18,7 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from prance_jax.config.stages import ValidationConfig
 from prance_jax.core.errors import UserError
+from prance_jax.evaluation.validation import BestScore, mean_score
 from prance_jax.training import tree_leaves
 from prance_jax.training.checkpoint import Checkpoints
 from prance_jax.training.interrupts import agree_on_stop, collect_stop_signals
@@ -41,6 +43,8 @@ class Stage:
       step: (state, step) -> (state, metrics), jitted. The step number is an int32 scalar, from 0, and
         the only source of randomness. Metrics are scalars. The state may be donated.
       headline: names of the metrics in the progress line; the first three by default.
+      validate: (state) -> validation metrics, numbers of which higher is better; None where the stage
+        has no validation. It must not change the state.
     """
 
     name: str
@@ -48,6 +52,7 @@ class Stage:
     init: Callable[[], PyTree]
     step: Callable[[PyTree, jax.Array], tuple[PyTree, dict[str, jax.Array]]]
     headline: tuple[str, ...] = ()
+    validate: Callable[[PyTree], dict[str, float]] | None = None
 
 
 def run_stage(
@@ -58,9 +63,12 @@ def run_stage(
     checkpoint_seconds: float = 20.0,
     checkpoint_every: int | None = None,
     log_every: int = 20,
+    validation: ValidationConfig = ValidationConfig(),
     progress: Progress,
 ) -> PyTree:
     """Runs a stage to its end, from its newest checkpoint if it has one.
+
+    A checkpoint is saved at every validation that is better than all before.
 
     Args:
       stage: the stage.
@@ -70,11 +78,12 @@ def run_stage(
         hosts up to the next metrics line.
       checkpoint_every: steps between checkpoints, in addition.
       log_every: steps between metrics lines. A line has the mean of each metric over the steps since
-        the line before.
+        the line before; every validation writes one as well.
+      validation: when the stage is validated, when it ends early, and what it returns.
       progress: display of the progress.
 
     Returns:
-      The final state.
+      The final state, or that of the best validation (`ValidationConfig.use_checkpoint`).
 
     Raises:
       UserError: a metric or the state became non-finite (the last good checkpoint stays), the
@@ -82,9 +91,9 @@ def run_stage(
       KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM (exit status 143), after a checkpoint was saved.
     """
     checkpoints = Checkpoints(Path(checkpoints_dir) / stage.name)
-    state = jax.tree.map(_strong, stage.init())
-    run = _Run(stage, checkpoints, metrics)
-    example, state = _abstract(state), (state if checkpoints.latest() is None else None)
+    state = jax.tree.map(tree_leaves.strong_leaf, stage.init())
+    run = _Run(stage, checkpoints, metrics, validation)
+    example, state = tree_leaves.abstract_tree(state), (state if checkpoints.latest() is None else None)
     restored = checkpoints.restore_newest(example)
     if restored is not None:
         state = restored.tree
@@ -95,24 +104,25 @@ def run_stage(
             "choose another --workdir or raise the steps"
         )
     metrics.rewind(stage.name, run.done)
-    if run.done == stage.steps and restored is not None:
-        return state
+    if run.is_finished and restored is not None:
+        return run.result(state, example)
 
     progress.start(stage.name, stage.steps, run.done)
     try:
         with collect_stop_signals() as stops:
-            while run.done < stage.steps:
+            while not run.is_finished:
                 state, values = stage.step(state, jnp.int32(run.done))
                 run.take(values)
-                logs = run.done % log_every == 0 or run.done == stage.steps
-                progress.update(run.done, _headline(stage, run.log()) if logs else None)
+                scores = run.validate(state) if run.validates else {}
+                logs = run.done % log_every == 0 or run.is_finished or bool(scores)
+                progress.update(run.done, _headline(stage, run.log(scores), scores) if logs else None)
                 due = checkpoint_every is not None and run.done % checkpoint_every == 0
                 pause = max(checkpoint_seconds, run.save_seconds / _SAVE_SHARE)
                 late = run.unsaved_seconds() > pause
                 save, stop = agree_on_stop(logs, late, bool(stops))
-                if due or save or stop or run.done == stage.steps:
+                if due or save or stop or run.is_finished or run.best.step == run.done:
                     run.save(state)
-                if stop and run.done < stage.steps:
+                if stop and not run.is_finished:
                     raise stops[0] if stops else SystemExit(128 + signal.SIGTERM)
             if not stage.steps:
                 run.save(state)
@@ -120,10 +130,15 @@ def run_stage(
                 raise stops[0]
     finally:
         progress.stop()
-    return state
+    if run.done < stage.steps:
+        text = f"{stage.name}: ended at step {run.done}, no better validation since step {run.best.step}"
+        progress.note(text)
+    return run.result(state, example)
 
 
-def restore_stage(stage: Stage, checkpoints_dir: str | Path) -> PyTree:
+def restore_stage(
+    stage: Stage, checkpoints_dir: str | Path, validation: ValidationConfig = ValidationConfig()
+) -> PyTree:
     """Reads the state of a trained stage; it trains nothing and writes nothing.
 
     Where the newest checkpoint is damaged, it is that of the one before, with a warning.
@@ -131,19 +146,37 @@ def restore_stage(stage: Stage, checkpoints_dir: str | Path) -> PyTree:
     Args:
       stage: the stage.
       checkpoints_dir: folder of the checkpoints of all stages.
+      validation: the settings that the stage was trained with.
 
     Raises:
-      UserError: there is no checkpoint, none can be read, or they do not fit the stage.
+      UserError: the stage is not finished, no checkpoint can be read, or they do not fit the stage.
     """
     checkpoints = Checkpoints(Path(checkpoints_dir) / stage.name, read_only=True)
-    return checkpoints.restore(_abstract(jax.tree.map(_strong, stage.init())))
+    run = _Run(stage, checkpoints, None, validation)
+    example = tree_leaves.abstract_tree(jax.tree.map(tree_leaves.strong_leaf, stage.init()))
+    restored = checkpoints.restore_newest(example)
+    if restored is not None:
+        run.resume(restored.step, restored.note)
+    if restored is None or not (run.is_finished or checkpoints.latest() == stage.steps):
+        raise UserError(
+            f"{checkpoints_dir}: stage {stage.name} is at step {run.done} of {stage.steps}; "
+            "run the train command on this workdir first"
+        )
+    return run.result(restored.tree, example)
 
 
 class _Run:
-    """The state of one call: finished steps, metrics since the last line, last checkpoint."""
+    """The state of one call: finished steps, metrics since the last line, last and best checkpoint."""
 
-    def __init__(self, stage: Stage, checkpoints: Checkpoints, metrics: MetricsWriter):
-        self.done = 0
+    def __init__(
+        self,
+        stage: Stage,
+        checkpoints: Checkpoints,
+        metrics: MetricsWriter | None,
+        validation: ValidationConfig,
+    ):
+        self.done, self.best = 0, BestScore()
+        self._validation = validation
         self.save_seconds = 0.0
         self._stage, self._checkpoints, self._metrics = stage, checkpoints, metrics
         self._pending: deque[dict[str, jax.Array]] = deque()  # metrics still on the device
@@ -156,6 +189,29 @@ class _Run:
         self.done = self._saved = step
         self._seconds_before = note["seconds"]
         self._window = list(note["window"])
+        self.best = BestScore(*note.get("best", ()))
+
+    @property
+    def is_finished(self) -> bool:
+        patience = self._validation.patience
+        return self.done >= self._stage.steps or (patience is not None and self.best.num_worse >= patience)
+
+    @property
+    def validates(self) -> bool:
+        """Whether the stage is validated after the last step."""
+        every = self._validation.every if self._stage.validate is not None else None
+        return every is not None and (self.done % every == 0 or self.done == self._stage.steps)
+
+    def validate(self, state: PyTree) -> dict[str, float]:
+        scores = self._stage.validate(state)
+        self.best = self.best.update(self.done, mean_score(scores))
+        return scores
+
+    def result(self, state: PyTree, example: PyTree) -> PyTree:
+        """Returns the state that the stage hands on, given its last one."""
+        if self._validation.use_checkpoint == "last" or self.best.step in (None, self.done):
+            return state
+        return self._checkpoints.restore(example, self.best.step)
 
     def take(self, values: dict[str, jax.Array]) -> None:
         """Counts a step and stores its metrics, on the device as long as possible."""
@@ -164,11 +220,11 @@ class _Run:
         if len(self._pending) > _RUN_AHEAD:
             jax.block_until_ready(self._pending[-1 - _RUN_AHEAD])
 
-    def log(self) -> dict[str, float]:
-        """Writes a metrics line with the means over the window, and empties the window."""
+    def log(self, scores: dict[str, float]) -> dict[str, float]:
+        """Writes a metrics line with the means over the window and validation scores; empties the window."""
         self._fetch()
         means = {name: float(np.mean([values[name] for values in self._window])) for name in self._window[-1]}
-        self._metrics.write(self._stage.name, self.done, self._seconds(), means)
+        self._metrics.write(self._stage.name, self.done, self._seconds(), {**means, **scores})
         self._window = []
         return means
 
@@ -176,12 +232,13 @@ class _Run:
         """Saves a checkpoint; raises UserError if a value in it is not finite."""
         self._fetch()
         for path, leaf in tree_leaves.leaves_by_path(state).items():
-            if not _finite(leaf):
+            if not tree_leaves.is_finite(leaf):
                 self._refuse(f"the state ({path})", self._saved or 0, self.done)
         if self._saved == self.done:
             return
         before = time.monotonic()
-        self._checkpoints.save(self.done, state, {"seconds": self._seconds(), "window": self._window})
+        note = {"seconds": self._seconds(), "window": self._window, "best": self.best}
+        self._checkpoints.save(self.done, state, note, self.best.step)
         self._last_save = time.monotonic()
         self._saved, self.save_seconds = self.done, self._last_save - before
 
@@ -209,30 +266,6 @@ class _Run:
         )
 
 
-def _headline(stage: Stage, means: dict[str, float]) -> dict[str, float]:
+def _headline(stage: Stage, means: dict[str, float], scores: dict[str, float]) -> dict[str, float]:
     names = stage.headline or tuple(means)[:3]
-    return {name: means[name] for name in names if name in means}
-
-
-def _abstract(state: PyTree) -> PyTree:
-    """Returns shapes, dtypes and shardings, so that the memory of the initial state is freed."""
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
-        state,
-    )
-
-
-def _strong(leaf: Any) -> jax.Array:
-    """Removes the weak type of a Python scalar: restored arrays have none, and it changes results."""
-    if tree_leaves.is_key(leaf):
-        return leaf
-    array = jnp.asarray(leaf)
-    return jax.lax.convert_element_type(array, array.dtype) if array.weak_type else array
-
-
-def _finite(leaf: Any) -> bool:
-    if tree_leaves.is_key(leaf) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
-        return True
-    if getattr(leaf, "is_fully_addressable", True):
-        return bool(np.isfinite(np.asarray(leaf)).all())
-    return all(bool(np.isfinite(np.asarray(shard.data)).all()) for shard in leaf.addressable_shards)
+    return {**{name: means[name] for name in names if name in means}, **scores}

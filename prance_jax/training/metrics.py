@@ -1,6 +1,7 @@
 """The metrics of a run: a file of JSON lines."""
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import IO, Any
 from prance_jax.core.files import disk_errors, write_atomic
 from prance_jax.core.sharding import is_main_process
 from prance_jax.training.tensorboard import TensorBoardWriter
+
+_log = logging.getLogger(__name__)
 
 
 class MetricsWriter:
@@ -64,6 +67,9 @@ class MetricsWriter:
             return
         text = self.path.read_text(encoding="utf-8", errors="replace")
         kept = [line for line in text.splitlines() if _is_kept(line, stage, step)]
+        torn = sum(_record(line) is None for line in text.splitlines())
+        if torn:
+            _log.warning("%s: %d incomplete lines are removed", self.path, torn)
         kept_text = "".join(line + "\n" for line in kept)
         if kept_text != text:
             write_atomic(self.path, kept_text)
@@ -88,7 +94,8 @@ def _record(line: str) -> dict[str, Any] | None:
         record = json.loads(line)
     except ValueError:
         return None
-    return record if isinstance(record, dict) and "stage" in record and "step" in record else None
+    has_keys = isinstance(record, dict) and "stage" in record and isinstance(record.get("step"), int)
+    return record if has_keys else None
 
 
 def _is_kept(line: str, stage: str, step: int) -> bool:

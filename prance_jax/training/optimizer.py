@@ -10,6 +10,7 @@ import optax
 import optax.contrib
 
 from prance_jax.config.stages import OptimizerConfig
+from prance_jax.core.losses import in_32_bits
 
 Tree = Any
 
@@ -46,9 +47,9 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
             schedule(config.learning_rate), b2=config.beta2, weight_decay=config.weight_decay, mask=decayed
         )
     transform = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), transform)
-    if config.accumulate == 1:
-        return transform
-    return optax.MultiSteps(transform, config.accumulate).gradient_transformation()
+    if config.accumulate > 1:
+        transform = optax.MultiSteps(transform, config.accumulate).gradient_transformation()
+    return in_32_bits(transform)
 
 
 def decayed(params: Tree) -> Tree:
@@ -114,6 +115,7 @@ def apply_gradients(
     """
     updates, optimizer_state = optimizer.update(gradients, state["optimizer"], state["params"])
     params = optax.apply_updates(state["params"], updates)
+    step = jnp.asarray(step, jnp.float32)
     decay = jnp.minimum(ema, (1.0 + step) / (10.0 + step))
     average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state["ema"], params)
     return {**state, "params": params, "ema": average, "optimizer": optimizer_state}

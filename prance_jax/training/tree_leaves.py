@@ -75,6 +75,30 @@ def abstract_leaf(leaf: Any, example: Any) -> Any:
     return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)  # a view needs no memory
 
 
+def abstract_tree(tree: Any) -> Any:
+    """Returns shapes, dtypes and shardings of a tree, so that the memory of its arrays is freed."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree
+    )
+
+
+def strong_leaf(leaf: Any) -> jax.Array:
+    """Removes the weak type of a Python scalar: restored arrays have none, and it changes results."""
+    if is_key(leaf):
+        return leaf
+    array = jnp.asarray(leaf)
+    return jax.lax.convert_element_type(array, array.dtype) if array.weak_type else array
+
+
+def is_finite(leaf: Any) -> bool:
+    """Returns whether all values of a leaf are finite; of several hosts, those on this one."""
+    if is_key(leaf) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+        return True
+    if getattr(leaf, "is_fully_addressable", True):
+        return bool(np.isfinite(np.asarray(leaf)).all())
+    return all(bool(np.isfinite(np.asarray(shard.data)).all()) for shard in leaf.addressable_shards)
+
+
 def rebuild_leaf(example: Any, stored: Any) -> jax.Array:
     """Returns a stored array as a leaf like the example.
 

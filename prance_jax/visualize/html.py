@@ -18,7 +18,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from prance_jax.core.files import disk_errors
+from prance_jax.core.files import atomic_file
 from prance_jax.spec.search_space import SearchSpace
 from prance_jax.visualize.panels import ExitPanel, ImagePanel
 
@@ -141,9 +141,8 @@ class Drawer:
           figure: a matplotlib figure.
         """
         png = figure_png(figure)
-        with disk_errors(self._folder / name):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            (self._folder / name).write_bytes(png)
+        with atomic_file(self._folder / name) as partial:
+            partial.write_bytes(png)
         return png
 
     def chart(self, name: str, figure: Any, description: str) -> Markup:

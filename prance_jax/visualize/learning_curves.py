@@ -10,6 +10,7 @@ from prance_jax.visualize.charts import BLUE, GREEN, GREY, ORANGE, RED, new_figu
 _COLOURS = {
     "accuracy": BLUE,
     "correct": BLUE,
+    "val_accuracy": GREY,
     "macs_kept": RED,
     "accuracy_smallest": GREEN,
     "accuracy_random": ORANGE,
@@ -22,6 +23,7 @@ _LABELS = {
     "accuracy_smallest": "accuracy, smallest structure",
     "accuracy_random": "accuracy, random structures",
     "correct": "accuracy",
+    "val_accuracy": "accuracy, validation images",
     "macs_kept": "MACs spent",
 }
 _STAGES = (

@@ -13,12 +13,13 @@ from markupsafe import Markup
 from prance_jax.config import io
 from prance_jax.core.errors import UserError
 from prance_jax.core.files import write_atomic
+from prance_jax.data.source import check_one_label
 from prance_jax.experiments.experiment import Experiment
 from prance_jax.experiments.stage_runner import StageRunner, TableEntry
-from prance_jax.results import table
+from prance_jax.results import rows, table
 from prance_jax.results.names import display_name
 from prance_jax.results.plots import plot_results
-from prance_jax.results.rows import Results, load_results
+from prance_jax.results.rows import Results
 from prance_jax.results.significance import reference_name
 from prance_jax.training.metrics import read_metrics
 from prance_jax.training.workdir import Workdir
@@ -65,6 +66,7 @@ def write_report(
     Raises:
       UserError: the run lacks the seed, mode, budget or a stage, or an image cannot be read.
     """
+    check_one_label(experiment.source, "the report with pictures")
     config, workdir = experiment.config, experiment.workdir
     seed = select_seed(experiment, seed, mode)
     extra = read_user_images(user_images, experiment.source, config.data) if user_images else None
@@ -99,8 +101,8 @@ def select_seed(experiment: StageRunner, seed: int | None, mode: str | None) -> 
 
 
 def stored_results(workdir: Workdir) -> Results | None:
-    """Returns the results of a workdir; None before its first evaluation."""
-    return load_results(workdir.path) if (workdir.path / "results.json").exists() else None
+    """Returns the results of a workdir; None before its first evaluation, or if they are damaged."""
+    return rows.stored_results(workdir.path)
 
 
 def write_page(
@@ -119,7 +121,7 @@ def write_page(
       Path of the page.
     """
     config, workdir = experiment.config, experiment.workdir
-    command = json.loads(workdir.config_file.read_text())["command"]
+    command = workdir.command()
     text = f"{results.hardware}. {command}" if results else command
     settings = html.details("configuration", json.dumps(io.to_dict(config), indent=1))
     learned = _learning(workdir.metrics_file, drawer)

@@ -77,7 +77,7 @@ def extract_structure(params: Tree, spec: ModelSpec, structure: Structure) -> tu
             plain_params[name] = _extract_block(node, width, units, mlp_dim, norm_scale)
         elif name.startswith("head"):
             plain_params[name] = {"kernel": node["kernel"][:width], "bias": node["bias"]}
-        elif name == "norm":
+        elif name in ("norm", "norm_pre"):
             plain_params[name] = _extract_norm(node, width, norm_scale)
         else:  # tokens, positions, the patch embedding: channels are the last axis
             plain_params[name] = jax.tree.map(lambda leaf: leaf[..., :width], node)
@@ -161,9 +161,13 @@ def _extract_block(block: Tree, width: int, units: int, mlp_dim: int, norm_scale
         "qkv": {"kernel": block["qkv"]["kernel"][:width], "bias": block["qkv"]["bias"]},
         "proj": {"kernel": block["proj"]["kernel"][:, :width], "bias": block["proj"]["bias"][:width]},
         "norm2": _extract_norm(block["norm2"], width, norm_scale),
-        "fc1": {
-            "kernel": np.pad(block["fc1"]["kernel"][:width, :units], ((0, 0), (0, num_padding))),
-            "bias": np.pad(block["fc1"]["bias"][:units], (0, num_padding)),
+        **{
+            inputs: {
+                "kernel": np.pad(block[inputs]["kernel"][:width, :units], ((0, 0), (0, num_padding))),
+                "bias": np.pad(block[inputs]["bias"][:units], (0, num_padding)),
+            }
+            for inputs in ("fc1", "fc1_g")
+            if inputs in block
         },
         "fc2": {
             "kernel": np.pad(block["fc2"]["kernel"][:units, :width], ((0, num_padding), (0, 0))),

@@ -3,10 +3,9 @@
 `--config.meta.init_from=FILE` starts stage one at a dense ViT, `=dense` at the run's own dense
 network.
 
-A narrow structure is the leading slice of a wide one. Channels and hidden units of the dense
-network are therefore sorted by importance first, as in once-for-all networks. The residual stream
-has one order in the whole network; every MLP has its own order. Residual maps start as the
-identity, or as those of the dense network.
+A narrow structure is the leading slice of a wide one. So channels and hidden units of the dense
+network are sorted by importance first, see `zoo.channel_order`. Residual maps start as the identity,
+or as those of the dense network.
 
 The structure of the dense network's width computes what the dense network computes (to 1e-5, by
 test). Weights beyond the dense network that write into the residual stream are zero, so they change
@@ -15,8 +14,6 @@ differs from the dense network, since LayerNorm includes its additional channels
 
 `deit_base` is the largest structure of the space `base`. `deit_tiny` and `deit_small` are inside their
 spaces (width 192 of 240, 384 of 416).
-
-Reference: Cai et al. 2020, Once-for-All, arXiv 1908.09791.
 """
 
 from __future__ import annotations
@@ -32,6 +29,7 @@ from prance_jax.core.errors import UserError
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.search_space import SearchSpace
 from prance_jax.spec.structure import Structure
+from prance_jax.zoo.channel_order import channel_order, hidden_order
 from prance_jax.zoo.formats.match import fill_tree, named_leaves
 from prance_jax.zoo.load import fill_network, to_our_names
 from prance_jax.zoo.pretrained import Pretrained, open_pretrained
@@ -44,6 +42,7 @@ Tree = dict[str, Any]
 _AXES = {
     "cls_token": ("stream!",),
     "dist_token": ("stream!",),
+    "reg_token": (None, "stream!"),
     "pos_embed": (None, "stream!"),
     "patch_embed/kernel": (None, "stream!"),
     "patch_embed/bias": ("stream!",),
@@ -51,13 +50,14 @@ _AXES = {
     "qkv/bias": ("qkv",),
     "proj/kernel": ("heads!", "stream!"),
     "proj/bias": ("stream!",),
-    "fc1/kernel": ("stream", "hidden"),
-    "fc1/bias": ("hidden",),
+    **{f"{inputs}/kernel": ("stream", "hidden") for inputs in ("fc1", "fc1_g")},
+    **{f"{inputs}/bias": ("hidden",) for inputs in ("fc1", "fc1_g")},
     "fc2/kernel": ("hidden!", "stream!"),
     "fc2/bias": ("stream!",),
     "residual_map/kernel": ("stream", "stream"),
     "residual_map/bias": ("stream",),
     **{f"{norm}/{leaf}": ("stream",) for norm in ("norm", "norm1", "norm2") for leaf in ("scale", "bias")},
+    **{f"norm_pre/{leaf}": ("stream!",) for leaf in ("scale", "bias")},
     **{f"{head}/kernel": ("stream", None) for head in ("head", "head_dist")},
     **{f"{head}/bias": (None,) for head in ("head", "head_dist")},
 }
@@ -136,7 +136,7 @@ def matching_structure(source: ModelSpec, spec: ModelSpec) -> Structure:
     meta_space, dense_space = spec.space, source.space
     problems = [
         f"{name} {getattr(source, name)}, wanted {getattr(spec, name)}"
-        for name in ("image_size", "patch_size", "channels", "norm_epsilon", "distilled")
+        for name in ("image_size", "patch_size", "channels", "norm_epsilon", "distilled", "architecture")
         if getattr(source, name) != getattr(spec, name)
     ]
     problems += [
@@ -161,51 +161,6 @@ def matching_structure(source: ModelSpec, spec: ModelSpec) -> Structure:
             f"the dense network does not fit into the search space {meta_space.name!r}: {'; '.join(problems)}"
         )
     return meta_space.uniform(width, max_ratio, (1.0,) * spec.rates)
-
-
-def channel_order(dense: Tree, spec: ModelSpec) -> np.ndarray:
-    """Sorts the channels of the residual stream, the most important first.
-
-    The importance is the product of two sums of squares: of the weights that write the channel, and
-    of the weights that read it, multiplied by the scale of their LayerNorm.
-
-    Args:
-      dense: parameters of `ViT(spec)`.
-      spec: of the dense network.
-
-    Returns:
-      Channel indices, int [width].
-    """
-    width = spec.space.max_width
-    write = _energy(dense["patch_embed"]["kernel"], 0) + np.asarray(dense["pos_embed"]).var(axis=0)
-    read = _energy(dense["head"]["kernel"], 1) * np.square(dense["norm"]["scale"])
-    for layer in range(spec.space.depth):
-        block = dense[f"block_{layer}"]
-        write = write + _energy(block["proj"]["kernel"], 0) + _energy(block["fc2"]["kernel"], 0)
-        read = read + _energy(block["qkv"]["kernel"], 1) * np.square(block["norm1"]["scale"])
-        read = read + _energy(block["fc1"]["kernel"], 1) * np.square(block["norm2"]["scale"])
-    return np.argsort(-(write * read)[:width], kind="stable")
-
-
-def hidden_order(dense: Tree, spec: ModelSpec, layer: int) -> np.ndarray:
-    """Sorts the hidden units of a layer's MLP, the most important first.
-
-    The importance is the product of the sums of squares of a unit's input and output weights.
-
-    Args:
-      dense: parameters of `ViT(spec)`.
-      spec: of the dense network.
-      layer: index of the layer.
-
-    Returns:
-      Unit indices, int [hidden units].
-    """
-    block, width = dense[f"block_{layer}"], spec.space.max_width
-    scale = np.asarray(block["norm2"]["scale"])[:width, None]
-    read = _energy(np.asarray(block["fc1"]["kernel"])[:width] * scale, 0)
-    read = read + np.square(block["fc1"]["bias"])
-    write = _energy(np.asarray(block["fc2"]["kernel"])[:, :width], 1)
-    return np.argsort(-(read * write)[: spec.space.max_mlp_dim], kind="stable")
 
 
 def load_dense(path: str | Path, spec: ModelSpec) -> tuple[Tree, ModelSpec]:
@@ -271,8 +226,3 @@ def load_initial_params(path: str | Path, spec: ModelSpec, fresh: Tree) -> Tree:
 def _identity(leaf: Any) -> np.ndarray:
     """The kernel or bias of a residual map that is the identity."""
     return np.eye(*leaf.shape, dtype=np.float32) if leaf.ndim > 1 else np.zeros(leaf.shape, np.float32)
-
-
-def _energy(kernel: Any, axis: int) -> np.ndarray:
-    """Sums of squares over an axis."""
-    return np.square(np.asarray(kernel)).sum(axis=axis)

@@ -182,6 +182,7 @@ def read_semantics(path: str | Path) -> dict[str, Any]:
         "distilled",
         "residual_maps",
         "pixels",
+        "multi_label",
         "full_last_layer",
     )
     network = read_card(path).get("network", {})

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from prance_jax.core.errors import UserError
+from prance_jax.core.fields import check_type
 from prance_jax.models.vit import ViT
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.search_space import SPACES
@@ -68,9 +70,11 @@ def create_model(
       The Flax module; with `weights` or an address, the module and its parameters.
 
     Raises:
-      UserError: the name or a field is unknown (the nearest are listed), or the weights belong to
-        another model.
+      UserError: the name or a field is unknown (the nearest are listed), an argument has a wrong type
+        or is out of its range, or the weights belong to another model.
     """
+    check_type(name, "create_model: name", str)
+    check_type(weights, "create_model: weights", str, os.PathLike, type(None))
     fields = [field.name for field in dataclasses.fields(ModelSpec)]
     for change in changes:
         if change not in fields:

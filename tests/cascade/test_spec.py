@@ -214,6 +214,8 @@ def spec_of(shares="none", last=None, **first):
         (lambda: spec_of(channels=3), "look 0 has channels=3; it must have that of the last look, 1"),
         (lambda: spec_of(dtype="bfloat16"), "look 0 has dtype=bfloat16; it must have .* float32"),
         (lambda: spec_of(distilled=True), "look 0 has distilled=True; it must have .* False"),
+        (lambda: spec_of(image_size=(8, 12)), r"it needs classes, a square; .*image_size=\(8, 12\)"),
+        (lambda: spec_of(num_classes=0, exits=()), "num_classes=0, image_size="),
         (lambda: spec_of(pixels=True, last={"pixels": True}), "pixels must be False, it is True"),
         (lambda: spec_of(space=SPACE, full_last_layer=False), "look 0 needs full_last_layer=True"),
         (

@@ -11,10 +11,10 @@ from prance_jax.core.errors import UserError
 CONFIG = Path(__file__).parents[1] / "tiny_cascade.py"
 MISTAKES = {
     "--config.token_modes=prune,merge": "one token mode",
-    "--config.cascade.budgets=0.5,1.5": "shares of dense MACs",
+    "--config.cascade.budgets=0.5,1.5": r"config.cascade.budgets\[1\] = 1.5 is out of range; it should be above 0 and up to 1",
     "--config.cascade.methods=tome,topk": "'topk' is not known; choose from",
-    "--config.cascade.rounds=-1": "rounds=-1 must be 0 or more",
-    "--config.cascade.selector.quality=agreement": "choose 'correct' or 'probability'",
+    "--config.cascade.rounds=-1": "config.cascade.rounds = -1 is out of range; it should be from 0",
+    "--config.cascade.selector.quality=agreement": "choose one of 'correct', 'probability'",
     "--config.cascade.selector.cost_weights=2,1": "must be \\(lowest, highest\\)",
 }
 
@@ -29,10 +29,10 @@ def test_mistakes_in_a_look():
     config = to_dict(load_config(CONFIG, Config, []))
     look = config["cascade"]["looks"][0]
     for key, value, message in (
-        ("shares", "some", "choose from all, all_but_norms, none"),
-        ("structures", [1.0, 0.5], "must be ascending"),
+        ("shares", "some", "choose one of 'all', 'all_but_norms', 'none'"),
+        ("structures", [1.0, 0.5], r"looks.0..structures = \(1.0, 0.5\) is wrong; .* ascending"),
         ("begins", 3, "must be 0 to 1"),
-        ("refined", 1.5, "refined=1.5 must be a share of the cells"),
+        ("refined", 1.5, "refined = 1.5 is out of range; it should be above 0 and up to 1"),
         ("refined", 0.5, "needs begins=0, since an earlier look chooses the cells; begins is 1"),
     ):
         looks = [{**look, key: value}, config["cascade"]["looks"][1]]

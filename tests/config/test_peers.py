@@ -41,8 +41,10 @@ def test_sizes_of_dvt_must_ascend(sizes):
 
 
 def test_a_share_above_the_dense_network_is_refused():
-    with pytest.raises(UserError, match="must be shares of dense MACs"):
-        thinkingvit(1.5)
+    config = to_dict(load_config(ROOT / "tests/tiny_cascade.py", Config))
+    message = r"config.cascade.peers\[0\].looks\[0\].structures\[0\] = 1.5 is out of range; it should be above 0 and"
+    with pytest.raises(UserError, match=message):
+        from_dict(Config, {**config, "cascade": {**config["cascade"], "peers": (thinkingvit(1.5),)}})
 
 
 def test_a_wrong_type_in_a_peer_is_found_when_the_config_is_read():

@@ -9,8 +9,8 @@ import pytest
 from prance_jax.config import io
 from prance_jax.config.experiment import Config
 from prance_jax.config.renames import RENAMED
-from prance_jax.config.values import kinds
 from prance_jax.core.errors import UserError
+from prance_jax.core.fields import kinds
 
 # Old key, current key, a value.
 KEYS = [

@@ -194,7 +194,7 @@ def test_flips_are_left_right_and_half():
         (dict(min_area=0.0), "min_area"),
         (dict(erase=1.5), "erase"),
         (dict(mixup=-1.0), "mixup"),
-        (dict(repeats=0), "repeats 1 or more"),
+        (dict(repeats=0), "repeats = 0 is out of range; it should be from 1"),
         (dict(rand_augment=2, jitter=0.4), "leave out jitter"),
     ],
 )

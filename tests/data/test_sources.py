@@ -94,10 +94,10 @@ def test_fixed_sets(source):
         (dict(max_scale=27.0), "does not fit on a canvas of 28"),
         (dict(min_scale=20.0), "min_scale <= max_scale"),
         (dict(min_crop=0), "min_crop"),
-        (dict(max_clutter=-1), "max_clutter is -1"),
-        (dict(clutter_ink=0.0), "clutter_ink 0.0"),
-        (dict(grid=-4), "grid is -4"),
-        (dict(test_images=0), "test_images must be 1 or more"),
+        (dict(max_clutter=-1), "max_clutter = -1 is out of range; it should be from 0"),
+        (dict(clutter_ink=0.0), "clutter_ink = 0.0 is out of range; it should be above 0 and up to 1"),
+        (dict(grid=-4), "grid = -4 is out of range; it should be from 0"),
+        (dict(test_images=0), "test_images = 0 is out of range; it should be from 1"),
     ],
 )
 def test_invalid_digit_configs_are_refused(change, words):

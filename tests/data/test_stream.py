@@ -188,3 +188,12 @@ def test_batches_are_prefetched_in_order_and_augmented_on_the_device(folder):
         images, labels = jax.jit(source.sample, static_argnums=2)(tables, jax.random.key(0), 6)
         assert identity(np.asarray(images) * 255) == identity(expected.images)
         np.testing.assert_array_equal(labels, expected.labels)
+
+
+@pytest.mark.parametrize("count", [4, 9, 20])
+def test_some_images_of_a_fixed_set_are_decoded(folder, count):
+    """Also where all are wanted: a device takes no images that are still files."""
+    split = load(folder).split("test")
+    some = split.some(count)
+    assert isinstance(some.images, np.ndarray) and len(some.images) == min(count, 9)
+    np.testing.assert_array_equal((some.images[:, 4, 4, 0] * 255 / 80).round(), some.labels)

@@ -2,6 +2,11 @@
 
 import copy
 import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import chex
@@ -264,8 +269,13 @@ def test_an_exported_cascade_is_the_model(model, images, tmp_path):
     card = export(model, tmp_path / "cascade.prance")
     program = load_exported(tmp_path / "cascade.prance")
     assert card["budget_range"] == pytest.approx(list(model.budget_table.range))
-    for count in (1, 5):
-        np.testing.assert_allclose(program(images[:count]), model(images[:count]), atol=1e-5)
+    np.testing.assert_allclose(program(images[:1]), model(images[:1]), atol=1e-5)
+    budgets = np.linspace(*model.budget_table.range, 5)
+    expected = model(images[:5], budget=list(budgets))
+    np.testing.assert_allclose(program(images[:5], budget=budgets), expected, atol=1e-5)
+    for index in (0, 4):
+        alone = model(images[index : index + 1], budget=budgets[index])
+        np.testing.assert_allclose(expected[index : index + 1], alone, atol=1e-5)
 
 
 def test_weights_of_a_cascade_are_no_file(experiment, rows, tmp_path, capsys):
@@ -288,8 +298,32 @@ def test_one_device_of_a_mesh(model, images):
     np.testing.assert_allclose(model.shard(mesh)(images), model(images), atol=1e-5)
 
 
+def test_nothing_changes_under_jax_enable_x64(experiment, model, images, tmp_path):
+    """Stage one and the answers of this cascade, and those of a stored plain run; without the flag they are the same."""
+    run, plain = tmp_path / "run", tmp_path / "plain"
+    shutil.copytree(experiment.workdir.path, run)
+    shutil.rmtree(run / "checkpoints/seed0/cascade/meta")
+    with zipfile.ZipFile(CONFIG.parent / "stored/tiny.zip") as archive:
+        archive.extractall(plain)
+    np.savez(tmp_path / "in.npz", images=images)
+    program = Path(__file__).with_name("answers_in_x64.py")
+    words = [sys.executable, program, run, plain, tmp_path / "in.npz", tmp_path / "out.npz"]
+    environment = {**os.environ, "JAX_ENABLE_X64": "1", "PYTHONPATH": str(CONFIG.parents[1])}
+    done = subprocess.run(list(map(str, words)), env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "out.npz") as answers:
+        for path, leaf in jax.tree_util.tree_leaves_with_path(experiment.meta(0)):
+            wide = answers[jax.tree_util.keystr(path)]
+            np.testing.assert_array_equal(wide, leaf, strict=True, err_msg=jax.tree_util.keystr(path))
+        for name, expected in (("cascade", model(images)), ("plain", load(plain)(images))):
+            assert answers[name].dtype == np.float32
+            np.testing.assert_allclose(answers[name], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_wrong_inputs(model, images):
     with pytest.raises(UserError, match="takes \\[batch, 20, 20, 1\\]"):
         model(images[:, :10])
     with pytest.raises(UserError, match="outside the calibrated range"):
         model(images, budget=7.0)
+    with pytest.raises(UserError, match="one for each of the"):
+        model(images, budget=[model.default_budget] * (len(images) + 1))

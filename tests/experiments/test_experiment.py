@@ -17,8 +17,10 @@ from prance_jax.experiments.main_table import table_entries
 from prance_jax.models.vit import ViT
 from prance_jax.results.evaluate_rows import evaluate_rows
 from prance_jax.training import loop
+from prance_jax.training.checkpoint import Checkpoints
 from prance_jax.training.metrics import read_metrics
 from prance_jax.training.progress import Progress
+from prance_jax.training.stages import pretrain
 from prance_jax.training.workdir import Workdir
 from prance_jax.zoo.formats.files import save_weights
 from prance_jax.zoo.load import flatten_params
@@ -79,6 +81,40 @@ def test_killed_and_continued_is_bit_identical(stage, whole, tmp_path, monkeypat
             (row.params, row.policy_params), (expected.params, expected.policy_params)
         )
     assert without_time(again.workdir.metrics_file) == without_time(whole[0].workdir.metrics_file)
+
+
+def test_validation_is_the_evaluation_of_the_first_images(whole):
+    """tiny_config validates at steps 4 and 6 on 30 images; at the last step that is the final network."""
+    run, rows = whole
+    entries = {row.method: row for row in rows}
+    lines = [line for line in read_metrics(run.workdir.metrics_file) if "val_accuracy" in line]
+    assert {line["step"] for line in lines} == {4, 6}
+    last = {line["stage"]: line for line in lines if line["step"] == 6}
+    assert set(last) == {"seed0/dense", "seed0/meta", "seed0/prune/finetune"}
+    for stage, method in (("dense", "dense"), ("meta", "meta_largest"), ("prune/finetune", "prance_prune")):
+        accuracy = run.evaluate(entries[method], "validation").correct[:30].mean()
+        assert last[f"seed0/{stage}"]["val_accuracy"] == pytest.approx(accuracy)
+    assert 0 <= last["seed0/meta"]["val_accuracy_smallest"] <= 1
+
+
+def test_the_best_step_instead_of_the_last_one(whole):
+    """The run's own checkpoints: with `best` a stage hands on the one with the highest score."""
+    settings = "--config.validation.use_checkpoint=best", "--config.validation.every=4"
+    run = Experiment(
+        io.load_config(CONFIG, Config, settings),
+        whole[0].workdir,
+        Progress(quiet=True),
+        train=False,
+    )
+    lines = [line for line in read_metrics(run.workdir.metrics_file) if line["stage"] == "seed0/dense"]
+    scores = {line["step"]: line["val_accuracy"] for line in lines}
+    best = min(step for step, score in scores.items() if score == max(scores.values()))
+    steps = Checkpoints(run.workdir.checkpoints / "seed0/dense").steps()
+    assert best in steps and steps[-1] == 6
+    spec = run.spec("prune")
+    example = pretrain.init_pretrain(spec, run.config.dense, run.key(0, "init"))
+    expected = Checkpoints(run.workdir.checkpoints / "seed0/dense").restore(example, best)["ema"]
+    chex.assert_trees_all_equal(run.dense(0), expected)
 
 
 def test_every_row_of_the_table(whole):

@@ -222,7 +222,9 @@ def test_rows_of_a_target_in_time(tmp_path):
 
 
 def test_settings_that_make_no_sense(tmp_path):
-    with pytest.raises(UserError, match="insertion.shares=.* must fall"):
+    with pytest.raises(UserError, match="insertion.shares = .* descending, none twice"):
         experiment(tmp_path, NotedProgress(), "--config.compare.insertion.shares=(0.5,0.9)")
-    with pytest.raises(UserError, match="steps must be 1 or more"):
+    with pytest.raises(
+        UserError, match="config.compare.insertion.steps = 0 is out of range; it should be from 1"
+    ):
         experiment(tmp_path, NotedProgress(), "--config.compare.insertion.steps=0")

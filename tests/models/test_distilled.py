@@ -23,7 +23,7 @@ from prance_jax.tokens.token_set import AttentionSignals, initial_tokens
 def test_no_method_touches_the_class_tokens(mode):
     """At the lowest rate, though no token attends to the second and patches are similar to it."""
     features = jax.random.normal(jax.random.key(0), (3, 2 + 9, 4)).at[:, 5].set(1.0).at[:, 1].set(1.1)
-    tokens = initial_tokens(features, class_tokens=2)
+    tokens = initial_tokens(features, num_prefix_tokens=2)
     assert tokens.token_of_patch[0].tolist() == list(range(2, 11))
     attention = jax.random.uniform(jax.random.key(1), (3, 11)).at[:, 1].set(0.0)
     signals = AttentionSignals(attention, features, attention, attention)

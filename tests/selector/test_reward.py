@@ -51,9 +51,11 @@ def test_reward_and_cost_weight_by_hand():
 
 
 def test_unknown_settings_are_refused():
-    with pytest.raises(UserError, match="reward quality 'accuracy' is not known"):
+    with pytest.raises(UserError, match="reward: quality = 'accuracy' is not known; choose one of 'correct'"):
         RewardConfig(quality="accuracy")
-    with pytest.raises(UserError, match="reward cost 'time' is not known"):
+    with pytest.raises(UserError, match="reward: cost = 'time' is not known; choose one of 'macs'"):
         RewardConfig(cost="time")
-    with pytest.raises(UserError, match="target_macs=1.5 is not a share"):
+    with pytest.raises(
+        UserError, match="reward: target_macs = 1.5 is out of range; it should be above 0 and up to 1"
+    ):
         RewardConfig(target_macs=1.5)

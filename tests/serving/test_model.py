@@ -1,5 +1,7 @@
 """The adaptive model: a function of images, inside and outside of jit, and its errors."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,6 +105,21 @@ def test_budgets_reach_the_selector_without_a_new_trace():
     assert len(traces) == 2  # a number, and one budget per image
     with pytest.raises(UserError, match="budget 0.2 is outside"):
         model(IMAGES, budget=0.2)
+
+
+def test_budgets_that_do_not_fit_the_batch_are_refused(model):
+    model = dataclasses.replace(model, budget_table=BudgetTable((0.5, 0.01), (0.3, 0.9), (2, 0), 400))
+    for budget, words in (
+        ([0.4, 0.5], r"shape \(2,\); give one number, or one for each of the 11 images"),
+        (np.full((11, 1), 0.5), r"shape \(11, 1\)"),
+        ([0.4] * 10 + [None], "budget nan is outside"),
+        ([0.4] * 10 + [0.95], "budget 0.95 is outside"),
+        ("half", "'half' is no number"),
+    ):
+        with pytest.raises(UserError, match=words):
+            model(IMAGES, budget=budget)
+    with pytest.raises(UserError, match=r"shape \(3,\)"):
+        jax.eval_shape(lambda budget: model(IMAGES, budget=budget), jnp.full(3, 0.5))
 
 
 def test_a_hundred_batches_of_other_content_and_budget_compile_once():

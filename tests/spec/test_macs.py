@@ -10,7 +10,8 @@ from small import MODES, SPACE, keep_choices, make_spec, structures
 
 from prance_jax.models import forward
 from prance_jax.models.vit import ViT
-from prance_jax.spec.macs import count_parameters, element_operations, macs
+from prance_jax.spec.element_operations import element_operations
+from prance_jax.spec.macs import count_parameters, macs
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.search_space import SPACES, SearchSpace
 from prance_jax.spec.token_counts import token_counts, tokens_after_layers

@@ -96,7 +96,7 @@ def test_hosts_and_devices_do_not_matter(tmp_path):
 def test_meshes_that_cannot_be_are_refused():
     with pytest.raises(UserError, match="data 64 x fsdp 2 is 128 devices; there are 1"):
         make_mesh(MeshConfig(data=64, fsdp=2))
-    with pytest.raises(UserError, match="data and fsdp must be 1 or more, not None and 0"):
+    with pytest.raises(UserError, match="mesh: fsdp = 0 is out of range; it should be from 1"):
         MeshConfig(fsdp=0)
     assert make_mesh(MeshConfig()) is None
     with pytest.raises(UserError, match="say 'auto', or ADDRESS,PROCESSES,INDEX"):

@@ -96,7 +96,7 @@ def test_it_serves(stored, experiment):
 
 
 def test_training_continues_at_its_end(stored, tmp_path, capsys):
-    """The same config by its current names: nothing is trained again and no file changes."""
+    """The same config by its current names: nothing is trained again, and only the record gains the classes."""
     workdir, file = tmp_path / "run", tmp_path / "config.py"
     shutil.copytree(stored, workdir)
     config = io.to_dict(Workdir(stored).config())
@@ -106,4 +106,9 @@ def test_training_continues_at_its_end(stored, tmp_path, capsys):
     assert main(["train", *words]) == 0
     output = capsys.readouterr()
     assert f"continuing in {workdir}" in output.err and "stage finetune is done" in output.out
-    assert files(workdir) == before
+    after = files(workdir)
+    record = json.loads(after.pop(workdir / "config.json"))
+    assert record["classes"] == [str(digit) for digit in range(10)] and record["config"] == config
+    assert after.pop(workdir / ".lock").startswith(b"process ")
+    del before[workdir / "config.json"]
+    assert after == before

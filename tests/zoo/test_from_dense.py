@@ -10,12 +10,12 @@ from small import PAIR, drawn_params, logits, make_spec
 
 import prance_jax
 from prance_jax.core.errors import UserError
+from prance_jax.spec.architecture import Architecture
 from prance_jax.spec.search_space import SearchSpace
+from prance_jax.zoo.channel_order import channel_order, hidden_order
 from prance_jax.zoo.formats.files import save_weights
 from prance_jax.zoo.formats.timm import to_timm
 from prance_jax.zoo.from_dense import (
-    channel_order,
-    hidden_order,
     load_dense,
     load_initial_params,
     matching_structure,
@@ -132,3 +132,23 @@ def test_a_dense_network_without_a_classifier_is_a_start(tmp_path):
     mean = lambda tree: float(np.mean(tree["block_1"]["fc2"]["bias"]))
     expected = tensors["blocks.1.mlp.fc2.bias"].sum() / params["block_1"]["fc2"]["bias"].size
     np.testing.assert_allclose(mean(params), expected, rtol=1e-5)
+
+
+def test_every_part_of_an_architecture_is_carried_over():
+    """Registers, a norm after the embedding and a gated MLP; the network has no CLS and no classifier."""
+    parts = Architecture(
+        class_token=False, reg_tokens=2, no_embed_class=True, pre_norm=True, gated_mlp=True, global_pool="avg"
+    )
+    source, spec = (
+        dataclasses.replace(plain, architecture=parts, num_classes=0) for plain in (dense_spec(), meta_spec())
+    )
+    dense = drawn_params(source)
+    params = meta_from_dense(dense, source, spec, drawn_params(spec, 5))
+    images = np.random.default_rng(0).standard_normal((2, *spec.image_shape)).astype(np.float32)
+    expected = logits(source, dense, images)
+    actual = logits(spec, params, images, matching_structure(source, spec))
+    # Features have the order of the meta-network's channels.
+    expected = expected[:, channel_order(dense, source)]
+    np.testing.assert_allclose(actual, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
+    with pytest.raises(UserError, match="architecture Architecture.class_token=False"):
+        matching_structure(source, dataclasses.replace(spec, architecture=Architecture()))

@@ -150,6 +150,26 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
         read_tensors(tmp_path / "p.npz")
 
 
+@pytest.mark.parametrize(
+    "name", ["none.safetensors", "empty.safetensors", "cut.safetensors", "cut.npz", "text.pth"]
+)
+def test_create_model_refuses_a_file_as_convert_does(tmp_path, capsys, name):
+    path = tmp_path / name
+    if name == "cut.npz":
+        np.savez(path, kernel=np.zeros(1000))
+        path.write_bytes(path.read_bytes()[:500])
+    elif name == "cut.safetensors":
+        save_weights(path, {"kernel": np.zeros(1000, np.float32)}, {})
+        path.write_bytes(path.read_bytes()[:500])
+    elif name != "none.safetensors":
+        path.write_text("no weights" * (name == "text.pth"))
+    with pytest.raises(UserError) as refused:
+        prance_jax.create_model("mini_patch4_8", weights=path)
+    assert main(["convert", str(path), str(tmp_path / "out.safetensors"), "--model", "mini_patch4_8"]) == 2
+    line = capsys.readouterr().err.strip()
+    assert line.endswith(str(refused.value)) and line.count("\n") == 0 and str(path) in line
+
+
 def test_resized_positions_of_a_ramp_stay_a_ramp():
     """A linear ramp over the grid stays linear, except at the border and up to antialiasing."""
     ramp = np.zeros((1 + 16, 2), np.float32)

@@ -12,7 +12,7 @@ import numpy as np
 from prance_jax.baselines.predictor_config import PredictorConfig
 from prance_jax.baselines.predictor_vit import keep_most_likely
 from prance_jax.baselines.token_predictor import TokenPredictor
-from prance_jax.core.timing import time_interleaved
+from prance_jax.evaluation.timing import time_interleaved
 from prance_jax.models.reduction import METHODS
 from prance_jax.models.token_steps import LayerSizes, attend_and_reduce
 from prance_jax.models.vit import ViT
@@ -66,7 +66,7 @@ def measure_blocks(
     """
     counts, depth = tuple(counts) or token_grid(spec), spec.space.depth
     model, layers, reduced_layers = ViT(spec), range(depth), range(min(depth, _MAX_REDUCTIONS))
-    images = jnp.ones((batch, spec.image_size, spec.image_size, spec.channels))
+    images = jnp.ones((batch, *spec.image_shape), jnp.float32)
     programs: dict[Any, _Program] = {
         "dense": _Program(lambda p, x: model.apply({"params": p}, x, spec.largest), params, images),
         "call": _Program(lambda p, x: x.features.sum(axis=1), None, _state(spec, batch, 1)),
@@ -146,8 +146,8 @@ def _table(
 def _quarter(spec: ModelSpec, method: str | PredictorConfig, count: int) -> tuple[int, int]:
     """Tokens before (`count`, or the next that the method allows) and after removing a quarter."""
     token_method = getattr(method, "method", None) or METHODS[method]
-    extra_prefix_tokens = spec.class_tokens - 1
-    if count <= spec.class_tokens + 1:
+    extra_prefix_tokens = spec.extra_prefix_tokens
+    if count <= spec.num_prefix_tokens + 1:
         return count, count
     arriving = token_method.feasible_count(
         count - extra_prefix_tokens, count - extra_prefix_tokens, spec.patches
@@ -197,7 +197,7 @@ def _predictors(
 ) -> _Program:
     """Token predictors of different weights on the same tokens, each with its removal."""
     predictor, tokens = TokenPredictor(spec.space.max_width, config.heads), _state(spec, batch, arriving)
-    is_kept = jnp.ones((batch, arriving - 1))
+    is_kept = jnp.ones((batch, arriving - 1), jnp.float32)
     weights = jax.jit(jax.vmap(lambda key: predictor.init(key, tokens.features[:, 1:], is_kept)))(
         jax.random.split(jax.random.key(0), number)
     )

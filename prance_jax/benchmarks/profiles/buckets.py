@@ -10,7 +10,7 @@ import numpy as np
 
 from prance_jax.adaptive.bucket_latency import LatencyTable
 from prance_jax.adaptive.buckets import Bucket, Buckets
-from prance_jax.core.timing import time_interleaved
+from prance_jax.evaluation.timing import time_interleaved
 from prance_jax.models.forward import forward_first_group, forward_group, forward_head
 from prance_jax.models.outputs import GroupState
 from prance_jax.models.vit import ViT
@@ -34,7 +34,7 @@ def measure_buckets(
       repeats: interleaved repeats, of which medians are taken.
     """
     spec, model = buckets.spec, ViT(buckets.spec)
-    images = jnp.ones((batch, spec.image_size, spec.image_size, spec.channels))
+    images = jnp.ones((batch, *spec.image_shape), jnp.float32)
     programs = {
         "dense": jax.jit(lambda p: model.apply({"params": p}, images, spec.largest)),
         "first": jax.jit(
@@ -77,7 +77,7 @@ def _state(batch: int, width: int, mlp_dim: int, tokens: int, spec: ModelSpec) -
     features = jnp.ones((batch, tokens, width), spec.dtype)
     token_set = initial_tokens(features)._replace(token_of_patch=jnp.ones((batch, spec.patches), jnp.int32))
     if spec.method.tracks_sizes:
-        token_set = token_set._replace(size=jnp.ones((batch, tokens)))
+        token_set = token_set._replace(size=jnp.ones((batch, tokens), jnp.float32))
     return GroupState(token_set, None, width, mlp_dim, None)
 
 

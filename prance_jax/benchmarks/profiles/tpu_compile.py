@@ -180,7 +180,7 @@ def _gathers(spec: ModelSpec, mesh: Mesh, params: Any, batch: int) -> int:
     structure = jax.eval_shape(
         lambda: spec.space.sample(jax.random.key(0), batch, ((0.5, 1.0),) * spec.rates)
     )
-    images = jax.ShapeDtypeStruct((batch, spec.image_size, spec.image_size, spec.channels), jnp.float32)
+    images = jax.ShapeDtypeStruct((batch, *spec.image_shape), jnp.float32)
     run = jax.jit(lambda p, x, s: ViT(spec).apply({"params": p}, x, s))
     _, text = _program(
         run.lower(_replicated(mesh, params), _divided(mesh, images), _divided(mesh, structure))

@@ -96,6 +96,6 @@ class DigitMasks:
         """Returns labels int32 [count, S, S], drawn with the keys of the classification set."""
         glyphs, config = self.digits.glyphs[name], self.digits.config
         key = jax.random.fold_in(jax.random.key(config.seed), SPLITS[name])
-        digit = jnp.arange(count) % len(glyphs.labels)
+        digit = jnp.arange(count, dtype=jnp.int32) % len(glyphs.labels)
         draw = jax.jit(lambda glyphs: draw_with_mask(config, glyphs, key, count, digit)[1])
         return np.asarray(draw(glyphs))

@@ -7,13 +7,17 @@ from its position and scale. There is no gather and no shape that depends on dat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from prance_jax.core.errors import UserError
+from prance_jax.core.fields import Decay, Index, PoolSize, Positive, Range, Seed, Share, Side, check_fields
+
+NUM_DIGITS = 1797
+"""Number of source digits."""
 
 GLYPH = 8
 """Side of a source digit, in its own pixels."""
@@ -47,51 +51,45 @@ class DigitsConfig:
       seed: of the splits and of the fixed sets.
     """
 
-    canvas: int = 28
-    min_scale: float = 10.0
-    max_scale: float = 14.0
-    max_clutter: int = 8
-    min_crop: int = 3
-    max_crop: int = 4
-    grid: int = 0
-    stretch: float = 0.1
-    min_ink: float = 0.75
-    clutter_ink: float = 1.0
-    train_digits: int = 1197
-    validation_digits: int = 200
-    validation_images: int = 2000
-    test_images: int = 2000
-    seed: int = 0
+    canvas: Side = 28
+    min_scale: Positive = 10.0
+    max_scale: Positive = 14.0
+    max_clutter: Index = 8
+    min_crop: Annotated[int, Range(1, GLYPH)] = 3
+    max_crop: Annotated[int, Range(1, GLYPH)] = 4
+    grid: Annotated[int, Range(0, 2**13)] = 0
+    stretch: Decay = 0.1
+    min_ink: Share = 0.75
+    clutter_ink: Share = 1.0
+    train_digits: Annotated[int, Range(20, NUM_DIGITS - 40)] = 1197
+    validation_digits: Annotated[int, Range(20, NUM_DIGITS - 40)] = 200
+    validation_images: PoolSize = 2000
+    test_images: PoolSize = 2000
+    seed: Seed = 0
 
     def __post_init__(self):
+        check_fields(self, "digits")
         largest = self.max_scale * (1 + self.stretch)
-        if not 0 <= self.stretch < 1:
-            raise UserError(f"digits.stretch is {self.stretch}; it must be in [0, 1)")
-        if not 0 < self.min_scale <= self.max_scale:
+        if self.min_scale > self.max_scale:
             raise UserError(
-                f"digits: expected 0 < min_scale <= max_scale, not {self.min_scale}, {self.max_scale}"
+                f"digits: expected min_scale <= max_scale, not {self.min_scale}, {self.max_scale}"
             )
         if largest > self.canvas:
             raise UserError(
                 f"digits: a digit of max_scale {self.max_scale} stretched by {self.stretch} does not fit on "
                 f"a canvas of {self.canvas}; use a canvas of at least {int(np.ceil(largest))}"
             )
-        if not 1 <= self.min_crop <= self.max_crop <= GLYPH:
+        if self.min_crop > self.max_crop:
+            raise UserError(f"digits: expected min_crop <= max_crop, not {self.min_crop}, {self.max_crop}")
+        if self.train_digits + self.validation_digits > NUM_DIGITS - 20:
             raise UserError(
-                f"digits: expected 1 <= min_crop <= max_crop <= {GLYPH}, not {self.min_crop}, {self.max_crop}"
+                f"digits: train_digits {self.train_digits} and validation_digits {self.validation_digits} must "
+                f"leave 20 or more of the {NUM_DIGITS} digits for the test split"
             )
-        if not 0 <= self.grid <= self.canvas:
+        if self.grid > self.canvas:
             raise UserError(
                 f"digits.grid is {self.grid}; it must be 0 (anywhere) or up to the canvas of {self.canvas}"
             )
-        if self.max_clutter < 0:
-            raise UserError(f"digits.max_clutter is {self.max_clutter}; it must be 0 or more")
-        if not (0 < self.min_ink <= 1 and 0 < self.clutter_ink <= 1):
-            raise UserError(
-                f"digits: min_ink {self.min_ink} and clutter_ink {self.clutter_ink} must be in (0, 1]"
-            )
-        if min(self.validation_images, self.test_images) < 1:
-            raise UserError("digits: validation_images and test_images must be 1 or more")
 
 
 class Glyphs(NamedTuple):
@@ -206,23 +204,27 @@ def sample_placement(config: DigitsConfig, key: jax.Array, batch: int) -> tuple[
     """
     pieces = 1 + config.max_clutter
     keys = jax.random.split(key, 7)
-    scale = jax.random.uniform(keys[0], (batch, pieces, 1), minval=config.min_scale, maxval=config.max_scale)
-    size = scale * jax.random.uniform(
-        keys[1], (batch, pieces, 2), minval=1 - config.stretch, maxval=1 + config.stretch
+    scale = jax.random.uniform(
+        keys[0], (batch, pieces, 1), minval=config.min_scale, maxval=config.max_scale, dtype=jnp.float32
     )
-    crop = jax.random.randint(keys[2], (batch, pieces, 2), config.min_crop, config.max_crop + 1)
+    size = scale * jax.random.uniform(
+        keys[1], (batch, pieces, 2), minval=1 - config.stretch, maxval=1 + config.stretch, dtype=jnp.float32
+    )
+    crop = jax.random.randint(
+        keys[2], (batch, pieces, 2), config.min_crop, config.max_crop + 1, dtype=jnp.int32
+    )
     crop = crop.at[:, 0].set(GLYPH).astype(jnp.float32)
-    first = jnp.floor(jax.random.uniform(keys[3], (batch, pieces, 2)) * (GLYPH - crop + 1))
+    first = jnp.floor(jax.random.uniform(keys[3], (batch, pieces, 2), dtype=jnp.float32) * (GLYPH - crop + 1))
     piece_size = crop * size / GLYPH
-    uniform = jax.random.uniform(keys[4], (batch, pieces, 2))
+    uniform = jax.random.uniform(keys[4], (batch, pieces, 2), dtype=jnp.float32)
     corner = uniform * (config.canvas - piece_size)
     if config.grid:
         positions = jnp.floor((config.canvas - piece_size[:, 0]) / config.grid) + 1
         corner = corner.at[:, 0].set(jnp.floor(uniform[:, 0] * positions) * config.grid)
-    ink = jax.random.uniform(keys[5], (batch, pieces), minval=config.min_ink, maxval=1.0)
-    clutter = jax.random.randint(keys[6], (batch,), 0, pieces)
+    ink = jax.random.uniform(keys[5], (batch, pieces), minval=config.min_ink, maxval=1.0, dtype=jnp.float32)
+    clutter = jax.random.randint(keys[6], (batch,), 0, pieces, dtype=jnp.int32)
     ink = ink.at[:, 1:].multiply(config.clutter_ink)
-    ink = jnp.where(jnp.arange(pieces) <= clutter[:, None], ink, 0.0)
+    ink = jnp.where(jnp.arange(pieces, dtype=jnp.int32) <= clutter[:, None], ink, 0.0)
     return Placement(corner - first * size / GLYPH, size, first, first + crop, ink), clutter
 
 
@@ -273,8 +275,8 @@ def _draw(
     digit_key, other_key, placement_key = jax.random.split(key, 3)
     count = glyphs.labels.shape[0]
     if digit is None:
-        digit = jax.random.randint(digit_key, (batch,), 0, count)
-    step = jax.random.randint(other_key, (batch, config.max_clutter), 1, count)
+        digit = jax.random.randint(digit_key, (batch,), 0, count, dtype=jnp.int32)
+    step = jax.random.randint(other_key, (batch, config.max_clutter), 1, count, dtype=jnp.int32)
     others = (digit[:, None] + step) % count
     placement, clutter = sample_placement(config, placement_key, batch)
     pixels = jnp.asarray(glyphs.pixels)[jnp.concatenate([digit[:, None], others], axis=1)]

@@ -1,28 +1,32 @@
 """Reads image files from a folder or zip with one sub-folder per class.
 
-A file is `train/<class>/<name>.jpg` or `test/<class>/<name>.jpg`; see `open_split` for zips.
+A file is `train/<class>/<name>.jpg` or `test/<class>/<name>.jpg`; see `open_split` for zips. Where an
+image may have several labels, they stand in `train.csv` and `test.csv`; see `open_csv_split`.
 """
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 
 from prance_jax.core.errors import UserError
+from prance_jax.core.fields import NumImages, Range, check_fields
 from prance_jax.data.arrays import Arrays
 from prance_jax.data.augment import AugmentConfig
 from prance_jax.data.images.image_source import image_source
-from prance_jax.data.images.listing import SUFFIXES, check_link, list_folder, list_zip, shorten
+from prance_jax.data.images.listing import SUFFIXES, check_link, list_folder, list_zip, read_file, shorten
 from prance_jax.data.images.records import ImagesConfig
 from prance_jax.data.images.stream import Stream
 
 
 @dataclass(frozen=True)
 class FolderConfig:
-    """Where image files are; see `open_split` for the layout.
+    """Where image files are; see `open_split` and `open_csv_split` for the layouts.
 
     Attributes:
       path: local folder or zip.
@@ -32,14 +36,17 @@ class FolderConfig:
       test: name of the test split.
       validation_share: share of each class that is held out; none where a class has one image.
       limit: largest number of images of a split, evenly over the sorted names; for quick trials.
+      labels: 'folders', a folder for each class, or 'csv', a CSV file for each split, where an image may
+        have several labels.
     """
 
     path: str = ""
     train: str = "train"
     validation: str | None = None
     test: str = "test"
-    validation_share: float = 0.1
-    limit: int | None = None
+    validation_share: Annotated[float, Range(0, 1, above=True, below=True)] = 0.1
+    limit: NumImages | None = None
+    labels: Literal["folders", "csv"] = "folders"
 
     def __post_init__(self):
         if "://" in self.path:
@@ -47,8 +54,7 @@ class FolderConfig:
                 f"data.folder.path is {self.path!r}; images are read from local files: mount the bucket "
                 "(gcsfuse, s3fs) or copy it, and give that folder"
             )
-        if not 0 < self.validation_share < 1:
-            raise UserError(f"data.folder.validation_share is {self.validation_share}; it must be in (0, 1)")
+        check_fields(self, "folder")
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class FileRecords:
       location: path of the split, for messages.
       classes: class names.
       names: file names, relative to the data set.
-      labels: int32 [N].
+      labels: int32 [N], or [N, classes] of zeros and ones.
       read: file name -> bytes; it raises BadImage.
     """
 
@@ -72,13 +78,14 @@ class FileRecords:
     def __len__(self) -> int:
         return len(self.names)
 
-    def get(self, index: int) -> tuple[bytes, int]:
-        """Returns the bytes of a file and its label.
+    def get(self, index: int) -> tuple[bytes, int | np.ndarray]:
+        """Returns the bytes of a file and its label, or int32 [classes].
 
         Raises:
           BadImage: the file cannot be read.
         """
-        return self.read(self.names[index]), int(self.labels[index])
+        label = self.labels[index]
+        return self.read(self.names[index]), label if label.ndim else int(label)
 
     def name(self, index: int) -> str:
         """Returns the name of a file."""
@@ -105,14 +112,15 @@ def load_folder_source(
     """
     if not config.path:
         raise UserError("data.folder.path is empty; give the folder or zip that holds the images")
-    train = open_split(config.path, config.train)
-    if images.on_bad_image == "error":
+    open_labelled = open_csv_split if config.labels == "csv" else open_split
+    train = open_labelled(config.path, config.train)
+    if images.on_bad_image == "error" and config.labels == "folders":
         _check_classes(train)
     if config.validation is None:
         train, validation = hold_out(train, config.validation_share)
     else:
-        validation = open_split(config.path, config.validation, train.classes)
-    test = open_split(config.path, config.test, train.classes)
+        validation = open_labelled(config.path, config.validation, train.classes)
+    test = open_labelled(config.path, config.test, train.classes)
     splits = {"train": train, "validation": validation, "test": test}
     return image_source(
         images, augment, {name: _limit(split, config.limit) for name, split in splits.items()}
@@ -162,12 +170,56 @@ def open_split(path: str | Path, split: str, classes: tuple[str, ...] | None = N
     return FileRecords(listing.location, classes, listing.names, labels, listing.read)
 
 
+def open_csv_split(path: str | Path, split: str, classes: tuple[str, ...] | None = None) -> FileRecords:
+    """Opens the split whose files and labels are in PATH/SPLIT.csv.
+
+    The header is `file,CLASS,CLASS,...`. Each line has a file name, relative to the folder PATH/SPLIT,
+    then 1 for each class that the image has and 0 for the others; it may have several or none.
+
+    Args:
+      path: folder of the data set.
+      split: name of the split.
+      classes: class names of the training set, which the header must repeat; None takes the header's.
+
+    Raises:
+      UserError: the file cannot be read, or a line is not as described.
+    """
+    path = Path(path).expanduser()
+    file = path / f"{split}.csv"
+    try:
+        with open(file, newline="", encoding="utf-8-sig") as stream:
+            head, *rows = (row for row in csv.reader(stream) if row)
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(
+            f"{file} cannot be read ({error}); expected a header file,CLASS,CLASS,... and a line per image"
+        ) from error
+    names = tuple(head[1:])
+    if not names or len(set(names)) < len(names) or not rows:
+        raise UserError(
+            f"{file} needs a header file,CLASS,CLASS,... of different classes, and a line per image"
+        )
+    if classes is not None and names != classes:
+        raise UserError(
+            f"{file} has the classes {shorten(names)}; expected those of the training set, {shorten(classes)}"
+        )
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(head) or not set(row[1:]) <= {"0", "1"}:
+            raise UserError(
+                f"{file}: image {number} ({row[0]}) needs 0 or 1 for each of {len(names)} classes, not "
+                f"{','.join(row[1:])}"
+            )
+    labels = np.array([row[1:] for row in rows]).astype(np.int32)
+    files = tuple(f"{split}/{row[0]}" for row in rows)
+    return FileRecords(str(file), names, files, labels, lambda name: read_file(path / name))
+
+
 def hold_out(records: FileRecords, share: float, seed: int = 0) -> tuple[FileRecords, FileRecords]:
     """Divides a split into two disjoint parts.
 
     Args:
       records: the split.
-      share: share of every class in the second part; at least one image where a class has two.
+      share: share of every class in the second part; at least one image where a class has two. Images with
+        several labels are divided without regard to classes.
       seed: of the choice.
 
     Returns:
@@ -177,8 +229,10 @@ def hold_out(records: FileRecords, share: float, seed: int = 0) -> tuple[FileRec
       UserError: no class has two images.
     """
     rng, in_second = np.random.default_rng(seed), np.zeros(len(records.labels), bool)
-    for label in range(len(records.classes)):
-        index = rng.permutation(np.flatnonzero(records.labels == label))
+    has_several = records.labels.ndim == 2
+    strata = np.zeros(len(records), int) if has_several else records.labels
+    for stratum in range(1 if has_several else len(records.classes)):
+        index = rng.permutation(np.flatnonzero(strata == stratum))
         count = min(max(round(share * len(index)), 1), len(index) - 1) if len(index) else 0
         in_second[index[:count]] = True
     if not in_second.any():

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from prance_jax.core.errors import UserError
 from prance_jax.data import crops
 from prance_jax.data.arrays import Arrays, from_arrays
 from prance_jax.data.augment import AugmentConfig
@@ -34,6 +35,16 @@ def image_source(
         validation and test images before the first batch, for a training image when it reaches it.
     """
     if not config.in_memory:
+        labels = splits["train"].labels
+        if labels is not None and labels.ndim == 2 and config.balance_exponent != 1:
+            raise UserError(
+                "data.images.balance_exponent needs one label per image; with several it must be 1"
+            )
+        if splits["train"].labels is None and config.balance_exponent != 1:
+            raise UserError(
+                f"{splits['train'].location}: labels are known only after reading, so classes cannot be "
+                "balanced; set data.images.in_memory to True, or balance_exponent to 1"
+            )
         if splits["train"].labels is not None:
             warn_of_missing_classes(splits["train"], splits["train"].labels)
         return Stream(
@@ -48,6 +59,7 @@ def image_source(
             on_bad_image=config.on_bad_image,
             threads=config.threads or os.cpu_count() or 1,
             reader=reader,
+            balance_exponent=config.balance_exponent,
         )
     arrays = {name: _decode(split, config) for name, split in splits.items()}
     classes = splits["train"].classes
@@ -55,9 +67,10 @@ def image_source(
         arrays.pop("train"),
         num_classes=len(classes),
         classes=classes,
-        mean=config.mean,
-        std=config.std,
+        mean=config.normalisation.mean,
+        std=config.normalisation.std,
         augment=augment,
+        balance_exponent=config.balance_exponent,
         **arrays,
     )
 

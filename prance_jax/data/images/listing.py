@@ -70,7 +70,7 @@ def list_folder(path: Path, split: str) -> Listing:
             others.append(name)
         else:
             others.append(name)
-    read = lambda name: _read_file(path / name)
+    read = lambda name: read_file(path / name)
     return _listing(str(path / split), split, classes, names, others, read)
 
 
@@ -168,7 +168,8 @@ def _files(folder: str, prefix: str, parents: tuple[str, ...], others: list[str]
             others.append(name)
 
 
-def _read_file(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """Returns the bytes of a file; raises BadImage where it cannot be read."""
     try:
         with open(path, "rb") as file:
             _check_size(os.fstat(file.fileno()).st_size)

@@ -27,7 +27,7 @@ from prance_jax.data.images.decode import BadImage, crop_image, decode_image
 from prance_jax.data.images.lazy_images import LazyImages
 from prance_jax.data.images.records import Records
 from prance_jax.data.images.usable import usable_images
-from prance_jax.data.source import Split, shuffled
+from prance_jax.data.source import ClassBalance, Split, shuffled
 
 _log = logging.getLogger(__name__)
 _BATCHES_AHEAD = 2  # batches that are read while the device works
@@ -54,6 +54,7 @@ class Stream(NormalisedSource):
       seed: of order and crops.
       channels: of an image, 3 or 1.
       exif_orientation: see `ImagesConfig`.
+      balance_exponent: see `ImagesConfig`; not 1 only where the labels of `train` are known.
     """
 
     train: Records
@@ -68,6 +69,7 @@ class Stream(NormalisedSource):
     seed: int = 0
     channels: int = 3
     exif_orientation: bool = False
+    balance_exponent: float = 1.0
     _bad_images: set[int] = field(default_factory=set, repr=False)
     _usable: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False)
 
@@ -75,6 +77,11 @@ class Stream(NormalisedSource):
     def classes(self) -> tuple[str, ...]:
         """Class names."""
         return self.train.classes
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several labels."""
+        return np.ndim(self.train.labels) == 2
 
     def batches(self, batch: int, start: int = 0) -> Iterator[ArrayTables]:
         """Yields this host's part of the batches of step `start`, `start` + 1 and so on.
@@ -84,7 +91,7 @@ class Stream(NormalisedSource):
           start: first step.
 
         Yields:
-          Images uint8 [batch / hosts, S, S, C] and labels int32 [batch / hosts].
+          Images uint8 [batch / hosts, S, S, C] and labels int32 [batch / hosts] (or [.., classes]).
 
         Raises:
           UserError: hosts cannot share the batch, or an image cannot be read and `on_bad_image` is
@@ -123,7 +130,7 @@ class Stream(NormalisedSource):
           batch: not used; the batch has the size of `tables`.
 
         Returns:
-          Images float32 [batch, S, S, C], normalised, and labels int32 [batch].
+          Images float32 [batch, S, S, C], normalised, and labels, not mixed.
         """
         return self._augment(tables, key, self.augment.plain)
 
@@ -158,7 +165,8 @@ class Stream(NormalisedSource):
     def _training_image(self, position: int) -> tuple[np.ndarray, int]:
         """Returns image number `position` of the endless training sequence and its label."""
         count, number = len(self.train), position // self.augment.repeats
-        index = int(_epoch_order(self.seed, number // count, count)[number % count])
+        order = _epoch_order(self.seed, number // count, count, self._balance)
+        index = int(self._by_class[order[number % count]] if self._balance else order[number % count])
         for _ in range(count):
             try:
                 data, label = self.train.get(index)
@@ -167,6 +175,19 @@ class Stream(NormalisedSource):
                 self._report_bad_image(index, error)
                 index = (index + 1) % count
         raise UserError(f"{self.train.location}: no image can be read")
+
+    @functools.cached_property
+    def _balance(self) -> ClassBalance | None:
+        """How training images are drawn; None: each once in an epoch."""
+        if self.balance_exponent == 1:
+            return None
+        counts = np.bincount(self.train.labels, minlength=self.num_classes)
+        return ClassBalance(tuple(counts.tolist()), self.balance_exponent)
+
+    @functools.cached_property
+    def _by_class(self) -> np.ndarray:
+        """Numbers of the training images, sorted by class."""
+        return np.argsort(self.train.labels, kind="stable")
 
     def _usable_images(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Tries all images of a fixed set, once: numbers and labels of those that can be used."""
@@ -241,6 +262,7 @@ def _stack(images: Sequence[tuple[np.ndarray, int]]) -> ArrayTables:
 
 
 @functools.lru_cache(maxsize=3)
-def _epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """Returns the order of the training images in one epoch."""
-    return np.random.default_rng((seed, epoch)).permutation(count)
+def _epoch_order(seed: int, epoch: int, count: int, balance: ClassBalance | None) -> np.ndarray:
+    """Returns the order of the training images in one epoch; with a balance, of images sorted by class."""
+    rng = np.random.default_rng((seed, epoch))
+    return rng.permutation(count) if balance is None else balance.sample_on_host(rng, count)

@@ -28,12 +28,13 @@ def usable_images(
       threads: number of threads.
 
     Returns:
-      Numbers int [M], ascending, and labels int32 [M].
+      Numbers int [M], ascending, and labels int32 [M] or [M, classes].
 
     Raises:
       UserError: an image cannot be used and `on_bad_image` is 'error', or none can be used.
     """
-    labels = np.zeros(len(records), np.int32)
+    # Records whose labels are known only after reading have one label per image.
+    labels = np.zeros((len(records), *np.shape(records.labels)[1:]), np.int32)
 
     def read(index: int) -> None:
         data, labels[index] = records.get(index)
@@ -60,9 +61,9 @@ def warn_of_missing_classes(records: Records, labels: np.ndarray) -> None:
 
     Args:
       records: the split.
-      labels: int32 [M], of the images that are used.
+      labels: int32 [M] or [M, classes], of the images that are used.
     """
-    counts = np.bincount(labels, minlength=len(records.classes))
+    counts = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(records.classes))
     if missing := [name for name, count in zip(records.classes, counts) if not count]:
         text = "%s has no image of %d of %d classes: %s"
         _log.warning(text, records.location, len(missing), len(counts), join_problems(missing))

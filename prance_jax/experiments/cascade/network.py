@@ -5,7 +5,6 @@ The structures are kept in `cascade_seedN.json`.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -13,16 +12,16 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from prance_jax.cascade.looks import init_from_network, init_params, look_params, resize_images
+from prance_jax.cascade.looks import images_of_look, init_from_network, init_params, look_params
 from prance_jax.cascade.tree import grow_tree
-from prance_jax.config.cascade import CascadeConfig
-from prance_jax.core.files import write_atomic
+from prance_jax.config.cascade import CascadeConfig, cascade_spec
+from prance_jax.core.files import read_json, try_write
 from prance_jax.evaluation.static_search import search_static_structures
 from prance_jax.experiments.prance_stages import PranceStages
 from prance_jax.experiments.stage_runner import budget_suffix
 from prance_jax.models import forward
 from prance_jax.models.vit import ViT
-from prance_jax.spec.cascade import Cascade, CascadeSpec, Look
+from prance_jax.spec.cascade import Cascade, CascadeSpec
 from prance_jax.spec.macs import single_look_macs
 from prance_jax.spec.structure import GroupChoice, Structure
 from prance_jax.training import optimizer
@@ -43,6 +42,11 @@ class CascadeNetwork(PranceStages):
     is_elastic = True
     skips_looks = True
 
+    def check(self) -> None:
+        """Builds the looks as well."""
+        super().check()
+        self.cascade_spec
+
     @property
     def settings(self) -> CascadeConfig:
         """The section `cascade` of the config."""
@@ -51,19 +55,7 @@ class CascadeNetwork(PranceStages):
     @functools.cached_property
     def cascade_spec(self) -> CascadeSpec:
         """The looks."""
-        plain = self.spec(self.config.token_modes[0])
-        looks, last = [], len(self.settings.looks) - 1
-        for number, look in enumerate(self.settings.looks):
-            spec = dataclasses.replace(
-                plain,
-                image_size=look.image_size or plain.image_size,
-                exits=look.exits,
-                full_last_layer=number < last,
-            )
-            if look.refined is not None:
-                spec = dataclasses.replace(spec, refined_cells=max(1, round(look.refined * spec.cells)))
-            looks.append(Look(spec, look.shares if number < last else "none"))
-        return CascadeSpec(tuple(looks))
+        return cascade_spec(self.settings.looks, self.spec(self.config.token_modes[0]))
 
     def meta(self, seed: int) -> Any:
         """Returns the parameters of all looks after stage one."""
@@ -102,9 +94,9 @@ class CascadeNetwork(PranceStages):
     def structures(self, seed: int) -> tuple[tuple[Structure, ...], ...]:
         """Returns the structures of each look that the search found, from the cheapest to the dearest."""
         file = self.workdir.path / f"{Path(self.folder).name}_seed{seed}.json"
-        if file.exists():
-            record = json.loads(file.read_text())
-            return tuple(tuple(_structure(item) for item in look) for look in record["structures"])
+        stored = read_json(file, lambda record: _stored_looks(record, len(self.settings.looks)))
+        if stored is not None:
+            return stored
         looks = []
         for number, look in enumerate(self.settings.looks):
             spec = self.cascade_spec.unrefined.looks[number].spec
@@ -113,7 +105,7 @@ class CascadeNetwork(PranceStages):
             structures += [spec.largest] if look.structures[-1] == 1 else []
             structures = list(dict.fromkeys(structures))
             looks.append(tuple(sorted(structures, key=lambda item: single_look_macs(spec, item))))
-        write_atomic(file, json.dumps({"structures": [[item.groups for item in look] for look in looks]}))
+        try_write(file, json.dumps({"structures": [[item.groups for item in look] for look in looks]}))
         return tuple(looks)
 
     def search(self, seed: int, look: int, shares: tuple[float, ...]) -> list[tuple[Structure, float]]:
@@ -130,9 +122,7 @@ class CascadeNetwork(PranceStages):
             return []
         baselines, spec = self.config.baselines, self.cascade_spec.unrefined
         split = self.source.split("validation").some(baselines.images)
-        small = split._replace(
-            images=resize_images(jnp.asarray(split.images), spec.looks[look].spec.image_size)
-        )
+        small = split._replace(images=images_of_look(spec, jnp.asarray(split.images), look))
         self.progress.note(f"seed{seed}: searching static structures of look {look} at {shares}")
         return search_static_structures(
             spec.looks[look].spec,
@@ -153,9 +143,15 @@ class CascadeNetwork(PranceStages):
           budget: share of the dense MACs.
         """
         file = self.workdir.path / f"static_seed{seed}{budget_suffix(budget)}.json"
-        if file.exists():
-            record = json.loads(file.read_text())
-            return record["look"], _structure(record["structure"])
+        stored = read_json(
+            file,
+            lambda record: (
+                range(len(self.settings.looks))[record["look"]],
+                _structure(record["structure"]),
+            ),
+        )
+        if stored is not None:
+            return stored
         candidates, full = [], self.cascade_spec.dense_macs
         for look, spec in enumerate(look.spec for look in self.cascade_spec.unrefined.looks):
             largest = single_look_macs(spec, spec.largest) / full
@@ -163,7 +159,7 @@ class CascadeNetwork(PranceStages):
             over_budget = max(0.0, single_look_macs(spec, structure) / full - budget)
             candidates.append(((over_budget, loss), look, structure))
         _, look, structure = min(candidates, key=lambda item: item[0])
-        write_atomic(file, json.dumps({"look": look, "structure": structure.groups}))
+        try_write(file, json.dumps({"look": look, "structure": structure.groups}))
         return look, structure
 
     def cascade(self, seed: int) -> Cascade:
@@ -172,6 +168,13 @@ class CascadeNetwork(PranceStages):
             (number, index) for number, look in enumerate(self.settings.looks) for index in range(look.begins)
         ]
         return grow_tree(self.cascade_spec, self.structures(seed), tuple(begin), self.skips_looks)
+
+
+def _stored_looks(record: dict, num_looks: int) -> tuple[tuple[Structure, ...], ...]:
+    looks = tuple(tuple(_structure(item) for item in look) for look in record["structures"])
+    if len(looks) != num_looks or not all(looks):
+        raise ValueError(f"structures of {num_looks} looks expected")
+    return looks
 
 
 def _structure(groups: list) -> Structure:

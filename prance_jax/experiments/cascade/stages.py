@@ -18,7 +18,7 @@ import numpy as np
 from prance_jax.cascade.policies import TrainingPolicy
 from prance_jax.cascade.routing import confidence_choices, confidence_demonstrations, mean_utility
 from prance_jax.cascade.table import CascadeTable, TableEnv, TableParams, tabulate
-from prance_jax.core.files import write_atomic
+from prance_jax.core.files import read_json, try_write
 from prance_jax.data.prefetch import prefetch_to_device
 from prance_jax.experiments.cascade.network import CascadeNetwork
 from prance_jax.selector.cost_weight import cost_weight_from_asinh, cost_weight_to_asinh
@@ -163,8 +163,9 @@ class CascadeStages(CascadeNetwork):
         config, file = self.settings.selector, self.workdir.path / f"cascade_seed{seed}_restart_{number}.json"
         if config.restarts == 1:
             return 0
-        if file.exists():
-            return json.loads(file.read_text())["restart"]
+        stored = read_json(file, lambda record: range(config.restarts)[record["restart"]])
+        if stored is not None:
+            return stored
         cascade = self.cascade(seed)
         ppo, table = self.table_ppo(cascade), self.held_out_table(cascade, self.cascade_params(seed, number))
         utilities = [
@@ -174,7 +175,7 @@ class CascadeStages(CascadeNetwork):
             for index in range(config.restarts)
         ]
         best = int(np.argmax(utilities))
-        write_atomic(file, json.dumps({"restart": best, "utility": utilities}))
+        try_write(file, json.dumps({"restart": best, "utility": utilities}))
         return best
 
     def cascade_params(self, seed: int, number: int | None = None) -> Any:
@@ -227,7 +228,7 @@ class CascadeStages(CascadeNetwork):
         """Behaviour cloning of the best confidence thresholds at several cost weights."""
         config = self.settings.selector
         part = CascadeTable(*(leaf[:2048] for leaf in table[:-1]), table.cost)
-        scaled = jnp.linspace(*map(cost_weight_to_asinh, config.cost_weights), 9)
+        scaled = jnp.linspace(*map(cost_weight_to_asinh, config.cost_weights), 9, dtype=jnp.float32)
         cost_weights = np.asarray(cost_weight_from_asinh(scaled))
         choices = confidence_choices(cascade, part)
         rows = confidence_demonstrations(cascade, part, choices, cost_weights)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from prance_jax.core.losses import in_32_bits
 from prance_jax.selector.rl.distributions import Distribution
 from prance_jax.selector.rl.networks import Actor, Critic
 from prance_jax.selector.rl.types import PolicyParams, PPOConfig, PPOState, RunningStatistics, Tree
@@ -45,13 +46,15 @@ class ActorCritic:
     def init(self, key: jax.Array) -> PPOState:
         """Returns a fresh state; observations are not normalised before the first update."""
         actor_key, critic_key = jax.random.split(key)
-        blank = jnp.zeros((1, self.observation_size))
+        blank = jnp.zeros((1, self.observation_size), jnp.float32)
         actor, critic = (
             self.actor.init(actor_key, blank)["params"],
             self.critic.init(critic_key, blank)["params"],
         )
         normaliser = RunningStatistics(
-            jnp.float32(0), jnp.zeros(self.observation_size), jnp.ones(self.observation_size)
+            jnp.float32(0),
+            jnp.zeros(self.observation_size, jnp.float32),
+            jnp.ones(self.observation_size, jnp.float32),
         )
         optimizers = self._optimizers()
         states = optimizers[0].init(actor), optimizers[1].init(critic)
@@ -128,7 +131,8 @@ class ActorCritic:
             update, optimizer_state = optimizer.update(jax.grad(loss)(actor), optimizer_state, actor)
             return (optax.apply_updates(actor, update), optimizer_state), None
 
-        index = jax.random.choice(key, weight.shape[0], (steps, batch), p=weight / weight.sum())
+        rows = jnp.arange(weight.shape[0], dtype=jnp.int32)
+        index = jax.random.choice(key, rows, (steps, batch), p=weight / weight.sum())
         carry = state.policy.actor, optimizer.init(state.policy.actor)
         (actor, _), _ = jax.lax.scan(step, carry, index)
         return state._replace(policy=state.policy._replace(actor=actor, normaliser=normaliser))
@@ -164,6 +168,5 @@ class ActorCritic:
     def _adam(self, rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
         """Adam with the settings' epsilon and clipping of gradients."""
         config = self.config
-        return optax.chain(
-            optax.clip_by_global_norm(config.max_grad_norm), optax.adam(rate, eps=config.adam_eps)
-        )
+        adam = optax.adam(rate, eps=config.adam_eps)
+        return in_32_bits(optax.chain(optax.clip_by_global_norm(config.max_grad_norm), adam))

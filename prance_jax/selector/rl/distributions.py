@@ -92,7 +92,7 @@ class Gaussian:
           Actions float32 [B, size] and their log-densities, float32 [B].
         """
         mean = self.mode(output)
-        action = mean + std * jax.random.normal(key, mean.shape)
+        action = mean + std * jax.random.normal(key, mean.shape, dtype=jnp.float32)
         return action, self.log_prob(output, action, std)
 
     def log_prob(self, output: jax.Array, action: jax.Array, std: jax.Array) -> jax.Array:

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from prance_jax.core.errors import UserError
 from prance_jax.selector.rl.actor_critic import ActorCritic
 from prance_jax.selector.rl.advantage import gae
 from prance_jax.selector.rl.losses import policy_loss, value_loss
@@ -45,7 +44,7 @@ class PPO(ActorCritic):
         """
         keys = jax.random.split(key, env.horizon + 1)
         observation, env_state = env.reset(keys[0], env_params)
-        weight = jnp.ones(observation.shape[0])
+        weight = jnp.ones(observation.shape[0], jnp.float32)
         std, steps, infos = self.std(state.updates), [], []
         for t in range(env.horizon):
             sample_key = keys[t + 1]
@@ -120,10 +119,7 @@ class PPO(ActorCritic):
         config, std, normaliser = self.config, self.std(state.updates), state.policy.normaliser
         actor_optimizer, critic_optimizer = self._optimizers()
         total = advantages.shape[0]
-        if total % config.minibatches:
-            raise UserError(
-                f"ppo: {total} decisions an update do not divide into {config.minibatches} equal minibatches"
-            )
+        config.check_minibatches(total)
 
         def minibatch(carry, index):
             actor, critic, actor_state, critic_state = carry
@@ -155,7 +151,9 @@ class PPO(ActorCritic):
             return carry, ({"value_loss": loss, **metrics}, rows.weight.sum())
 
         def epoch(carry, key):
-            order = jax.random.permutation(key, total).reshape(config.minibatches, -1)
+            order = jax.random.permutation(key, jnp.arange(total, dtype=jnp.int32)).reshape(
+                config.minibatches, -1
+            )
             return jax.lax.scan(minibatch, carry, order)
 
         carry = state.policy.actor, state.critic, state.actor_optimizer, state.critic_optimizer

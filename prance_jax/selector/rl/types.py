@@ -9,6 +9,16 @@ import jax
 import jax.numpy as jnp
 
 from prance_jax.core.errors import UserError
+from prance_jax.core.fields import (
+    Fraction,
+    LearningRate,
+    NumImages,
+    Positive,
+    Repeats,
+    Share,
+    Weight,
+    check_fields,
+)
 from prance_jax.selector.rl.weighted import weighted_mean, weighted_variance
 
 Tree = Any
@@ -37,25 +47,38 @@ class PPOConfig:
       lr_decay: learning rates fall linearly to zero.
     """
 
-    gamma: float = 0.9
-    lam: float = 0.9
-    clip: float = 0.2
-    epochs: int = 10
-    minibatches: int = 4
-    actor_lr: float = 1e-4
-    critic_lr: float = 5e-3
-    adam_eps: float = 1e-5
-    entropy: float = 0.01
-    max_grad_norm: float = 0.5
+    gamma: Fraction = 0.9
+    lam: Fraction = 0.9
+    clip: Share = 0.2
+    epochs: Repeats = 10
+    minibatches: NumImages = 4
+    actor_lr: LearningRate = 1e-4
+    critic_lr: LearningRate = 5e-3
+    adam_eps: Share = 1e-5
+    entropy: Weight = 0.01
+    max_grad_norm: Positive = 0.5
     normalise_advantage: bool = True
     normalise_observation: bool = True
-    std_start: float = 0.3
-    std_end: float = 0.05
+    std_start: Positive = 0.3
+    std_end: Positive = 0.05
     lr_decay: bool = True
 
     def __post_init__(self):
-        if min(self.epochs, self.minibatches) < 1:
-            raise UserError(f"ppo: epochs={self.epochs} and minibatches={self.minibatches} must be 1 or more")
+        check_fields(self, "ppo")
+
+    def check_minibatches(self, decisions: int) -> None:
+        """Checks that the decisions of an update divide into equal minibatches.
+
+        Args:
+          decisions: number of decisions in the buffer.
+
+        Raises:
+          UserError: they do not.
+        """
+        if decisions % self.minibatches:
+            raise UserError(
+                f"ppo: {decisions} decisions an update do not divide into {self.minibatches} equal minibatches"
+            )
 
 
 class Environment(Protocol):

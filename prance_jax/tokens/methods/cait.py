@@ -49,7 +49,7 @@ def cait(tokens: TokenSet, signals: AttentionSignals, num_keep: Size) -> TokenSe
     by_columns = _look_up(table.by_columns, start)
     merges_per_line = width - new_width + _look_up(table.rows, start) - _look_up(table.rows, end)
 
-    index = jnp.arange(patches)[None]
+    index = jnp.arange(patches, dtype=jnp.int32)[None]
     row, col = index // width, index % width
     line, along = jnp.where(by_columns, row, col), jnp.where(by_columns, col, row)
     partner = jnp.maximum(index - jnp.where(by_columns, 1, width), 0)
@@ -100,10 +100,10 @@ def rectangle_count(count: Size, num_keep: Size, patches: int) -> Size:
         start = _grid_index(side, count - 1)
         end = min(_grid_index(side, num_keep - 1), int(table.furthest[start]))
         return 1 + int(table.patches[max(start, end)])
-    count = jnp.asarray(count)
-    start, end = _grid_index(side, count - 1), _grid_index(side, jnp.asarray(num_keep) - 1)
-    end = jnp.maximum(start, jnp.minimum(end, jnp.asarray(table.furthest)[start]))
-    return 1 + jnp.asarray(table.patches)[end].astype(jnp.int32)
+    count = jnp.asarray(count, jnp.int32)
+    start, end = _grid_index(side, count - 1), _grid_index(side, jnp.asarray(num_keep, jnp.int32) - 1)
+    end = jnp.maximum(start, jnp.minimum(end, jnp.asarray(table.furthest, jnp.int32)[start]))
+    return 1 + jnp.asarray(table.patches, jnp.int32)[end]
 
 
 class Grids(NamedTuple):
@@ -156,7 +156,9 @@ def _grid_index(side: int, patches: Size):
     table = grids(side).patches
     if isinstance(patches, int):
         return int(np.flatnonzero(table >= patches)[-1]) if patches <= table[0] else 0
-    return jnp.maximum(jnp.sum(jnp.asarray(table) >= patches[..., None], axis=-1) - 1, 0)
+    return jnp.maximum(
+        jnp.sum(jnp.asarray(table, jnp.int32) >= patches[..., None], axis=-1, dtype=jnp.int32) - 1, 0
+    )
 
 
 def _look_up(values: np.ndarray, index: int | jax.Array) -> int | jax.Array:
@@ -164,4 +166,12 @@ def _look_up(values: np.ndarray, index: int | jax.Array) -> int | jax.Array:
     return column(int(values[index]) if isinstance(index, int) else jnp.asarray(values)[index])
 
 
-CAIT = TokenMethod("cait", cait, rectangle_count, cait_macs, needs_grid=True, schedules=keep_rate_schedules)
+CAIT = TokenMethod(
+    "cait",
+    cait,
+    rectangle_count,
+    cait_macs,
+    needs_importance=False,
+    needs_grid=True,
+    schedules=keep_rate_schedules,
+)

@@ -48,7 +48,7 @@ def count_after_pruning(count: Size, num_keep: Size, pruned_share: float) -> Siz
         return count - int(pruned_share * (count - num_keep))
     between = count - jnp.floor(pruned_share * (count - size_value(num_keep))).astype(jnp.int32)
     # A bound on the tokens after merging does not bound the tokens before it.
-    return jnp.asarray(between) if not isinstance(num_keep, BoundedSize) else between
+    return jnp.asarray(between, jnp.int32) if not isinstance(num_keep, BoundedSize) else between
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,9 @@ def evit(tokens: TokenSet, signals: AttentionSignals, num_keep: Size) -> TokenSe
         return tokens
     rank, num_sorted = ranks(tokens, signals.cls_attention), column(num_keep) - 1
     is_reduced = column(tokens.count - size_value(num_keep)) > 0
-    new_index = jnp.where(is_reduced, jnp.minimum(rank, num_sorted), jnp.arange(rank.shape[1]))
+    new_index = jnp.where(
+        is_reduced, jnp.minimum(rank, num_sorted), jnp.arange(rank.shape[1], dtype=jnp.int32)
+    )
     weights = jnp.where(is_reduced & (rank >= num_sorted), signals.cls_attention, 1.0)
     return regroup(tokens, new_index, num_keep, weights, mean=False, sized=False)
 

@@ -80,7 +80,7 @@ def mctf_groups(tokens: TokenSet, signals: AttentionSignals, num_keep: Size) -> 
     even_index = jnp.where(even_merges, jnp.take_along_axis(odd_index, partner, axis=1), kept_even_index)
     odd_index = jnp.pad(odd_index, ((0, 0), (0, evens - odds)))
     new_index = jnp.stack([even_index, odd_index], axis=2).reshape(batch, -1)[:, :slots]
-    new_index = jnp.where(num_removed > 0, new_index, jnp.arange(slots))
+    new_index = jnp.where(num_removed > 0, new_index, jnp.arange(slots, dtype=jnp.int32))
     # A token without any attention must keep a weight: alone in its group it must stay what it is.
     weights = jnp.maximum(signals.received, 1e-9) * tokens.sizes
     return Grouping(jnp.where(valid, new_index, -1), num_keep, jax.lax.stop_gradient(weights))
@@ -121,6 +121,7 @@ MCTF = TokenMethod(
     half_or_more,
     mctf_macs,
     needs_received=True,
+    needs_importance=False,
     group_ahead=mctf_groups,
     schedules=ahead_schedules,
 )

@@ -47,7 +47,7 @@ def ppt(
     rank = ranks(tokens, scores)
     prune_index = jnp.where(rank < column(num_keep), rank, -1)
     is_reduced = column(tokens.count - size_value(num_keep)) > 0
-    prune_index = jnp.where(is_reduced, prune_index, jnp.arange(rank.shape[1]))
+    prune_index = jnp.where(is_reduced, prune_index, jnp.arange(rank.shape[1], dtype=jnp.int32))
     # A token that pruning keeps is alone at its index, so one weighted mean serves both cases.
     new_index = jnp.where(is_pruned[:, None], prune_index, matching(tokens, signals, num_keep))
     return regroup(tokens, new_index, num_keep)

@@ -82,7 +82,7 @@ def merge(
     first_source, num_targets = num_keep if compact else 0, array_size(num_keep, slots)
     num_valid = size_value(num_keep)
     targets, sources = ordered.features[:, :num_targets], ordered.features[:, first_source:]
-    target_index = jnp.arange(num_targets)
+    target_index = jnp.arange(num_targets, dtype=jnp.int32)
     if compact:
         can_receive = (target_index >= min(1, num_keep - 1))[None]
         is_source = jnp.ones((1, slots - num_keep), bool)
@@ -90,7 +90,7 @@ def merge(
         can_receive = (target_index < num_valid[:, None]) & (
             target_index >= jnp.minimum(1, num_valid - 1)[:, None]
         )
-        is_source = (jnp.arange(slots) >= num_valid[:, None]) & (
+        is_source = (jnp.arange(slots, dtype=jnp.int32) >= num_valid[:, None]) & (
             True if ordered.valid is None else ordered.valid
         )
     similarity = jnp.where(can_receive[:, None], cosine_similarity(sources, targets), -jnp.inf)

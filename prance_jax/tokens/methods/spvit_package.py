@@ -36,7 +36,7 @@ def package(
     if removes_nothing(tokens, num_keep):
         return tokens
     scores = signals.cls_attention
-    slots = jnp.arange(scores.shape[1])
+    slots = jnp.arange(scores.shape[1], dtype=jnp.int32)
     package_score = jnp.zeros_like(scores[:, 0]) if tokens.package is None else tokens.package
     is_package = (slots == column(tokens.count) - 1) & (package_score > 0)[:, None]
     rank, num_sorted = ranks(tokens, jnp.where(is_package, -jnp.inf, scores)), column(num_keep) - 1

@@ -58,10 +58,12 @@ def matching(tokens: TokenSet, signals: AttentionSignals, num_keep: Size) -> jax
     is_merged = descending_rank(best) < num_removed
     num_even = column((count + 1) // 2) - num_removed
     even_index = jnp.where(is_merged, num_even + partner, jnp.cumsum(~is_merged, axis=1) - 1)
-    odd_index = jnp.broadcast_to(num_even + jnp.arange(similarity.shape[2]), (batch, similarity.shape[2]))
+    odd_index = jnp.broadcast_to(
+        num_even + jnp.arange(similarity.shape[2], dtype=jnp.int32), (batch, similarity.shape[2])
+    )
     odd_index = jnp.pad(odd_index, ((0, 0), (0, even_index.shape[1] - odd_index.shape[1])))
     new_index = jnp.stack([even_index, odd_index], axis=2).reshape(batch, -1)[:, :slots]
-    return jnp.where(num_removed > 0, new_index, jnp.arange(slots)).astype(jnp.int32)
+    return jnp.where(num_removed > 0, new_index, jnp.arange(slots, dtype=jnp.int32)).astype(jnp.int32)
 
 
 def matching_macs(count, key_dim):
@@ -88,4 +90,4 @@ def tome_macs(count: Amount, num_keep: tuple[Amount, ...], width: Amount, key_di
     )
 
 
-TOME = TokenMethod("tome", tome, half_or_more, tome_macs)
+TOME = TokenMethod("tome", tome, half_or_more, tome_macs, needs_importance=False)

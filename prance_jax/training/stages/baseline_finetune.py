@@ -74,7 +74,7 @@ def init_baseline(
 @functools.lru_cache(maxsize=None)
 def _fresh(spec: ModelSpec, method: PredictorConfig) -> Callable[[jax.Array], Tree]:
     """Returns the compiled key -> random parameters with predictors; the kept shares do not matter."""
-    image = jnp.zeros((1, spec.image_size, spec.image_size, spec.channels))
+    image = jnp.zeros((1, *spec.image_shape), jnp.float32)
     return jax.jit(lambda key: PredictorViT(spec, method).init(key, image)["params"])
 
 
@@ -168,7 +168,7 @@ def predictor_loss(
       Float32 scalar.
     """
     shares = out.kept if per_image else out.kept.mean(axis=0)
-    ratio = jnp.mean((shares - jnp.asarray(targets)) ** 2)
+    ratio = jnp.mean((shares - jnp.asarray(targets, jnp.float32)) ** 2)
     is_kept = jax.lax.stop_gradient(out.is_kept)
     distance = jnp.mean((out.features - jax.lax.stop_gradient(patches)) ** 2, axis=-1)
     tokens = jnp.sum(distance * is_kept) / jnp.maximum(is_kept.sum(), 1.0)

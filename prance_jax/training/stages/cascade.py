@@ -118,8 +118,8 @@ def cascade_meta_step(
                     before = (look, random.state)
                 return value, losses.accuracy(random.answers[-1], labels[few])
 
-            largest_alone = index < config.largest_alone * config.steps
-            smaller, random = jax.lax.cond(largest_alone, lambda: (0.0, 0.0), smaller_structures)
+            largest_alone = index < jnp.float32(config.largest_alone * config.steps)
+            smaller, random = jax.lax.cond(largest_alone, lambda: (jnp.float32(0),) * 2, smaller_structures)
             return value + smaller, {**metrics, "accuracy_random": random}
 
         return optimizer.update_state(state, index, loss, transform, config.optimizer.ema)
@@ -158,7 +158,7 @@ def cascade_finetune_step(
         teacher_logits = ViT(teacher_spec).apply({"params": teacher}, images, teacher_spec.largest)
         decide = policy(policy_params, policy_key)
 
-        noise = jax.random.uniform(random_key, (config.batch, cascade.num_nodes))
+        noise = jax.random.uniform(random_key, (config.batch, cascade.num_nodes), dtype=jnp.float32)
 
         def go_on(node, features):
             """The decision, or a random step where the image would stop although it can go on."""

@@ -37,7 +37,7 @@ def milder_reduction(
     Returns:
       The reduction, with int32 [batch] tokens after each layer.
     """
-    share = jax.random.uniform(key, (batch,), maxval=most)
+    share = jax.random.uniform(key, (batch,), maxval=most, dtype=jnp.float32)
     tokens_after = tuple(
         spec.tokens - jnp.floor(share * (spec.tokens - count)).astype(jnp.int32)
         for count in reduction.tokens_after(spec)
@@ -63,7 +63,11 @@ def class_token_distance(
       Float32 scalar.
     """
     are_indices = labels.ndim < logits.ndim
-    truth = jax.nn.one_hot(labels, logits.shape[-1]) if are_indices else (labels > 0).astype(jnp.float32)
+    truth = (
+        jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32)
+        if are_indices
+        else (labels > 0).astype(jnp.float32)
+    )
     is_confident = jnp.sum(jax.nn.softmax(logits) * truth, axis=-1) > confidence
     distance = jnp.mean(jnp.square(class_token - jax.lax.stop_gradient(milder)), axis=-1)
     return jnp.sum(jnp.where(is_confident, distance, 0.0)) / jnp.maximum(jnp.sum(is_confident), 1)

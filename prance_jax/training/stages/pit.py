@@ -40,7 +40,7 @@ def init_pit(spec: PiTSpec, config: FinetuneConfig, key: jax.Array, start: Tree 
 @functools.lru_cache(maxsize=None)
 def _fresh(spec: PiTSpec) -> Callable:
     """Returns the compiled key -> random parameters."""
-    image = jnp.zeros((1, spec.image_size, spec.image_size, spec.channels))
+    image = jnp.zeros((1, spec.image_size, spec.image_size, spec.channels), jnp.float32)
     return jax.jit(lambda key: PiT(spec).init(key, image)["params"])
 
 

@@ -134,9 +134,9 @@ def meta_step(
                 value += student_loss(random, largest[first], labels[first])
                 return value, losses.accuracy(small, labels[last]), losses.accuracy(random, labels[first])
 
-            largest_alone = index < config.largest_alone * config.steps
+            largest_alone = index < jnp.float32(config.largest_alone * config.steps)
             student_value, small, random = jax.lax.cond(
-                largest_alone, lambda: (0.0, 0.0, 0.0), smaller_structures
+                largest_alone, lambda: (jnp.float32(0),) * 3, smaller_structures
             )
             return value + student_value, {**metrics, "accuracy_smallest": small, "accuracy_random": random}
 

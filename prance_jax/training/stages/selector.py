@@ -79,11 +79,11 @@ class Selector:
     def decision_cost(self) -> int:
         """MACs of one decision: the actor and, except for the paper's state, early logits.
 
-        Early logits apply a classifier to each class token; for pixels, the head to all tokens. They are
-        counted at the largest width.
+        Early logits apply a classifier to each class token or to the mean of the patches; for pixels, the
+        head to all tokens. They are counted at the largest width.
         """
         actor = mlp_macs(self.encoder.size, self.config.hidden, self.ppo.distribution.outputs)
-        num_classified = (self.spec.tokens if self.spec.pixels else self.spec.class_tokens) * (
+        num_classified = (self.spec.tokens if self.spec.pixels else self.spec.read_tokens) * (
             self.config.state != "keys"
         )
         return actor + num_classified * self.spec.space.max_width * self.spec.num_classes

@@ -7,9 +7,10 @@ facts. Selectors are not stored in .safetensors files, but in `.prance` files.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from prance_jax.core.errors import UserError
+from prance_jax.core.files import atomic_file
 from prance_jax.zoo.formats.torch_file import read_torch
 from prance_jax.zoo.formats.unwrap import strip_wrappers
 
@@ -46,17 +48,8 @@ def read_tensors(path: str | Path, ema: bool = False) -> dict[str, np.ndarray]:
         raise UserError(f"{path} holds one set of weights; ema=True is for .pth files of training scripts")
     if path.suffix not in readers:
         raise UserError(f"{path} is not a weight file that can be read; wanted {', '.join(readers)}")
-    if not path.exists():
-        raise UserError(f"{path} does not exist")
-    try:
+    with _reading(path):
         return strip_wrappers(readers[path.suffix](path), path)
-    except UserError as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    except Exception as error:  # the readers are four libraries with different exceptions
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"{path} cannot be read ({reason}); it must be complete and hold only tensors"
-        ) from error
 
 
 def save_weights(path: str | Path, tensors: Mapping[str, np.ndarray], card: Mapping[str, Any]) -> None:
@@ -70,31 +63,49 @@ def save_weights(path: str | Path, tensors: Mapping[str, np.ndarray], card: Mapp
     Raises:
       UserError: the suffix differs, or the file cannot be written.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     path = Path(path)
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: weights are written as .safetensors")
     contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(contiguous, str(partial), {"card": json.dumps(card)})
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror or error})") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    # Not `save_file`: its files can be read by their owner only.
+    content = save(contiguous, {"card": json.dumps(card)})
+    with atomic_file(path) as partial:
+        partial.write_bytes(content)
 
 
 def read_card(path: str | Path) -> dict[str, Any]:
-    """Reads the card of a .safetensors file; empty if the file has none."""
+    """Reads the card of a .safetensors file; empty if the file has none.
+
+    Raises:
+      UserError: the file is missing or damaged, or its card is no JSON object.
+    """
     from safetensors import safe_open
 
     if Path(path).suffix != ".safetensors":
         return {}
-    with safe_open(str(path), "np") as file:
-        return json.loads((file.metadata() or {}).get("card", "{}"))
+    with _reading(Path(path)), safe_open(str(path), "np") as file:
+        card = json.loads((file.metadata() or {}).get("card", "{}"))
+        if not isinstance(card, dict) or not isinstance(card.get("network", {}), dict):
+            raise UserError("its card should be a JSON object that `convert` wrote")
+        return card
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Raises a UserError of one line in place of every error of the code inside it."""
+    if not os.path.exists(path):  # False for a name that no file can have, too
+        raise UserError(f"{path} does not exist")
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    except Exception as error:  # the readers are four libraries with different exceptions
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{path} cannot be read ({reason}); it must be complete and hold only tensors"
+        ) from error
 
 
 def _safetensors(path: Path) -> dict[str, np.ndarray]:

@@ -1,0 +1,1 @@
+"""Every figure of an accelerator in one call of a few minutes."""
