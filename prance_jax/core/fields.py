@@ -176,10 +176,14 @@ def check_ranges(annotation: Any, value: Any, path: str) -> None:
     if get_origin(annotation) is Annotated:
         annotation, *constraints = get_args(annotation)
     for kind in kinds(annotation):
-        if get_origin(kind) is tuple:
+        is_annotated = get_origin(kind) is Annotated
+        is_tuple = get_origin(get_args(kind)[0] if is_annotated else kind) is tuple
+        if is_tuple != isinstance(value, tuple):  # another member of the union
+            continue
+        if is_tuple and not is_annotated:
             for i, (item, entry) in enumerate(zip(_items(kind, len(value)), value)):
                 check_ranges(item, entry, f"{path}[{i}]")
-        elif get_origin(kind) is Annotated:
+        elif is_annotated:
             check_ranges(kind, value, path)
     for constraint in constraints:
         constraint.check(value, path)

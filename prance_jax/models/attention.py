@@ -26,7 +26,7 @@ def rotary_angles(spec: ModelSpec, tokens: TokenSet) -> jax.Array | None:
     axes = [2 * (jnp.arange(side, dtype=jnp.float32) + 0.5) / side - 1 for side in spec.grid]
     centres = jnp.stack(jnp.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
     # Sums, no products: they would be counted as MACs. Tokens without patches get 0.
-    belongs = tokens.token_of_patch[:, :, None] == jnp.arange(tokens.features.shape[1])
+    belongs = tokens.token_of_patch[:, :, None] == jnp.arange(tokens.features.shape[1], dtype=jnp.int32)
     num_patches = jnp.maximum(belongs.sum(axis=1), 1)[:, :, None]
     sums = [jnp.sum(jnp.where(belongs, axis[None, :, None], 0.0), axis=1) for axis in centres.T]
     coordinates = jnp.stack(sums, axis=-1) / num_patches
@@ -34,7 +34,7 @@ def rotary_angles(spec: ModelSpec, tokens: TokenSet) -> jax.Array | None:
     periods = spec.architecture.rope_temperature ** (jnp.arange(quarter, dtype=jnp.float32) / quarter)
     angles = 2 * jnp.pi * coordinates[:, :, :, None] / periods
     angles = jnp.tile(angles.reshape(*coordinates.shape[:2], 2 * quarter), 2)
-    is_prefix = jnp.arange(angles.shape[1])[:, None] < spec.num_prefix_tokens
+    is_prefix = jnp.arange(angles.shape[1], dtype=jnp.int32)[:, None] < spec.num_prefix_tokens
     return jnp.where(is_prefix, 0.0, angles)
 
 

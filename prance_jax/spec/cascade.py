@@ -55,9 +55,7 @@ class CascadeSpec:
       looks: the looks; the last one is the network itself, see `dense`.
 
     Raises:
-      UserError: there is no look, the last one shares weights with itself, another one differs from it in
-        what all must have in common, the last layer of another one computes class tokens alone, the
-        networks classify pixels, or cells and patches of looks do not nest.
+      UserError: there is no look, looks do not fit each other, or the networks do not give one class per image.
     """
 
     looks: tuple[Look, ...]
@@ -67,7 +65,7 @@ class CascadeSpec:
             raise UserError("a cascade has no look; give at least one")
         if self.looks[-1].shares != "none":
             raise UserError(
-                f"the last look has all weights; set shares='none', not {self.looks[-1].shares!r}"
+                f"the last look has all weights; its shares must be 'none', not {self.looks[-1].shares!r}"
             )
         for name in ("pixels", "multi_label"):
             if getattr(self.last, name):
@@ -76,13 +74,11 @@ class CascadeSpec:
             spec, last = look.spec, self.last
             for field in ("num_classes", "channels", "distilled", "pixels", "dtype", "architecture"):
                 if getattr(spec, field) != getattr(last, field):
-                    raise UserError(
-                        f"look {number} has {field}={getattr(spec, field)}; it must have that of the last look, "
-                        f"{getattr(last, field)}"
-                    )
+                    values = f"{getattr(spec, field)}, the last look {getattr(last, field)}"
+                    raise UserError(f"look {number} has {field}={values}; both must be the same")
             if spec.num_queries(spec.space.depth - 1) is not None:
                 raise UserError(
-                    f"look {number} needs full_last_layer=True: a later look recycles all tokens of its last layer"
+                    f"look {number} needs full_last_layer=True: a later look recycles all its tokens"
                 )
             if look.shares != "none" and not have_same_blocks(spec, last):
                 raise UserError(

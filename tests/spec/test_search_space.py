@@ -103,7 +103,6 @@ def test_a_structure_prints_readably():
     "change, words",
     [
         (dict(image_size=15), "image size 15 is not a multiple of patch size 4"),
-        (dict(num_classes=0), "num_classes = 0 is out of range; it should be from 1"),
         (dict(dtype="float16"), "dtype = 'float16' is not known; choose one of 'float32', 'bfloat16'"),
     ],
 )
