@@ -22,6 +22,7 @@ ORDER = (
     "selector",
     "cascade",
     "zoo/formats",
+    "zoo/families",
     "zoo",
     "evaluation",
     "adaptive",

@@ -32,7 +32,7 @@ def add_commands(add_command: AddCommand) -> None:
         config=False,
         workdir=False,
     )
-    command.add_argument("source", help="the .safetensors, .npz or .pth file to read")
+    command.add_argument("source", help="the .safetensors, .npz or .pth file to read, or hf-hub:OWNER/NAME")
     command.add_argument("target", help="the .safetensors file to write")
     network = command.add_mutually_exclusive_group(required=True)
     network.add_argument("--model", help="a name of list_models(), such as deit_tiny_patch16_224")
@@ -52,6 +52,9 @@ def add_commands(add_command: AddCommand) -> None:
         default=[],
         metavar="PATTERN",
         help="tensors not to use, such as 'head_dist.*'; may be repeated",
+    )
+    command.add_argument(
+        "--ema", action="store_true", help="read the averaged weights of a training checkpoint"
     )
     command.add_argument("--card", help="a JSON file of facts for the card: licence, labels, preprocessing")
     add_names_and_structure(command)
@@ -77,17 +80,22 @@ def convert(options: argparse.Namespace) -> int:
     """Reads weights under any known names and writes them with a card."""
     from prance_jax.zoo import released_selector as selectors
     from prance_jax.zoo.formats.files import read_card, read_tensors
+    from prance_jax.zoo.hub import find_files
     from prance_jax.zoo.load import drop_ignored, load_weights, read_semantics
 
-    tensors = read_tensors(options.source)
-    spec = dataclasses.replace(_spec(options), **read_semantics(options.source))
+    file = find_files(options.source).weights
+    tensors = read_tensors(file, options.ema)
+    spec = dataclasses.replace(_spec(options), **read_semantics(file))
     origin = {"source": Path(options.source).name, "model": options.model or options.config}
-    facts = {**read_card(options.source), **origin, **_facts(options.card)}
+    facts = {**read_card(file), **origin, **_facts(options.card)}
     if part := selectors.detect_kind(tensors):
         used = drop_ignored(tensors, options.ignore, options.source)
         params = selectors.load_selector_params(used, spec)
         return _write(options, {part: params}, spec, {**facts, "part": part})
-    params = load_weights(options.source, spec, options.ignore)
+    classes = options.num_classes is not None
+    params = load_weights(
+        options.source, spec, options.ignore, ema=options.ema, architecture=options.model, fresh_head=classes
+    )
     return save_network(options, params, spec, facts)
 
 

@@ -90,12 +90,15 @@ class DenseConfig:
     Attributes:
       steps: training steps.
       batch: images per step.
+      init_from: initial parameters: a weight file, or 'hf-hub:OWNER/NAME' of the Hugging Face hub, as
+        `MetaConfig.init_from`; None for random ones. Exact if the file has the largest structure's width.
       label_smoothing: smoothing of the labels, from 0 to 1.
       optimizer: its optimizer.
     """
 
     steps: Steps = 1000
     batch: Batch = 64
+    init_from: str | None = None
     label_smoothing: Fraction = 0.0
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
@@ -116,7 +119,8 @@ class MetaConfig:
         (as once-for-all networks grow, Cai et al. 2020).
       reduce_from: share of the steps after which random structures reduce tokens as well.
       init_from: initial parameters: 'dense' for the run's own dense network, or a weight file of a
-        dense ViT or of a meta-network of the same space (see `zoo.from_dense`); None for random ones.
+        dense ViT or of a meta-network of the same space (see `zoo.from_dense`), or a name of the Hugging Face
+        hub, 'hf-hub:OWNER/NAME'; None for random ones.
         With a start, `largest_alone` is best 0.
       distillation: weight of the KL divergence from the predictions of the largest structure; the
         rest of the weight is on the cross-entropy.

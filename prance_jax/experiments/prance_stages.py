@@ -8,6 +8,7 @@ seedN/compare/NAME for fine-tuned baselines.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -71,10 +72,14 @@ class PranceStages(StageRunner):
         """Returns the parameters of the dense network."""
         spec, config = self.spec(self.config.token_modes[0]), self.config.dense
         step = pretrain.dense_step(spec, config, self.source.sample, self.mesh)
+        name, start = f"seed{seed}/dense", None
+        has_begun = Checkpoints(self.workdir.checkpoints / name).latest() is not None
+        if config.init_from is not None and not has_begun:
+            start = functools.partial(load_initial_params, config.init_from, spec)
         return self.train_stage(
-            f"seed{seed}/dense",
+            name,
             config.steps,
-            lambda: pretrain.init_pretrain(spec, config, self.key(seed, "init")),
+            lambda: pretrain.init_pretrain(spec, config, self.key(seed, "init"), start),
             step,
             config.batch,
             (self.key(seed, "dense"),),

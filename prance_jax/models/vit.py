@@ -48,10 +48,12 @@ class ViT(nn.Module):
     """Elastic ViT: by default class token, learned absolute positions, exact GELU; see `Architecture`.
 
     Attributes:
-      spec: everything that decides shapes and semantics.
+      spec: shapes and semantics.
+      pretrained_cfg: a `PretrainedConfig`.
     """
 
     spec: ModelSpec
+    pretrained_cfg: object = None
 
     def setup(self):
         spec, space = self.spec, self.spec.space

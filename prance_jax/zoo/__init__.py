@@ -1,8 +1,9 @@
 """Models by name, and weights in and out.
 
 - `registry`: `create_model("prance_small_patch16_224", weights=FILE)`.
-- `load`: weight files of this package, timm, big_vision and released PRANCE, detected by their
-  names.
+- `pretrained`: opens weight files, folders and addresses of the Hugging Face hub (`hub`).
+- `load`: weights of this package, timm, Hugging Face, OpenCLIP, big_vision and released PRANCE, detected by
+  their names. What a public network computes and `ViT` does not is refused, see `families`.
 - `extract`: one structure of a meta-network as a plain, smaller ViT.
 - `from_dense`: a meta-network that starts at the weights of a dense ViT.
 - `released_selector`: released PRANCE selectors.

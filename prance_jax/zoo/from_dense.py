@@ -30,9 +30,9 @@ from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.search_space import SearchSpace
 from prance_jax.spec.structure import Structure
 from prance_jax.zoo.channel_order import channel_order, hidden_order
-from prance_jax.zoo.formats.files import read_tensors
 from prance_jax.zoo.formats.match import fill_tree, named_leaves
-from prance_jax.zoo.load import detect_format, load_weights, to_our_names
+from prance_jax.zoo.load import fill_network, to_our_names
+from prance_jax.zoo.pretrained import Pretrained, open_pretrained
 
 Tree = dict[str, Any]
 
@@ -164,57 +164,63 @@ def matching_structure(source: ModelSpec, spec: ModelSpec) -> Structure:
 
 
 def load_dense(path: str | Path, spec: ModelSpec) -> tuple[Tree, ModelSpec]:
-    """Reads a dense checkpoint under timm's or big_vision's names.
+    """Reads the weights of a public dense network.
 
     Args:
-      path: of the weight file.
-      spec: of the meta-network that starts from it. Image size, head width and LayerNorm's epsilon
-        are taken from it, since a file does not show them.
+      path: of a weight file, or an address, see `zoo.pretrained.open_pretrained`.
+      spec: of the meta-network that starts from it; the image size is taken from it. So is LayerNorm's
+        epsilon if config.json does not tell it.
 
     Returns:
-      Parameters and specification of the dense network; its other sizes are read from the file.
+      Parameters and specification of the dense network. A classifier is random if there is none.
 
     Raises:
-      UserError: a parameter is missing, or as in `load_weights`.
+      UserError: a parameter is missing, the number of heads is not known, or as in `load_weights`.
     """
-    tensors, origin = read_tensors(path), str(path)
-    arrays = to_our_names(tensors, dataclasses.replace(spec, distilled="dist_token" in tensors), origin)
+    return _dense_of(open_pretrained(path), spec)
+
+
+def _dense_of(opened: Pretrained, spec: ModelSpec) -> tuple[Tree, ModelSpec]:
+    distilled = "dist_token" in opened.tensors
+    arrays = to_our_names(opened.tensors, dataclasses.replace(spec, distilled=distilled), opened.origin)
     try:
         width, mlp_dim = arrays["block_0/fc1/kernel"].shape
-        inner, num_classes = len(arrays["block_0/proj/kernel"]), len(arrays["head/bias"])
         patch_values = len(arrays["patch_embed/kernel"])
+        inner = len(arrays["block_0/proj/kernel"])
     except KeyError as error:
-        raise UserError(f"{origin} is not a complete ViT: it has no {error.args[0]}") from None
-    depth, head_dim = sum(name.endswith("/fc1/kernel") for name in arrays), spec.space.head_dim
-    ratio = SearchSpace.ratio(width, mlp_dim)
+        raise UserError(f"{opened.origin} is not a complete ViT: it has no {error.args[0]}") from None
+    depth, ratio = sum(name.endswith("/fc1/kernel") for name in arrays), SearchSpace.ratio(width, mlp_dim)
+    heads, epsilon = opened.heads(), opened.config.norm_eps
     space = SearchSpace(
-        Path(path).stem, width, ratio, inner // head_dim, (width,), (ratio,), (depth,), head_dim
+        Path(opened.origin).stem, width, ratio, heads, (width,), (ratio,), (depth,), inner // heads
     )
     source = dataclasses.replace(
         spec,
         space=space,
         patch_size=math.isqrt(patch_values // spec.channels),
-        num_classes=num_classes,
+        num_classes=len(arrays.get("head/bias", ())) or spec.num_classes,
+        norm_epsilon=spec.norm_epsilon if epsilon is None or epsilon < 1e-6 else epsilon,
         pixels=False,
-        distilled="dist_token" in arrays,
+        distilled=distilled,
     )
-    return load_weights(path, source), source
+    return fill_network(opened, source, fresh_head="head/bias" not in arrays), source
 
 
 def load_initial_params(path: str | Path, spec: ModelSpec, fresh: Tree) -> Tree:
     """Reads the parameters that stage one starts with.
 
     Args:
-      path: of a weight file of a meta-network or a dense network.
+      path: of weights of a meta-network or a dense network, see `zoo.pretrained.open_pretrained`.
       spec: of the meta-network.
       fresh: parameters of `ViT(spec)`, as initialised.
 
     Returns:
       A meta-network's parameters unchanged; a dense network's by `meta_from_dense`.
     """
-    if detect_format(read_tensors(path)) in ("prance_jax", "official"):
-        return load_weights(path, spec)
-    return meta_from_dense(*load_dense(path, spec), spec, fresh)
+    opened = open_pretrained(path)
+    if opened.file_format in ("prance_jax", "official"):
+        return fill_network(opened, spec)
+    return meta_from_dense(*_dense_of(opened, spec), spec, fresh)
 
 
 def _identity(leaf: Any) -> np.ndarray:

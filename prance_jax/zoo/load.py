@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,85 +18,87 @@ from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.zoo.formats import big_vision, released_prance, timm
 from prance_jax.zoo.formats.files import read_card, read_tensors
 from prance_jax.zoo.formats.match import fill_tree, named_leaves
+from prance_jax.zoo.pretrained import Pretrained, detect_format, drop_ignored, open_pretrained
+
+__all__ = ["detect_format", "drop_ignored"]
 
 Tree = dict[str, Any]
 
 
-def load_weights(path: str | Path, spec: ModelSpec, ignore: Sequence[str] = ()) -> Tree:
+def load_weights(
+    path: str | Path,
+    spec: ModelSpec,
+    ignore: Sequence[str] = (),
+    *,
+    ema: bool = False,
+    architecture: str | None = None,
+    fresh_head: bool = False,
+) -> Tree:
     """Reads the parameters of `ViT(spec)` from a .safetensors, .npz or .pth file.
 
-    Position embeddings of another image size are resized as timm or big_vision resize theirs.
-    Residual maps, which their files lack, become the identity.
+    Position embeddings of another image size are resized as the library of the file resizes its own.
+    Residual maps, which public files lack, become the identity; LayerScale is folded into the weights.
 
     Args:
-      path: of the file.
+      path: of the file, or an address, see `open_pretrained`.
       spec: of the network.
       ignore: patterns (* and ?) of tensors in the file to leave out.
+      ema: read the averaged weights of a training script's checkpoint.
+      architecture: timm's name of the network, if the caller knows it.
+      fresh_head: where the file has no classifier, or one for another number of classes, draw a random one;
+        a warning tells it.
 
     Returns:
       Parameters, float32.
 
     Raises:
-      UserError: the file cannot be read, or its tensors do not fit; the message lists all
-        mismatches.
+      UserError: the file cannot be read, its network computes something else, or its tensors do not fit;
+        the message lists all mismatches.
     """
-    tensors, origin = drop_ignored(read_tensors(path), ignore, path), str(path)
+    opened = open_pretrained(path, ema=ema, ignore=ignore, architecture=architecture)
+    return fill_network(opened, spec, fresh_head)
+
+
+def fill_network(opened: Pretrained, spec: ModelSpec, fresh_head: bool = False) -> Tree:
+    """Arranges opened weights as the parameters of `ViT(spec)`.
+
+    Args:
+      opened: weights.
+      spec: of the network.
+      fresh_head: see `load_weights`.
+
+    Raises:
+      UserError: see `load_weights`.
+    """
+    origin, file_format = opened.origin, opened.file_format
+    if opened.config is not None:
+        _check_semantics(opened, spec)
+    interpolation = (opened.config and opened.config.resize) or "timm"
+    arrays = to_our_names(opened.tensors, spec, origin, interpolation)
     template = jax.eval_shape(lambda: init_params(ViT(spec), jax.random.key(0)))
-    arrays, file_format = to_our_names(tensors, spec, origin), detect_format(tensors)
     if file_format in ("timm", "big_vision"):
         for name, leaf in named_leaves(template):
             if "/residual_map/" in name and name not in arrays:
                 identity = np.eye if name.endswith("kernel") else np.zeros
                 arrays[name] = identity(*leaf.shape, dtype=np.float32)
+    if fresh_head:
+        _draw_heads(arrays, template, origin)
     try:
         return fill_tree(arrays, template, origin)
     except UserError as error:
         raise UserError(f"{error}{_hint(arrays, spec, file_format)}") from None
 
 
-def drop_ignored(
-    tensors: Mapping[str, np.ndarray], ignore: Sequence[str], origin: Any
+def to_our_names(
+    tensors: Mapping[str, np.ndarray], spec: ModelSpec, origin: str, interpolation: str = "timm"
 ) -> dict[str, np.ndarray]:
-    """Removes the tensors that a pattern matches.
-
-    Args:
-      tensors: name -> array.
-      ignore: patterns of names, with * and ?.
-      origin: path of the file, for error messages.
-
-    Raises:
-      UserError: a pattern matches no tensor, so it is probably mistyped.
-    """
-    unmatched = [pattern for pattern in ignore if not fnmatch.filter(tensors, pattern)]
-    if unmatched:
-        raise UserError(f"{origin} has no tensor {', '.join(unmatched)} that could be ignored")
-    ignored = {name for pattern in ignore for name in fnmatch.filter(tensors, pattern)}
-    return {name: value for name, value in tensors.items() if name not in ignored}
-
-
-def detect_format(tensors: Mapping[str, np.ndarray]) -> str:
-    """Detects whose names tensors have.
-
-    Returns:
-      'prance_jax', 'big_vision', 'official' (released PRANCE) or 'timm'; '' for other names.
-    """
-    names = list(tensors)
-    if big_vision.is_big_vision(names):
-        return "big_vision"
-    if any(name.startswith("block_0/") for name in names):
-        return "prance_jax"
-    if released_prance.is_released_prance(names):
-        return "official"
-    return "timm" if any(timm.our_name(name) for name in names) else ""
-
-
-def to_our_names(tensors: Mapping[str, np.ndarray], spec: ModelSpec, origin: str) -> dict[str, np.ndarray]:
     """Converts tensors of any known format to this package's names and layouts.
 
     Args:
-      tensors: name -> array.
+      tensors: name -> array; of public families as `open_pretrained` gives them.
       spec: of the network.
       origin: path of the file, for messages.
+      interpolation: rule by which positions under timm's names are resized, see `positions.RULES`.
 
     Returns:
       As `from_timm`, `from_big_vision` and `from_released_prance` do.
@@ -106,7 +108,7 @@ def to_our_names(tensors: Mapping[str, np.ndarray], spec: ModelSpec, origin: str
     """
     match detect_format(tensors):
         case "timm":
-            return timm.from_timm(tensors, spec)
+            return timm.from_timm(tensors, spec, interpolation)
         case "big_vision":
             return big_vision.from_big_vision(tensors, spec, origin)
         case "official":
@@ -116,7 +118,7 @@ def to_our_names(tensors: Mapping[str, np.ndarray], spec: ModelSpec, origin: str
     examples = ", ".join(list(tensors)[:5])
     raise UserError(
         f"{origin} holds no ViT that is known ({len(tensors)} tensors: {examples} ...); wanted names of this "
-        "package, timm, big_vision, or the released PRANCE files"
+        "package, timm, Hugging Face, OpenCLIP, big_vision, or the released PRANCE files"
     )
 
 
@@ -193,6 +195,34 @@ def read_semantics(path: str | Path) -> dict[str, Any]:
             "full_last_layer": True,
         }
     return {name: network[name] for name in fields if name in network}
+
+
+def _check_semantics(opened: Pretrained, spec: ModelSpec) -> None:
+    """Compares what shapes do not show: heads and the epsilon of norms."""
+    config, problems = opened.config, []
+    if config.heads not in (None, spec.space.heads):
+        problems.append(f"{config.heads} heads, the model {spec.space.heads}")
+    # 1e-12 in configs of Hugging Face is of networks that were trained with 1e-6.
+    if config.norm_eps is not None and max(config.norm_eps, 1e-6) != max(spec.norm_epsilon, 1e-6):
+        problems.append(f"norm_epsilon={config.norm_eps:g}, the model {spec.norm_epsilon:g}")
+    if problems:
+        raise UserError(f"{opened.origin} has {'; '.join(problems)}")
+
+
+def _draw_heads(arrays: dict[str, np.ndarray], template: Tree, origin: str) -> None:
+    """Random classifiers where the file has none, or one for another number of classes."""
+    has_head = any(name.startswith("head") for name in arrays)
+    for index, head in enumerate(name for name in ("head", "head_dist") if name in template):
+        shape = template[head]["kernel"].shape
+        kernel, bias = (arrays.get(f"{head}/{leaf}") for leaf in ("kernel", "bias"))
+        is_other = kernel is not None and bias is not None and len(bias) != shape[1]
+        if has_head and not is_other:
+            continue
+        draw = jax.nn.initializers.xavier_uniform()
+        arrays[f"{head}/kernel"] = np.asarray(draw(jax.random.key(index), shape))
+        arrays[f"{head}/bias"] = np.zeros(shape[1], np.float32)
+        reason = f"has {len(bias)} classes" if is_other else "has no classifier"
+        warnings.warn(f"{origin} {reason}: {head} is a random one for {shape[1]} outputs", stacklevel=2)
 
 
 def _hint(arrays: Mapping[str, np.ndarray], spec: ModelSpec, file_format: str) -> str:

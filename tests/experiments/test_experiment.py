@@ -234,3 +234,6 @@ def test_stage_one_starts_from_the_dense_network(tmp_path):
     file.unlink()
     later = experiment(tmp_path / "file", None, *steps, f"--config.meta.init_from={file}")
     chex.assert_trees_all_equal(later.meta(0), run.meta(0))
+    save_weights(file, flatten_params(run.dense(0)), {})
+    fine_tuned = experiment(tmp_path / "tuned", None, *steps, f"--config.dense.init_from={file}")
+    chex.assert_trees_all_equal(fine_tuned.dense(1), run.dense(0))  # of another seed, so not by its own draw

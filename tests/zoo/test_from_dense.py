@@ -1,6 +1,7 @@
 """A meta-network that starts from a dense network computes what the dense network computes."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -14,7 +15,13 @@ from prance_jax.spec.search_space import SearchSpace
 from prance_jax.zoo.channel_order import channel_order, hidden_order
 from prance_jax.zoo.formats.files import save_weights
 from prance_jax.zoo.formats.timm import to_timm
-from prance_jax.zoo.from_dense import load_initial_params, matching_structure, meta_from_dense
+from prance_jax.zoo.from_dense import (
+    load_dense,
+    load_initial_params,
+    matching_structure,
+    meta_from_dense,
+)
+from prance_jax.zoo.load import make_card
 
 
 def dense_spec(width=24, mlp_dims=60, heads=2, **changes):
@@ -88,12 +95,43 @@ def test_a_file_of_a_dense_network_is_loaded(tmp_path):
     """Sizes come from the file; with other classes only the classifier keeps its random values."""
     spec, source = meta_spec(), dense_spec(28, 84, num_classes=7)
     dense = drawn_params(source)
-    save_weights(tmp_path / "dense.safetensors", to_timm(dense, source), {})
+    save_weights(tmp_path / "dense.safetensors", to_timm(dense, source), make_card(source, "timm"))
     fresh = drawn_params(spec, 5)
     params = load_initial_params(tmp_path / "dense.safetensors", spec, fresh)
     np.testing.assert_array_equal(params["head"]["kernel"], fresh["head"]["kernel"])
     direct = meta_from_dense(dense, source, spec, fresh)
     jax.tree.map(np.testing.assert_array_equal, params, direct)
+
+
+def test_heads_come_from_the_card_or_config_json_and_are_not_guessed(tmp_path):
+    """Two heads of 12 or three of 8: the tensors are the same."""
+    source = dense_spec(24, 60, heads=3, num_classes=7)
+    tensors = to_timm(drawn_params(source), source)
+    save_weights(tmp_path / "dense.safetensors", tensors, {})
+    with pytest.raises(
+        UserError, match="does not tell its number of heads, and no public network has width 24"
+    ):
+        load_dense(tmp_path / "dense.safetensors", meta_spec())
+    arguments = {"embed_dim": 24, "depth": 2, "num_heads": 2, "mlp_ratio": 2.5, "patch_size": 4}
+    config = {"architecture": "vit_tiny_patch16_224", "model_args": arguments}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    _, read = load_dense(tmp_path / "dense.safetensors", meta_spec())
+    assert (read.space.heads, read.space.head_dim) == (2, 12)
+    with pytest.raises(UserError, match="head_dim 12, wanted 8"):
+        matching_structure(read, meta_spec())
+
+
+def test_a_dense_network_without_a_classifier_is_a_start(tmp_path):
+    spec, source = meta_spec(), dense_spec(28, 84)
+    tensors = {
+        name: value for name, value in to_timm(drawn_params(source), source).items() if "head" not in name
+    }
+    save_weights(tmp_path / "dense.safetensors", tensors, make_card(source, "timm"))
+    with pytest.warns(UserWarning, match="has no classifier: head is a random one for 5 outputs"):
+        params = load_initial_params(tmp_path / "dense.safetensors", spec, drawn_params(spec, 5))
+    mean = lambda tree: float(np.mean(tree["block_1"]["fc2"]["bias"]))
+    expected = tensors["blocks.1.mlp.fc2.bias"].sum() / params["block_1"]["fc2"]["bias"].size
+    np.testing.assert_allclose(mean(params), expected, rtol=1e-5)
 
 
 def test_every_part_of_an_architecture_is_carried_over():

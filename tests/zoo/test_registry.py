@@ -122,7 +122,9 @@ def broken(change):
             "has 9 classes, the model 5: num_classes=9",
         ),
         (
-            lambda tensors: tensors.update({"dist_token": np.ones(9)}),
+            lambda tensors: tensors.update(
+                {"dist_token": np.ones(9), **{f"head_dist.{leaf}": np.ones(5) for leaf in ("weight", "bias")}}
+            ),
             "it has two class tokens: distilled=True",
         ),
     ],

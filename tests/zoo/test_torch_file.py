@@ -1,11 +1,16 @@
 """PyTorch files without PyTorch: written by hand from the format; code in them never runs."""
 
+import argparse
+import collections
+import json
 import pickle
 import struct
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from prance_jax.core.errors import UserError
 from prance_jax.zoo.formats.files import read_tensors
@@ -107,3 +112,74 @@ def test_what_pytorch_writes_is_read(tmp_path, zip_format):
     assert tensors_read.keys() == state.keys()
     for name, value in state.items():
         np.testing.assert_array_equal(tensors_read[name].astype(np.float32), value.float().numpy())
+
+
+def checkpoint(**entries):
+    """Returns the pickle of a training script: state dicts by name, beside the objects of the script."""
+    arguments = argparse.Namespace(lr=0.1, out=Path("out"), seeds={1, 2})
+    script = pickle.dumps({"args": arguments, "sched": collections.Counter("ab")}, 2)[2:-1]
+    states = b"".join(
+        text(name) + b"}(" + text(tensor_name) + tensor(*layout) + b"u"
+        for name, (tensor_name, layout) in entries.items()
+    )
+    return b"\x80\x02}(" + states + text("script") + script + b"u."
+
+
+BIAS, TAIL = (6, (2,), (1,)), (5, (3,), (1,))
+
+
+def test_a_training_scripts_checkpoint_is_read_and_its_averages_on_demand(tmp_path):
+    path = zipped(tmp_path / "w.pth", checkpoint(state_dict=("b", BIAS), state_dict_ema=("b", TAIL)))
+    with pytest.warns(UserWarning, match="'state_dict' and averaged ones .EMA. under 'state_dict_ema'"):
+        np.testing.assert_array_equal(read_tensors(path)["b"], [7, 8])
+    np.testing.assert_array_equal(read_tensors(path, ema=True)["b"], [5, 7, 8])
+    with pytest.raises(UserError, match="has no averaged weights"):
+        read_tensors(zipped(tmp_path / "plain.pth", checkpoint(model=("b", BIAS))), ema=True)
+    with pytest.raises(UserError, match="w.npz holds one set of weights"):
+        read_tensors(tmp_path / "w.npz", ema=True)
+
+
+def test_programs_and_whole_objects_are_refused_by_name(tmp_path):
+    with zipfile.ZipFile(tmp_path / "script.pt", "w") as archive:
+        archive.writestr("run/data.pkl", state_dict())
+        archive.writestr("run/constants.pkl", pickle.dumps((), 2))
+    with pytest.raises(UserError, match="it is a TorchScript program"):
+        read_tensors(tmp_path / "script.pt")
+    with pytest.raises(UserError, match="holds argparse.Namespace, which is no tensor"):
+        read_tensors(zipped(tmp_path / "object.pt", pickle.dumps(argparse.Namespace(a=1), 2)))
+    quantised = state_dict().replace(b"ctorch\nFloatStorage", b"ctorch\nQInt8Storage")
+    with pytest.raises(UserError, match="stores torch.QInt8Storage, as quantised weights do"):
+        read_tensors(zipped(tmp_path / "quantised.pt", quantised))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "module._orig_mod.", "backbone."])
+def test_prefixes_that_all_names_share_are_left_out(tmp_path, prefix):
+    np.savez(tmp_path / "w.npz", **{f"{prefix}norm.bias": WEIGHT, f"{prefix}head.bias": WEIGHT})
+    with pytest.warns(UserWarning, match=f"prefix '{prefix}' of all names"):
+        assert set(read_tensors(tmp_path / "w.npz")) == {"norm.bias", "head.bias"}
+    np.savez(tmp_path / "w.npz", **{f"{prefix}norm.bias": WEIGHT, "head.bias": WEIGHT})
+    assert set(read_tensors(tmp_path / "w.npz")) == {f"{prefix}norm.bias", "head.bias"}
+
+
+def test_sharded_files_are_read_whole_or_refused(tmp_path):
+    for number in (1, 2):
+        save_file({f"w{number}": WEIGHT * number}, str(tmp_path / f"part{number}.safetensors"))
+    index = tmp_path / "model.safetensors.index.json"
+    weight_map = {f"w{number}": f"part{number}.safetensors" for number in (1, 2)}
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    np.testing.assert_array_equal(read_tensors(index)["w2"], 2 * WEIGHT)
+    index.write_text(json.dumps({"weight_map": {**weight_map, "w3": "part2.safetensors"}}))
+    with pytest.raises(UserError, match="lack 1 tensors that it lists: w3"):
+        read_tensors(index)
+    (tmp_path / "part1.safetensors").unlink()
+    with pytest.raises(UserError, match="1 of its 2 files are missing: part1.safetensors"):
+        read_tensors(index)
+
+
+@pytest.mark.parametrize(
+    "name, words", [("blocks.0.attn.qkv.lora_A.weight", "adapter"), ("fc.weight.absmax", "quantised")]
+)
+def test_adapters_and_quantised_weights_are_refused(tmp_path, name, words):
+    np.savez(tmp_path / "w.npz", **{name: WEIGHT})
+    with pytest.raises(UserError, match=words):
+        read_tensors(tmp_path / "w.npz")

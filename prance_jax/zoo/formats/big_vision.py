@@ -47,6 +47,16 @@ def is_big_vision(names: list[str]) -> bool:
     return any("Transformer/encoderblock" in name for name in names)
 
 
+def num_heads(tensors: Mapping[str, np.ndarray]) -> int | None:
+    """Returns the heads of a layer, the middle axis of the queries' kernel; None without one.
+
+    Args:
+      tensors: name -> array of the file.
+    """
+    kernels = [value for name, value in tensors.items() if name.endswith("/query/kernel")]
+    return kernels[0].shape[-2] if kernels else None
+
+
 def from_big_vision(tensors: Mapping[str, np.ndarray], spec: ModelSpec, origin: str) -> dict[str, np.ndarray]:
     """Converts tensors to this package's names and layouts.
 

@@ -20,16 +20,19 @@ import numpy as np
 from prance_jax.core.errors import UserError
 from prance_jax.core.files import atomic_file
 from prance_jax.zoo.formats.torch_file import read_torch
+from prance_jax.zoo.formats.unwrap import strip_wrappers
 
 
-def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
+def read_tensors(path: str | Path, ema: bool = False) -> dict[str, np.ndarray]:
     """Reads a weight file.
 
     Args:
-      path: with suffix .safetensors, .npz, .pth, .pt or .bin.
+      path: with suffix .safetensors, .npz, .pth, .pt or .bin; or model.safetensors.index.json, which lists
+        the files of a sharded network.
+      ema: read the averaged weights that a training script stored beside the others, see `read_torch`.
 
     Returns:
-      Name -> array.
+      Name -> array. Prefixes of wrappers ('module.') are left out, see `strip_wrappers`.
 
     Raises:
       UserError: the file is missing, damaged, of another format or holds more than tensors.
@@ -38,14 +41,15 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     readers = {
         ".safetensors": _safetensors,
         ".npz": _npz,
-        ".pth": read_torch,
-        ".pt": read_torch,
-        ".bin": read_torch,
+        **dict.fromkeys((".pth", ".pt", ".bin"), lambda path: read_torch(path, ema)),
+        ".json": _read_shards,
     }
+    if ema and path.suffix not in (".pth", ".pt", ".bin"):
+        raise UserError(f"{path} holds one set of weights; ema=True is for .pth files of training scripts")
     if path.suffix not in readers:
         raise UserError(f"{path} is not a weight file that can be read; wanted {', '.join(readers)}")
     with _reading(path):
-        return readers[path.suffix](path)
+        return strip_wrappers(readers[path.suffix](path), path)
 
 
 def save_weights(path: str | Path, tensors: Mapping[str, np.ndarray], card: Mapping[str, Any]) -> None:
@@ -108,6 +112,22 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
     from safetensors.numpy import load_file
 
     return load_file(str(path))
+
+
+def _read_shards(path: Path) -> dict[str, np.ndarray]:
+    """All tensors of a sharded network; `path` is its index, {"weight_map": {tensor: file}}."""
+    weight_map = json.loads(path.read_text())["weight_map"]
+    files = sorted(set(weight_map.values()))
+    if absent := [file for file in files if not (path.parent / file).is_file()]:
+        raise UserError(f"{len(absent)} of its {len(files)} files are missing: {', '.join(absent[:3])}")
+    tensors = {}
+    for file in files:
+        tensors |= (
+            read_torch(path.parent / file) if file.endswith(".bin") else _safetensors(path.parent / file)
+        )
+    if absent := sorted(weight_map.keys() - tensors.keys()):
+        raise UserError(f"its files lack {len(absent)} tensors that it lists: {', '.join(absent[:3])}")
+    return tensors
 
 
 def _npz(path: Path) -> dict[str, np.ndarray]:

@@ -42,18 +42,23 @@ _LAYER = {
 }
 
 
-def from_timm(tensors: Mapping[str, np.ndarray], spec: ModelSpec) -> dict[str, np.ndarray]:
+def from_timm(
+    tensors: Mapping[str, np.ndarray], spec: ModelSpec, interpolation: str = "timm"
+) -> dict[str, np.ndarray]:
     """Converts tensors to this package's names and layouts.
 
     Args:
       tensors: name -> array of the file.
       spec: of the network.
+      interpolation: rule by which positions are resized, see `positions.RULES`.
 
     Returns:
       Path -> float32 array; '? name' for a tensor that the network has no parameter for.
     """
     return {
-        our_name(name) or f"? {name}": _to_our_layout(name, np.asarray(value, np.float32), spec)
+        our_name(name) or f"? {name}": _to_our_layout(
+            name, np.asarray(value, np.float32), spec, interpolation
+        )
         for name, value in tensors.items()
     }
 
@@ -104,13 +109,13 @@ def _timm_name(path: str) -> str:
     return f"blocks.{block.removeprefix('block_')}.{module}.{'bias' if leaf == 'bias' else 'weight'}"
 
 
-def _to_our_layout(name: str, value: np.ndarray, spec: ModelSpec) -> np.ndarray:
+def _to_our_layout(name: str, value: np.ndarray, spec: ModelSpec, interpolation: str) -> np.ndarray:
     if name == "patch_embed.proj.weight" and value.ndim == 4:
         return value.transpose(2, 3, 1, 0).reshape(-1, value.shape[0])
     if name in ("cls_token", "dist_token"):
         return value.reshape(-1)
     if name == "pos_embed" and value.ndim > 1:
-        return positions_for(value.reshape(value.shape[-2:]), spec)
+        return positions_for(value.reshape(value.shape[-2:]), spec, interpolation)
     return value.T if value.ndim == 2 else value
 
 
