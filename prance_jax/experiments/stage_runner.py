@@ -27,6 +27,7 @@ from prance_jax.training.optimizer import make_optimizer
 from prance_jax.training.progress import Progress
 from prance_jax.training.tensorboard import TensorBoardWriter
 from prance_jax.training.workdir import Workdir
+from prance_jax.zoo.hub import is_address
 
 # Every use of randomness has its own stream: leaving out a stage changes no other. The order is fixed.
 _STREAMS = (
@@ -116,9 +117,10 @@ class StageRunner:
         for name in ("dense", "meta", "finetune"):
             section = getattr(self.config, name)
             make_optimizer(section.optimizer, section.steps)
-        origin = self.config.meta.init_from
-        if origin not in (None, "dense") and not Path(origin).exists():
-            raise UserError(f"meta.init_from: {origin} does not exist; give a weight file, or 'dense'")
+        for name in ("dense", "meta"):
+            origin = getattr(self.config, name).init_from
+            if origin not in (None, "dense") and not is_address(origin) and not Path(origin).exists():
+                raise UserError(f"{name}.init_from: {origin} does not exist; give a weight file")
 
     def spec(self, mode: str) -> ModelSpec:
         """Returns the network of a token mode, for the images of this run."""

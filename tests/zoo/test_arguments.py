@@ -8,12 +8,12 @@ import prance_jax
 from prance_jax.core.errors import UserError
 
 WRONG = [
-    (dict(image_size=(192, 256)), "a rectangle, which is not supported yet; give the side of a square"),
-    (dict(patch_size=[8, 16]), "a rectangle, which is not supported yet"),
+    (dict(image_size=[192, 256]), "image_size = .192, 256. has the wrong type; it should be int or tuple"),
+    (dict(patch_size=(8, 16)), "patch_size = .8, 16. has the wrong type; it should be int"),
     (dict(image_size="384"), "image_size = '384' has the wrong type; it should be int"),
     (dict(image_size=200), "image size 200 is not a multiple of patch size 16"),
     (dict(num_classes="100"), "num_classes = '100' has the wrong type; it should be int"),
-    (dict(num_classes=-2), "num_classes = -2 is out of range; it should be from 1"),
+    (dict(num_classes=-2), "num_classes = -2 is out of range; it should be from 0"),
     (dict(channels=True), "channels = True has the wrong type"),
     (dict(norm_epsilon=math.nan), "norm_epsilon = nan is out of range"),
     (dict(token_optimization=None), "token_optimization = None has the wrong type"),
