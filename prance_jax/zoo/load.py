@@ -198,8 +198,14 @@ def read_semantics(path: str | Path) -> dict[str, Any]:
 
 
 def _check_semantics(opened: Pretrained, spec: ModelSpec) -> None:
-    """Compares what shapes do not show: heads and the epsilon of norms."""
+    """Compares what shapes do not show: heads, the epsilon of norms, activation, pooling and so on."""
     config, problems = opened.config, []
+    parts = zip(dataclasses.asdict(config.parts).items(), dataclasses.astuple(spec.architecture), strict=True)
+    problems += [
+        f"{name}={value!r}, the model {other!r}"
+        for (name, value), other in parts
+        if value != other and name != "no_embed_class"
+    ]
     if config.heads not in (None, spec.space.heads):
         problems.append(f"{config.heads} heads, the model {spec.space.heads}")
     # 1e-12 in configs of Hugging Face is of networks that were trained with 1e-6.

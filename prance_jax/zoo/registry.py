@@ -101,9 +101,14 @@ def create_model(
         opened = open_pretrained(weights, ema=ema, architecture=name)
         config = opened.config
         from_file = read_semantics(weights) if config is None or opened.card else {}
-        if config is not None and config.norm_eps is not None:
-            from_file = {"norm_epsilon": config.norm_eps, **from_file}
-        spec = dataclasses.replace(_MODELS[name](), **{**from_file, **changes})
+        spec = _MODELS[name]()
+        if config is not None:
+            # Whether prefix tokens have positions changes no answer, but the shape of the parameters.
+            positions = spec.architecture.no_embed_class
+            parts = dataclasses.replace(config.parts, no_embed_class=positions)
+            eps = spec.norm_epsilon if config.norm_eps is None else config.norm_eps
+            from_file = {"architecture": parts, "norm_epsilon": eps, **from_file}
+        spec = dataclasses.replace(spec, **{**from_file, **changes})
     model = ViT(spec, config)
     has_head = any(path.startswith("head") for path in opened.tensors)
     return model, fill_network(opened, spec, fresh_head="num_classes" in changes or not has_head)

@@ -109,17 +109,15 @@ def without(*starts, **more):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (
-            {"global_pool": "avg", "fc_norm": False},
-            r"ViT \(AugReg\) computes global_pool='avg', which is not",
-        ),
-        ({"act_layer": "gelu_tanh"}, "computes activation gelu_tanh"),
+        ({"global_pool": "max"}, r"ViT \(AugReg\) computes global_pool='max', which is not"),
+        ({"global_pool": "avg"}, "computes the mean of the patches, before or after the last norm"),
+        ({"act_layer": "relu"}, "computes activation relu"),
         ({"img_size": (8, 32)}, "computes images of 8 x 32 pixels"),
         ({"block_fn": "ResPostBlock"}, "computes block_fn='ResPostBlock'"),
         ({"embed_dim": 16}, "is another network than its config.json or name says: it has width 12, not 16"),
         ({"architecture": "vit_base_patch16_rope_ape_224"}, "ViT with RoPE .* rotary positions"),
         ({"architecture": "vit_small_patch16_dinov3"}, "DINOv3 .* registers and rotary positions"),
-        ({"tensors": without(reg_token=np.ones((1, 4, 12)))}, "computes 4 registers"),
+        ({"tensors": without("cls", reg_token=np.ones((1, 4, 12)))}, "computes no class token"),
         (
             {"tensors": without("cls", "head", **{"attn_pool.latent": np.ones(1)})},
             "no class token, global_pool='map'",
@@ -131,7 +129,7 @@ def without(*starts, **more):
             "a classifier of 24 features, not of CLS's 12",
         ),
         ({"config": {"model_type": "beit"}}, "model_type 'beit' is no ViT that can be loaded"),
-        ({"config": {**HF_CONFIG, "hidden_act": "quick_gelu"}}, "computes activation quick_gelu"),
+        ({"config": {**HF_CONFIG, "hidden_act": "relu6"}}, "computes activation relu6"),
     ],
 )
 def test_what_the_network_does_not_compute_is_refused(tmp_path, arguments, words):
@@ -239,12 +237,62 @@ def test_architectures_have_the_parameters_of_timm(name, millions):
     assert model.pretrained_cfg is ARCHITECTURES[name]
 
 
+def test_architectures_are_those_of_timm():
+    """All names, by the attributes of timm's modules, which are made without memory."""
+    library, torch = pytest.importorskip("timm"), pytest.importorskip("torch")
+    activations = {"GELU": "gelu", "QuickGELU": "quick_gelu"}
+    for name, config in ARCHITECTURES.items():
+        if config.distilled:
+            continue
+        with torch.device("meta"):
+            network = library.create_model(name)
+        block, parts, has = (
+            network.blocks[0],
+            config.parts,
+            lambda module: type(module).__name__ != "Identity",
+        )
+        assert (network.embed_dim, len(network.blocks), block.attn.num_heads) == (
+            config.width,
+            config.depth,
+            config.heads,
+        ), name
+        assert (*network.patch_embed.img_size, *network.patch_embed.patch_size) == (
+            *config.image_size,
+            *2 * (config.patch_size,),
+        ), name
+        assert (block.mlp.fc1.out_features, block.norm1.eps) == (config.mlp_dim, config.norm_eps), name
+        assert (activations[type(block.mlp.act).__name__], has(block.ls1)) == (
+            parts.act_layer,
+            bool(config.layer_scale),
+        ), name
+        assert (network.cls_token is not None, network.num_reg_tokens, network.no_embed_class) == (
+            parts.class_token,
+            parts.reg_tokens,
+            parts.no_embed_class,
+        ), name
+        assert (network.global_pool, has(network.fc_norm), has(network.norm_pre)) == (
+            parts.global_pool,
+            parts.fc_norm,
+            parts.pre_norm,
+        ), name
+        preset = network.default_cfg
+        assert (tuple(preset["mean"]), tuple(preset["std"])) == (config.mean, config.std), name
+
+
+VIT = "vit_tiny_patch16_224"
+
+
 @pytest.mark.parametrize(
     "architecture, change",
     [
         ("deit3_small_patch16_224", {}),
         ("vit_small_patch14_dinov2", {"patch_size": 16}),
         ("flexivit_small", {}),
+        (VIT, {"global_pool": "avg", "act_layer": "gelu_tanh"}),
+        (VIT, {"global_pool": "avg", "fc_norm": False}),
+        (VIT, {"reg_tokens": 4, "no_embed_class": True}),
+        (VIT, {"class_token": False, "reg_tokens": 2, "no_embed_class": True, "global_pool": "avg"}),
+        (VIT, {"pre_norm": True, "act_layer": "quick_gelu"}),
     ],
 )
 def test_timm_computes_the_same(tmp_path, architecture, change):
@@ -274,7 +322,7 @@ def test_timm_computes_the_same(tmp_path, architecture, change):
         np.testing.assert_allclose(actual, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["ViT", "Dinov2", "DeiT"])
+@pytest.mark.parametrize("kind", ["ViT", "Dinov2", "DeiT", "Dinov2WithRegisters", "CLIPVision"])
 def test_hugging_face_computes_the_same(tmp_path, kind):
     library, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
     torch.manual_seed(0)
@@ -285,7 +333,7 @@ def test_hugging_face_computes_the_same(tmp_path, kind):
         "image_size": 64,
         "patch_size": 16,
     }
-    sizes |= {"mlp_ratio": 2} if kind == "Dinov2" else {"intermediate_size": 96}
+    sizes |= {"mlp_ratio": 2} if kind.startswith("Dinov2") else {"intermediate_size": 96}
     network = getattr(library, f"{kind}Model")(getattr(library, f"{kind}Config")(**sizes)).eval()
     with torch.no_grad():
         for weight in network.parameters():
@@ -294,10 +342,12 @@ def test_hugging_face_computes_the_same(tmp_path, kind):
     images = np.random.default_rng(0).normal(size=(2, 96, 96, 3)).astype(np.float32)
     with torch.inference_mode():
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
-        features = network(pixels, interpolate_pos_encoding=True) if kind != "Dinov2" else network(pixels)
+        options = {} if kind.startswith("Dinov2") else {"interpolate_pos_encoding": True}
+        features = network(pixels, **options)
     model, params = prance_jax.create_model(f"local-dir:{tmp_path}", image_size=96, num_classes=48)
     for head in {"head", "head_dist"} & params.keys():
         params[head] = {"kernel": np.eye(48, dtype=np.float32), "bias": np.zeros(48, np.float32)}
-    expected = features.last_hidden_state[:, : model.spec.class_tokens].numpy().mean(axis=1)
+    answer = features.last_hidden_state[:, : model.spec.class_tokens].numpy().mean(axis=1)
+    expected = features.pooler_output.numpy() if kind == "CLIPVision" else answer  # CLS after the last norm
     actual = np.asarray(model.apply({"params": params}, images))
     np.testing.assert_allclose(actual, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)

@@ -8,6 +8,7 @@ import re
 from prance_jax.zoo.families.config import PretrainedConfig
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 # Width, depth, heads.
 _SIZES = {
@@ -81,11 +82,23 @@ def _table() -> dict[str, PretrainedConfig]:
     for size, variants in sizes.items():
         for patch, pixels in variants:
             table[f"vit_{size}_patch{patch}_{pixels}"] = _plain(size, patch, pixels, **vit)
+    table["vit_small_patch8_224"] = _plain(
+        "small", 8, 224, family="DINO", **IMAGENET
+    )  # timm's default weights
+    mean = {"class_token": False, "global_pool": "avg", "fc_norm": True, "family": "ViT with registers"}
+    for size in ("medium", "base"):
+        table[f"vit_{size}_patch16_reg4_gap_256"] = _plain(
+            size, 16, 256, reg_tokens=4, no_embed_class=True, layer_scale=size == "medium", **mean, **HALF
+        )
     for size in ("small", "base", "large"):
         flexi = {"family": "FlexiViT", "no_embed_class": True, "resize": "bilinear", **HALF}
         table[f"flexivit_{size}"] = _plain(size, 16, 240, **flexi)
         table[f"vit_{size}_patch14_dinov2"] = _plain(
             size, 14, 518, family="DINOv2", layer_scale=True, num_classes=0, **IMAGENET
+        )
+        registers = {"family": "DINOv2 with registers", "reg_tokens": 4, "no_embed_class": True}
+        table[f"vit_{size}_patch14_reg4_dinov2"] = _plain(
+            size, 14, 518, layer_scale=True, num_classes=0, **registers, **IMAGENET
         )
     deit3 = {"family": "DeiT3", "layer_scale": True, "no_embed_class": True, **IMAGENET}
     for size, patch, pixels in (
@@ -94,6 +107,21 @@ def _table() -> dict[str, PretrainedConfig]:
         ("huge", 14, 224),
     ):
         table[f"deit3_{size}_patch{patch}_{pixels}"] = _plain(size, patch, pixels, **deit3)
+    clip = {"family": "CLIP", "pre_norm": True, "norm_eps": 1e-5, **CLIP}
+    for size, patch, gelu, quick_gelu in (
+        ("base", 32, (224, 256, 384, 448), (224,)),
+        ("base", 16, (224, 384), (224,)),
+        ("large", 14, (224, 336), (224, 336)),
+        ("huge", 14, (224, 336, 378), (224, 378)),
+    ):
+        for pixels in gelu:
+            pixel_range = HALF if size == "large" else {}
+            table[f"vit_{size}_patch{patch}_clip_{pixels}"] = _plain(
+                size, patch, pixels, **{**clip, **pixel_range}
+            )
+        for pixels in quick_gelu:
+            quick = {**clip, "act_layer": "quick_gelu"}
+            table[f"vit_{size}_patch{patch}_clip_quickgelu_{pixels}"] = _plain(size, patch, pixels, **quick)
     return table
 
 

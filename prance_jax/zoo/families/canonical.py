@@ -80,6 +80,11 @@ def fold(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         weight = result.get(f"{layer}attn.qkv.weight")
         if lacks_bias and weight is not None:
             result[f"{layer}attn.qkv.bias"] = np.zeros(len(weight), np.float32)
+    if "norm_pre.weight" in result:  # CLIP has no bias there
+        for module in ("patch_embed.proj", "head"):
+            if f"{module}.weight" in result:
+                zeros = np.zeros(len(result[f"{module}.weight"]), np.float32)
+                result.setdefault(f"{module}.bias", zeros)
     return result
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from prance_jax.spec.architecture import ACTIVATIONS, Architecture
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.search_space import SearchSpace
 
@@ -76,21 +77,37 @@ class PretrainedConfig:
     other: tuple[str, ...] = ()
 
     def unsupported(self) -> list[str]:
-        """Lists what the network computes and `ViT` does not; one phrase each."""
+        """Lists what the network computes and `ViT` does not, and what nothing tells; one phrase each."""
         rows, columns = self.image_size or (1, 1)
+        is_mean = self.global_pool == "avg"
         checks = {
-            "no class token": self.class_token is False,
-            f"{self.reg_tokens} registers": bool(self.reg_tokens),
+            "no class token": self.class_token is False and not is_mean,
             "no learned positions": self.pos_embed == "none",
             "rotary positions (RoPE)": bool(self.rope),
-            "a norm before the first layer": bool(self.pre_norm),
-            f"activation {self.act_layer}": self.act_layer not in (None, "gelu"),
-            "a gated MLP": bool(self.gated_mlp),
-            f"global_pool={self.global_pool!r}": self.global_pool not in (None, "token"),
-            "a norm after pooling (fc_norm)": bool(self.fc_norm) and self.global_pool in (None, "token"),
+            "a norm before the first layer, with an activation and an epsilon that only a config.json can tell": (
+                bool(self.pre_norm) and None in (self.act_layer, self.norm_eps)
+            ),
+            f"activation {self.act_layer}": self.act_layer not in (None, *ACTIVATIONS),
+            f"global_pool={self.global_pool!r}": self.global_pool not in (None, "token", "avg"),
+            "the mean of the patches, before or after the last norm": is_mean and self.fc_norm is None,
+            "a norm after pooling (fc_norm)": bool(self.fc_norm) and not is_mean,
             f"images of {rows} x {columns} pixels": rows != columns,
         }
         return [*(phrase for phrase, is_there in checks.items() if is_there), *self.other]
+
+    @property
+    def parts(self) -> Architecture:
+        """What the network differs in from DeiT; LayerScale is folded, so it is no part."""
+        return Architecture(
+            class_token=self.class_token is not False,
+            reg_tokens=self.reg_tokens or 0,
+            no_embed_class=bool(self.no_embed_class),
+            pre_norm=bool(self.pre_norm),
+            act_layer=self.act_layer or ("silu" if self.gated_mlp else "gelu"),
+            gated_mlp=bool(self.gated_mlp),
+            global_pool=self.global_pool or "token",
+            fc_norm=bool(self.fc_norm),
+        )
 
     def model_spec(self, **changes: Any) -> ModelSpec:
         """Builds the specification of the plain ViT.
@@ -112,5 +129,6 @@ class PretrainedConfig:
             "channels": self.channels or 3,
             "norm_epsilon": self.norm_eps or 1e-6,
             "distilled": bool(self.distilled),
+            "architecture": self.parts,
         }
         return ModelSpec(**{**fields, **changes})

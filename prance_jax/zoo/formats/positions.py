@@ -19,20 +19,20 @@ RULES = ("timm", "hf", "dino", "bilinear", "linear")
 def positions_for(embedding: np.ndarray, spec: ModelSpec, interpolation: str = "timm") -> np.ndarray:
     """Adapts position embeddings of a file to a network.
 
-    Class tokens without positions in the file get zeros.
+    Prefix tokens without positions in the file get zeros.
 
     Args:
-      embedding: float [class tokens + side^2, C] or [side^2, C].
+      embedding: float [prefix tokens + side^2, C] or [side^2, C].
       spec: of the network.
       interpolation: see `resize_positions`.
 
     Returns:
       float [spec.positions, C]; unchanged if it cannot fit, so that strict loading reports its shape.
     """
-    side = math.isqrt(len(embedding))
+    side, prefix = math.isqrt(len(embedding)), spec.positions - spec.patches
     if side**2 == len(embedding):
-        embedding = np.pad(embedding, ((spec.class_tokens, 0), (0, 0)))
-    return resize_positions(embedding, spec.positions, spec.class_tokens, interpolation)
+        embedding = np.pad(embedding, ((prefix, 0), (0, 0)))
+    return resize_positions(embedding, spec.positions, prefix, interpolation)
 
 
 def resize_positions(

@@ -1,7 +1,6 @@
 """Converts DeiT and ViT weights from timm's names and back.
 
-DeiT, ViT and DeiT with two heads (`deit_*_distilled_*`), with or without a position of the class
-token.
+DeiT, ViT and what `spec.architecture.Architecture` describes; LayerScale is folded before.
 """
 
 from __future__ import annotations
@@ -22,9 +21,14 @@ Tree = dict[str, Any]
 _WHOLE = {
     "cls_token": "cls_token",
     "dist_token": "dist_token",
+    "reg_token": "reg_token",
     "pos_embed": "pos_embed",
     "patch_embed.proj.weight": "patch_embed/kernel",
     "patch_embed.proj.bias": "patch_embed/bias",
+    "norm_pre.weight": "norm_pre/scale",
+    "norm_pre.bias": "norm_pre/bias",
+    "fc_norm.weight": "norm/scale",
+    "fc_norm.bias": "norm/bias",
     "norm.weight": "norm/scale",
     "norm.bias": "norm/bias",
     "head.weight": "head/kernel",
@@ -37,6 +41,8 @@ _LAYER = {
     "norm2": "norm2",
     "attn.qkv": "qkv",
     "attn.proj": "proj",
+    "mlp.fc1_g": "fc1_g",
+    "mlp.fc1_x": "fc1",
     "mlp.fc1": "fc1",
     "mlp.fc2": "fc2",
 }
@@ -85,7 +91,9 @@ def to_timm(params: Tree, spec: ModelSpec) -> dict[str, np.ndarray]:
             if (difference := float(np.abs(value - identity).max())) > 0:
                 problems.append(f"{path} is no plain residual (up to {difference:.2g} away)")
             continue
-        name = timm_names.get(path) or _timm_name(path)
+        name = timm_names.get(path) or _timm_name(path, spec.architecture.gated_mlp)
+        if spec.architecture.fc_norm and name.startswith("norm."):
+            name = f"fc_{name}"
         tensors[name] = _to_timm_layout(name, value, spec)
     if problems:
         raise UserError(f"a plain ViT cannot hold this network: {'; '.join(merge_layers(problems))}")
@@ -103,9 +111,10 @@ def our_name(name: str) -> str | None:
     return f"block_{match[1]}/{_LAYER[match[2]]}/{leaf}"
 
 
-def _timm_name(path: str) -> str:
+def _timm_name(path: str, gated_mlp: bool) -> str:
     block, our_module, leaf = path.split("/")
-    module = next(timm_module for timm_module, ours in _LAYER.items() if ours == our_module)
+    names = {ours: timm_module for timm_module, ours in _LAYER.items()}
+    module = "mlp.fc1_x" if gated_mlp and our_module == "fc1" else names[our_module]
     return f"blocks.{block.removeprefix('block_')}.{module}.{'bias' if leaf == 'bias' else 'weight'}"
 
 
@@ -114,6 +123,8 @@ def _to_our_layout(name: str, value: np.ndarray, spec: ModelSpec, interpolation:
         return value.transpose(2, 3, 1, 0).reshape(-1, value.shape[0])
     if name in ("cls_token", "dist_token"):
         return value.reshape(-1)
+    if name == "reg_token":
+        return value.reshape(value.shape[-2:])
     if name == "pos_embed" and value.ndim > 1:
         return positions_for(value.reshape(value.shape[-2:]), spec, interpolation)
     return value.T if value.ndim == 2 else value
@@ -123,6 +134,6 @@ def _to_timm_layout(name: str, value: np.ndarray, spec: ModelSpec) -> np.ndarray
     if name == "patch_embed.proj.weight":
         side = spec.patch_size
         return value.reshape(side, side, spec.channels, -1).transpose(3, 2, 0, 1)
-    if name in ("cls_token", "dist_token", "pos_embed"):
+    if name in ("cls_token", "dist_token", "reg_token", "pos_embed"):
         return value.reshape(1, -1, value.shape[-1])
     return value.T if value.ndim == 2 else value
