@@ -58,7 +58,12 @@ def segmentation_config(config: Config) -> Config:
         data=dataclasses.replace(config.data, name="digit_masks"),
         token_modes=settings.token_modes or config.token_modes,
         budgets=(),
-        dense=DenseConfig(train.steps, train.batch, train.label_smoothing, train.optimizer),
+        dense=DenseConfig(
+            steps=train.steps,
+            batch=train.batch,
+            label_smoothing=train.label_smoothing,
+            optimizer=train.optimizer,
+        ),
         meta=settings.meta,
         selector=dataclasses.replace(settings.selector, reward=reward),
         finetune=settings.finetune,

@@ -105,8 +105,6 @@ class Row:
     seed: int
     top1: float | None = None
     top1_change: float | None = None
-    mean_ap: float | None = None
-    mean_ap_change: float | None = None
     gmacs: float | None = None
     macs_kept: float | None = None
     tokens_left: float | None = None
@@ -124,6 +122,8 @@ class Row:
     macs_p95: float | None = None
     difficulty_rho: float | None = None
     gap_won: float | None = None
+    mean_ap: float | None = None
+    mean_ap_change: float | None = None
     exits: tuple[ExitShare, ...] = ()
 
 

@@ -52,7 +52,7 @@ def test_the_benchmark_of_the_input(tmp_path, capsys):
             (tmp_path / split / name).mkdir(parents=True)
             for number in range(4):
                 Image.new("RGB", (12, 12)).save(tmp_path / split / name / f"{number}.png")
-    words = ["--measure", "input", "--repeats", "1", "--config.data.images.size=8"]
+    words = ["--measure", "input", "--repeats", "1", "--config.data.images.size=10"]
     folder = ["--config.data.name=folder", f"--config.data.folder.path={tmp_path}"]
     status, out, _ = run(capsys, "benchmark", "--config", CONFIG, *words, *folder)
     figures = json.loads(out)

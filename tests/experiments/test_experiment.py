@@ -161,7 +161,7 @@ def test_who_teaches_stage_three(whole, tmp_path):
     moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), row.params, whole[1][-1].params)
     assert max(jax.tree.leaves(moved)) > 0
     chex.assert_trees_all_equal(row.policy_params, whole[1][-1].policy_params)
-    with pytest.raises(UserError, match="finetune.teacher 'nobody' is not known; choose 'meta'"):
+    with pytest.raises(UserError, match="finetune.teacher = 'nobody' is not known; choose one of 'meta'"):
         experiment(path, None, "--config.finetune.teacher=nobody")
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from prance_jax.commands.train import write_pictures
 from prance_jax.config import io
-from prance_jax.config.cascade import CascadeConfig
+from prance_jax.config.cascade import CascadeConfig, LookConfig
 from prance_jax.config.experiment import Config
 from prance_jax.core.errors import UserError
 from prance_jax.data.arrays import from_arrays
@@ -132,7 +132,8 @@ def test_agreement_is_the_kl_divergence_of_all_labels_together():
 def test_what_needs_one_label_is_refused_at_the_start(tmp_path):
     with pytest.raises(UserError, match="selector.reward.quality 'correct' needs one label per image"):
         experiment(tmp_path, "--config.selector.reward.quality=correct")
-    config = dataclasses.replace(io.load_config(CONFIG, Config, ()), cascade=CascadeConfig())
+    looks = (LookConfig(begins=1, structures=(1.0,)),)
+    config = dataclasses.replace(io.load_config(CONFIG, Config, ()), cascade=CascadeConfig(looks=looks))
     with pytest.raises(UserError, match="a cascade needs one label per image"):
         Experiment(config, Workdir(tmp_path), Progress(quiet=True), source=source())
 
@@ -219,5 +220,5 @@ def test_other_classes_in_a_csv_file(folder):
     (folder / "test.csv").write_text("file,ne,sw\n0.png,1,0\n")
     with pytest.raises(UserError, match="has the classes ne, sw; expected those of the training set"):
         files(folder)
-    with pytest.raises(UserError, match="choose 'folders' or 'csv'"):
+    with pytest.raises(UserError, match="labels = 'json' is not known; choose one of 'folders', 'csv'"):
         FolderConfig("x", labels="json")

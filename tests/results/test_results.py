@@ -14,9 +14,9 @@ from prance_jax.results.rows import Results, Row, load_results
 from prance_jax.results.significance import p_value, won_and_lost
 from prance_jax.results.table import format_table, hardware, markdown, save_results
 
-COLUMNS = """method seed top1 top1_change mean_ap mean_ap_change gmacs macs_kept tokens_left tokens_mean active_params
+COLUMNS = """method seed top1 top1_change gmacs macs_kept tokens_left tokens_mean active_params
 images_per_s speedup realised_share won lost won_static
-lost_static macs_p05 macs_p50 macs_p95 difficulty_rho gap_won exits""".split()
+lost_static macs_p05 macs_p50 macs_p95 difficulty_rho gap_won mean_ap mean_ap_change exits""".split()
 
 
 def row(method, seed, top1, **others):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from small import KEEP, SPACE, make_spec
 
+from prance_jax.config.io import from_dict
 from prance_jax.config.stages import SelectorConfig
 from prance_jax.core.errors import UserError
 from prance_jax.models import forward
@@ -131,8 +132,8 @@ def test_a_measured_cost_replaces_macs(env_params):
 
 
 def test_an_unknown_policy_is_refused():
-    with pytest.raises(UserError, match="policy 'beta' is not known"):
-        dataclasses.replace(make().config, policy="beta")
+    with pytest.raises(UserError, match="policy = 'beta' is not known; choose one of"):
+        from_dict(SelectorConfig, {"policy": "beta"})
 
 
 def test_a_distilled_network_answers_early_with_both_classifiers():

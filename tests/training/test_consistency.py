@@ -7,6 +7,7 @@ import pytest
 from small import SHORT, drawn_params, make_spec, quick_jit
 
 from prance_jax.config.comparison import ConsistencyConfig
+from prance_jax.config.io import from_dict
 from prance_jax.config.stages import FinetuneConfig
 from prance_jax.core import losses
 from prance_jax.core.errors import UserError
@@ -90,5 +91,5 @@ def test_the_loss_is_both_networks_and_their_distance():
 
 def test_wrong_settings_are_refused():
     for wrong in ({"weight": -1.0}, {"most": 1.5}, {"confidence": 1.0}):
-        with pytest.raises(UserError, match="compare.consistency"):
-            ConsistencyConfig(**wrong)
+        with pytest.raises(UserError, match=f"{next(iter(wrong))} = .* is out of range"):
+            from_dict(ConsistencyConfig, wrong)

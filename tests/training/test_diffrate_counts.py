@@ -12,6 +12,7 @@ from prance_jax.baselines.diffrate_counts import LearnedCounts
 from prance_jax.config import io
 from prance_jax.config.comparison import DiffRateConfig
 from prance_jax.config.experiment import Config
+from prance_jax.config.io import from_dict
 from prance_jax.config.stages import OptimizerConfig
 from prance_jax.core.errors import UserError
 from prance_jax.experiments.comparison import method_rows
@@ -120,8 +121,8 @@ def test_rows_of_a_comparison(tmp_path):
 
 
 def test_wrong_settings_and_unknown_counts_are_refused():
-    with pytest.raises(UserError, match="compare.counts: granularity=0"):
-        DiffRateConfig(granularity=0)
+    with pytest.raises(UserError, match="granularity = 0 is out of range"):
+        from_dict(DiffRateConfig, {"granularity": 0})
     tokens = initial_tokens(jnp.ones((1, 5, 4)))
     signals = AttentionSignals(jnp.ones((1, 5)), jnp.ones((1, 5, 4)), jnp.ones((1, 5)))
     with pytest.raises(UserError, match="no layer was learned that leaves 3 of 5 tokens"):

@@ -1,6 +1,5 @@
 """Pictures of a cascade whose answers are made by hand: which images, which answers, which numbers."""
 
-import json
 import types
 
 import numpy as np
@@ -134,14 +133,13 @@ def make_run(path, budgets=(0.2, 0.33, 0.5)):
         to_unit=lambda images: np.clip(0.5 + images / 4, 0, 1),
         split=lambda name: types.SimpleNamespace(images=images, labels=labels),
     )
-    (path / "config.json").write_text(json.dumps({"command": "a command"}))
     dense = (Row("dense", 0, 0.9, 0.0, 0.02, 1.0), Row("dense_tuned", 0, 0.9, 0.0, 0.02, 1.0))
     save_results(Results((*dense, *stored), count, "a machine", "a command", 9.0), path)
     config = types.SimpleNamespace(
         seeds=(0,), token_modes=("prune",), data=None, cascade=True, name="hand-made"
     )
     workdir = types.SimpleNamespace(
-        path=path, config_file=path / "config.json", metrics_file=path / "metrics.jsonl"
+        path=path, command=lambda: "a command", metrics_file=path / "metrics.jsonl"
     )
     settings = types.SimpleNamespace(budgets=budgets)
     return Run(config=config, workdir=workdir, source=source, settings=settings, rows=rows)
