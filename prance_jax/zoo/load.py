@@ -14,6 +14,7 @@ import numpy as np
 from prance_jax.core.errors import UserError
 from prance_jax.models.forward import init_params
 from prance_jax.models.vit import ViT
+from prance_jax.spec.architecture import Architecture
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.zoo.formats import big_vision, released_prance, timm
 from prance_jax.zoo.formats.files import read_card, read_tensors
@@ -194,7 +195,10 @@ def read_semantics(path: str | Path) -> dict[str, Any]:
             "norm_epsilon": 1e-5,
             "full_last_layer": True,
         }
-    return {name: network[name] for name in fields if name in network}
+    semantics = {name: network[name] for name in fields if name in network}
+    if "architecture" in network:
+        semantics["architecture"] = Architecture(**network["architecture"])
+    return semantics
 
 
 def _check_semantics(opened: Pretrained, spec: ModelSpec) -> None:

@@ -15,6 +15,7 @@ from prance_jax.cli import main
 from prance_jax.config import io
 from prance_jax.config.experiment import Config
 from prance_jax.data.load import placeholder_source
+from prance_jax.spec.architecture import Architecture
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.search_space import SearchSpace
 from prance_jax.zoo.formats import released_prance
@@ -86,6 +87,8 @@ def test_released_files_convert_with_nothing_left_over(mode, golden, tmp_path):
                 "distilled": False,
                 "residual_maps": True,
                 "pixels": False,
+                "multi_label": False,
+                "architecture": Architecture(),
             }
             direct = flatten_params(released_prance.meta_network(arrays, spec, load_weights(target, spec)))
         else:

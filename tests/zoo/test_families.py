@@ -1,5 +1,6 @@
 """Public families: names, config.json, LayerScale; what is not supported is refused by name."""
 
+import dataclasses
 import json
 import re
 
@@ -10,13 +11,14 @@ from small import drawn_params
 
 import prance_jax
 from prance_jax.core.errors import UserError
+from prance_jax.spec.architecture import Architecture
 from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.spec.search_space import SearchSpace
 from prance_jax.zoo.families.architectures import ARCHITECTURES
 from prance_jax.zoo.formats import positions
 from prance_jax.zoo.formats.files import save_weights
 from prance_jax.zoo.formats.timm import to_timm
-from prance_jax.zoo.load import load_weights
+from prance_jax.zoo.load import flatten_params, load_weights, make_card, read_semantics
 
 SPEC = ModelSpec(SearchSpace("mini", 12, 2.0, 3, (12,), (2.0,), (2,), head_dim=4), 8, 4, 5)
 ARGUMENTS = {"embed_dim": 12, "depth": 2, "num_heads": 3, "mlp_ratio": 2, "patch_size": 4, "img_size": 8}
@@ -161,6 +163,14 @@ def test_families_are_recognised_by_their_names(tmp_path, names, words):
     save_weights(tmp_path / "w.safetensors", {name: np.ones((1, 4, 12), np.float32) for name in names}, {})
     with pytest.raises(UserError, match=words):
         load_weights(tmp_path / "w.safetensors", SPEC)
+
+
+def test_the_card_of_a_file_tells_the_pooling(tmp_path):
+    """CLS or the mean of the patches: the weights have the same shapes."""
+    spec = dataclasses.replace(SPEC, architecture=Architecture(global_pool="avg"))
+    file = tmp_path / "mean.safetensors"
+    save_weights(file, flatten_params(PARAMS), make_card(spec, "prance_jax"))
+    assert read_semantics(file)["architecture"] == spec.architecture
 
 
 def test_heads_that_differ_from_the_models_are_refused(tmp_path):
