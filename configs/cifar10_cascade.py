@@ -5,7 +5,7 @@ Command:
       --workdir runs/cifar10_cascade
   DIR as in cifar10.py.
 Cost:
-  Expected: 80 minutes a seed on one CPU core; two cores take one seed each.
+  57 minutes a seed on one CPU core; two cores take one seed each.
 Results:
   cifar10_cascade.md.
 

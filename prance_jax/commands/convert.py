@@ -81,7 +81,8 @@ def convert(options: argparse.Namespace) -> int:
     from prance_jax.zoo import released_selector as selectors
     from prance_jax.zoo.formats.files import read_card, read_tensors
     from prance_jax.zoo.hub import find_files
-    from prance_jax.zoo.load import drop_ignored, load_weights, read_semantics
+    from prance_jax.zoo.load import load_weights, read_semantics
+    from prance_jax.zoo.pretrained import drop_ignored
 
     file = find_files(options.source).weights
     tensors = read_tensors(file, options.ema)

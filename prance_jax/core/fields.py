@@ -104,6 +104,7 @@ NumImages = Annotated[int, Range(1, 2**24)]
 PoolSize = Annotated[int, Range(1, 2**20)]
 Side = Annotated[int, Range(1, 2**13)]
 NumChannels = Annotated[int, Range(1, 2**16)]
+NumDevices = Annotated[int, Range(1, 2**16)]
 Repeats = Annotated[int, Range(1, 1024)]
 Index = Annotated[int, Range(0, 1024)]
 # Floats. A share is above 0, a fraction may be 0; of a decay 1 would keep the first value for ever.

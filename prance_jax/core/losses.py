@@ -1,4 +1,6 @@
-"""Losses and accuracy on logits, and optimizers in 32 bits. Losses not named otherwise return the mean over the batch, float32.
+"""Losses and accuracy on logits, and optimizers in 32 bits.
+
+Losses not named otherwise return the mean over the batch, float32.
 
 Logits are [B, K] for images, with labels int32 [B]; or [B, S, S, K] for pixels, with labels int32
 [B, S, S]. For pixels the mean is over all pixels of the batch. Integer labels [B, K] of zeros and ones

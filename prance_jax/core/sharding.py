@@ -20,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from prance_jax.core.errors import UserError
-from prance_jax.core.fields import NumChannels, check_fields
+from prance_jax.core.fields import NumDevices, check_fields
 
 Tree = Any
 
@@ -40,8 +40,8 @@ class MeshConfig:
       fsdp: devices over which parameters and optimizer state are sharded as well.
     """
 
-    data: NumChannels | None = None
-    fsdp: NumChannels = 1
+    data: NumDevices | None = None
+    fsdp: NumDevices = 1
 
     def __post_init__(self):
         check_fields(self, "mesh")

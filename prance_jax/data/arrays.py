@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from prance_jax.core.errors import UserError
+from prance_jax.core.fields import Fraction, check_ranges
 from prance_jax.data.augment import AugmentConfig, augment
 from prance_jax.data.check_images import ANY_VALUE, check_images
-from prance_jax.data.source import ClassBalance, Split, check_balance_exponent, shuffled
+from prance_jax.data.source import ClassBalance, Split, shuffled
 
 
 class ArrayTables(NamedTuple):
@@ -248,7 +249,7 @@ def from_arrays(
     if len(classes) != num_classes:
         raise UserError(f"{len(classes)} class names for {num_classes} classes")
     normalisation = Normalisation.by_channel(mean, std, shape[-1])
-    check_balance_exponent(balance_exponent)
+    check_ranges(Fraction, balance_exponent, "balance_exponent")
     images, labels = checked.pop("train")
     balance = None
     if balance_exponent != 1:

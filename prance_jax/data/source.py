@@ -105,14 +105,6 @@ class ClassBalance:
         return self.first[labels] + rng.integers(0, np.array(self.counts)[labels])
 
 
-def check_balance_exponent(exponent: float) -> None:
-    """Raises UserError if an exponent of `ClassBalance` is not from 0 to 1."""
-    if not 0 <= exponent <= 1:
-        raise UserError(
-            f"balance_exponent is {exponent}; it must be from 0 (all classes equally often) to 1 (all images)"
-        )
-
-
 def check_one_label(source: Source, what: str) -> None:
     """Raises UserError if images of a source may have several labels.
 

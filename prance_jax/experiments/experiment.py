@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 from prance_jax.adaptive.calibrate import calibrate_budget_table
-from prance_jax.config.experiment import Config
-from prance_jax.data.source import Source
 from prance_jax.experiments.prance_stages import PranceStages
 from prance_jax.experiments.stage_runner import TableEntry, budget_suffix
 from prance_jax.selector.policies import PolicyWithCost
-from prance_jax.training.progress import Progress
-from prance_jax.training.workdir import Workdir
 
 STAGES = ("dense", "meta", "selector", "finetune")
 
@@ -19,18 +16,9 @@ STAGES = ("dense", "meta", "selector", "finetune")
 class Experiment(PranceStages):
     """The stages of a config in a workdir, and the rows of one selector at several budgets."""
 
-    def __init__(
-        self,
-        config: Config,
-        workdir: Workdir,
-        progress: Progress,
-        *,
-        train: bool = True,
-        source: Source | None = None,
-    ):
-        """Takes the arguments of `StageRunner`."""
-        super().__init__(config, workdir, progress, train=train, source=source)
-        self._at_budgets: dict[tuple[int, str], list[TableEntry]] = {}
+    @functools.cached_property
+    def _at_budgets(self) -> dict[tuple[int, str], list[TableEntry]]:
+        return {}
 
     def run(self, stage: str) -> None:
         """Trains one of `STAGES` for all seeds and modes, missing earlier ones first."""

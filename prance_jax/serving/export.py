@@ -1,8 +1,8 @@
 """Export: a model as one file that `prance_jax.load_exported` runs anywhere.
 
 The file is a zip archive of three entries. The program is StableHLO by `jax.export`, with a
-symbolic batch size, for CPU, CUDA and TPU. A model of many budgets takes one budget per image. The weights are separate arrays, so the program stays
-small. A JSON card describes input, output and what was measured.
+symbolic batch size, for CPU, CUDA and TPU. A model of many budgets takes one budget per image. The
+weights are separate arrays, so the program stays small. A JSON card describes input, output and what was measured.
 """
 
 from __future__ import annotations

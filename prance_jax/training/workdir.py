@@ -22,6 +22,7 @@ from prance_jax.core.files import (
 )
 from prance_jax.core.lock import lock_file
 from prance_jax.core.sharding import is_main_process
+from prance_jax.data.images.listing import shorten
 from prance_jax.training.interrupts import agree_on_stop
 
 MAY_CHANGE = (
@@ -197,7 +198,7 @@ class Workdir:
         added = [name for name in classes if name not in stored]
         lost = [name for name in stored if name not in classes]
         parts = [
-            f"{what} {_shorten(names)}" for what, names in (("new:", added), ("missing:", lost)) if names
+            f"{what} {shorten(names, 5)}" for what, names in (("new:", added), ("missing:", lost)) if names
         ]
         raise UserError(
             f"the data have other classes than workdir {self.path} was trained with "
@@ -273,8 +274,3 @@ def _more_seeds(config: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:
     """Returns whether the config only appends seeds to those of the stored config."""
     seeds, stored_seeds = list(config.get("seeds", ())), list(stored.get("seeds", ()))
     return len(seeds) > len(stored_seeds) > 0 and seeds[: len(stored_seeds)] == stored_seeds
-
-
-def _shorten(names: Sequence[str], limit: int = 5) -> str:
-    shown = ", ".join(names[:limit])
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

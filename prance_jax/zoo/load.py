@@ -19,9 +19,7 @@ from prance_jax.spec.model_spec import ModelSpec
 from prance_jax.zoo.formats import big_vision, released_prance, timm
 from prance_jax.zoo.formats.files import read_card, read_tensors
 from prance_jax.zoo.formats.match import fill_tree, named_leaves
-from prance_jax.zoo.pretrained import Pretrained, detect_format, drop_ignored, open_pretrained
-
-__all__ = ["detect_format", "drop_ignored"]
+from prance_jax.zoo.pretrained import Pretrained, detect_format, open_pretrained
 
 Tree = dict[str, Any]
 

@@ -8,6 +8,7 @@ import pytest
 from commands.command_line import refused, run
 
 from prance_jax.benchmarks.accelerator import recipe
+from prance_jax.benchmarks.accelerator.parts import full_suite, suite_parts
 from prance_jax.benchmarks.accelerator.suite import Measurement, Part, run_suite
 from prance_jax.config.experiment import Config
 from prance_jax.config.io import load_config
@@ -103,7 +104,7 @@ def test_every_part_runs(tmp_path, capsys):
 
 
 def test_a_training_is_cut_to_the_time(tmp_path, monkeypatch):
-    """By hand: steps of 8 images of 1 s. Dense 6, meta 6 x 2.5, finetune 6 x 2.5 x 2, compare 2 x 1.5: 54 s."""
+    """By hand: steps of 8 images of 1 s. Dense 6, meta 6 x 2.1, finetune 6 x 1.6 x 2, compare 2 x 1.1: 40 s."""
     config = load_config(TESTS / "tiny_cascade.py", Config)
     monkeypatch.setattr(recipe, "_dense_seconds", lambda config, repeats: 1.0)
     shares = []
@@ -114,7 +115,7 @@ def test_a_training_is_cut_to_the_time(tmp_path, monkeypatch):
 
     monkeypatch.setattr(recipe, "shortened", shortened)
     with pytest.raises(KeyboardInterrupt):
-        recipe.train_within(config, 54, tmp_path)
+        recipe.train_within(config, 40, tmp_path)
     assert shares == [pytest.approx(0.5, rel=0.01)]
     with pytest.raises(recipe.UserError, match="give more --minutes"):
         recipe.train_within(config, 0.5, tmp_path)
@@ -130,6 +131,20 @@ def test_a_shortened_config(tmp_path):
         1,
     )
     assert short.dense.optimizer.warmup == 1 and short.cascade == config.cascade
+
+
+def test_without_time_the_full_suite_lists_what_it_would_measure(tmp_path):
+    """Its networks are those of the paper at 224 pixels; nothing is measured."""
+    shown, suite = [], full_suite(tmp_path, None)
+    assert [spec.space.name for spec in suite.networks.values()] == ["tiny", "small", "base"]
+    assert {spec.image_shape for spec in suite.networks.values()} == {(224, 224, 3)}
+    clock = iter(range(1000))
+    records = run_suite(suite_parts(suite), 0, tmp_path, HEADER, shown.append, lambda: next(clock))
+    assert not any(records.values())
+    assert all(
+        f"  tiny batch 1024, chunk {1024 // share}: no time left" in "\n".join(shown) for share in (4, 16)
+    )
+    assert (tmp_path / "summary.md").read_text().count("Not measured.") == 5
 
 
 def test_a_wrong_time_limit(capsys):

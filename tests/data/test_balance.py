@@ -83,7 +83,7 @@ def test_what_cannot_be_balanced(folder):
     with pytest.raises(UserError, match="balance_exponent = 1.5 is out of range; it should be from 0 to 1"):
         config(balance_exponent=1.5)
     images = np.zeros((4, 8, 8, 1), np.uint8)
-    with pytest.raises(UserError, match="balance_exponent is -0.5"):
+    with pytest.raises(UserError, match="balance_exponent = -0.5 is out of range; it should be from 0 to 1"):
         from_arrays((images, np.zeros(4, int)), num_classes=1, balance_exponent=-0.5)
     train = dataclasses.replace(open_split(folder.path, "train"), labels=None)
     with pytest.raises(UserError, match="train: labels are known only after reading"):

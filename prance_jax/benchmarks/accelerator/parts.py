@@ -35,6 +35,7 @@ from prance_jax.spec.search_space import SPACES, SearchSpace
 from prance_jax.training.stages.selector import Selector
 
 _NETWORKS = ("tiny", "small", "base")
+_IMAGENET = {"image_size": 224, "patch_size": 16, "num_classes": 1000}
 _REHEARSAL = SearchSpace("rehearsal", 16, 2, 1, (8, 16), (1, 2), layers=(1, 1), head_dim=16)
 
 
@@ -76,7 +77,7 @@ def full_suite(folder: Path, config: Config | None) -> SuiteConfig:
       folder: for the workdir of the training.
       config: see `SuiteConfig`.
     """
-    networks = {name: ModelSpec(SPACES[name], dtype="bfloat16") for name in _NETWORKS}
+    networks = {name: ModelSpec(SPACES[name], **_IMAGENET, dtype="bfloat16") for name in _NETWORKS}
     return SuiteConfig(
         networks=networks,
         batches=(1, 8, 64, 256, 1024),
@@ -154,7 +155,7 @@ def _dense(suite: SuiteConfig) -> Iterator[Measurement]:
             run = functools.partial(measure, spec, batch, suite.repeats)
             yield Measurement(f"{name} {title}", lambda _, run=run: run(peak()["tflops"]))
     if importlib.util.find_spec("torch") and importlib.util.find_spec("timm"):
-        spec = ModelSpec(SPACES["deit_small"], dtype=suite.dtype)
+        spec = ModelSpec(SPACES["deit_small"], **_IMAGENET, dtype=suite.dtype)
         batches = (min(suite.forward_batch, 256),)
         yield Measurement("deit_small against timm", lambda _: measure_dense(spec, batches, suite.repeats)[0])
 

@@ -34,13 +34,8 @@ _REASONS = {
     r"^eva_": ("EVA", "another layer order or pooling"),
     r"^beit": ("BEiT", "relative positions"),
     r"dinov3": ("DINOv3", "registers and rotary positions (RoPE)"),
-    r"reg4_dinov2": ("DINOv2 with registers", "4 registers"),
-    r"giant_patch14_dinov2": ("DINOv2 giant", "a gated MLP"),
     r"siglip": ("SigLIP", "no class token and attention pooling (MAP)"),
-    r"clip": ("CLIP", "a norm before the first layer"),
     r"_rpn_|_rpn$": ("ViT with ResPostBlock", "norms after the branches"),
-    r"_reg\d+_|_reg\d+$": ("ViT with registers", "registers"),
-    r"_gap_|_gap$": ("ViT without CLS", "no class token and the mean of the patches"),
     r"^(swin|cait|xcit|pit|volo|convit|crossvit|levit|mvit|maxvit|hiera|naflex|aimv2|samvit|vitamin)": (
         "no plain ViT",
         "another architecture",
@@ -82,9 +77,8 @@ def _table() -> dict[str, PretrainedConfig]:
     for size, variants in sizes.items():
         for patch, pixels in variants:
             table[f"vit_{size}_patch{patch}_{pixels}"] = _plain(size, patch, pixels, **vit)
-    table["vit_small_patch8_224"] = _plain(
-        "small", 8, 224, family="DINO", **IMAGENET
-    )  # timm's default weights
+    # timm's default weights under this name.
+    table["vit_small_patch8_224"] = _plain("small", 8, 224, family="DINO", **IMAGENET)
     mean = {"class_token": False, "global_pool": "avg", "fc_norm": True, "family": "ViT with registers"}
     for size in ("medium", "base"):
         table[f"vit_{size}_patch16_reg4_gap_256"] = _plain(

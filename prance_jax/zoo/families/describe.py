@@ -130,7 +130,7 @@ def _from_tensors(
 
 def _family(tensors: Mapping[str, Any], facts: Mapping[str, Any], table: NameTable) -> tuple[str, str]:
     """Family, and the rule by which its repository resizes positions."""
-    rule = "hf" if table.library == "Hugging Face" else "timm"
+    rule = "hf" if table.naming == "Hugging Face" else "timm"
     if facts.get("global_pool") == "map":
         return "SigLIP", rule
     if facts["pre_norm"]:
@@ -145,7 +145,7 @@ def _family(tensors: Mapping[str, Any], facts: Mapping[str, Any], table: NameTab
         return "DINOv2", rule
     if facts["distilled"]:
         return "DeiT", rule
-    if table.library == "timm" and facts.get("no_embed_class") and not facts["layer_scale"]:
+    if table.naming == "timm" and facts.get("no_embed_class") and not facts["layer_scale"]:
         return "FlexiViT" if facts["class_token"] else "ViT without CLS", "bilinear"
     return "ViT", rule
 

@@ -15,7 +15,7 @@ class NameTable:
     """Names of one library or repository.
 
     Attributes:
-      library: for messages.
+      naming: whose names they are: 'timm', 'Hugging Face' or 'OpenCLIP'.
       mark: regular expression of a name that only this table has.
       prefix: regular expression of what may stand before names.
       modules: module or parameter outside layers -> timm's.
@@ -24,7 +24,7 @@ class NameTable:
       dropped: regular expression of names that classification does not use.
     """
 
-    library: str
+    naming: str
     mark: str
     prefix: str
     modules: Mapping[str, str]
